@@ -1,1 +1,29 @@
-//! core
+//! The sans-IO core of Remote Network.
+//!
+//! Everything a node decides is decided here, by pure state machines that consume [`event::Event`]s and emit
+//! [`action::Action`]s. No socket, clock, thread, file, environment or random source is touched; a driver
+//! (`remote-network-driver-tokio`, `remote-network-driver-smol`) or the simulator (`remote-network-sim`) does that.
+//!
+//! The rooms stand on floors: the vocabulary on the ground ([`time`], [`id`], [`rng`], [`machine`], [`port`],
+//! [`store`]), [`codec`] above it, one floor of protocol machines that do not know each other, and [`node`] on top,
+//! which owns them and routes between them.
+#![warn(missing_docs)]
+
+pub mod action;
+pub mod codec;
+pub mod command;
+pub mod dht;
+pub mod event;
+pub mod id;
+pub mod identity;
+pub mod job;
+pub mod limits;
+pub mod machine;
+pub mod node;
+pub mod port;
+pub mod rng;
+pub mod service;
+pub mod store;
+pub mod time;
+pub mod transfer;
+pub mod transport;

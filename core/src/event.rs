@@ -1,0 +1,57 @@
+//! All that can come in. A driver or the simulator turns whatever happens into one of these.
+
+use crate::command::Command;
+use crate::id::{CommandId, Lsn, OpId};
+use crate::port::{BlobAnswer, BlobFailed, DhtEvent, EngineReport};
+use bytes::BytesMut;
+use std::net::{IpAddr, SocketAddr};
+
+/// A UDP datagram that arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    /// Who sent it, as the socket says.
+    pub from: SocketAddr,
+    /// The local address it was sent to, where the socket tells.
+    pub to: Option<IpAddr>,
+    /// The ECN codepoint (two bits), where the socket tells.
+    pub ecn: Option<u8>,
+    /// Its payload.
+    pub payload: BytesMut,
+}
+
+/// Everything the core may learn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A datagram arrived.
+    Datagram(Datagram),
+    /// The addresses the socket is bound to, at start and whenever they change.
+    LocalAddrs(Vec<SocketAddr>),
+    /// The journal is durable up to and including this batch.
+    Persisted {
+        /// The last durable batch.
+        up_to: Lsn,
+    },
+    /// The journal failed. The node stops at once and says so; nothing more is acknowledged.
+    PersistFailed {
+        /// The store's words.
+        why: String,
+    },
+    /// The DHT tells.
+    Dht(DhtEvent),
+    /// The object store answers.
+    Blob {
+        /// The request.
+        op: OpId,
+        /// Its answer.
+        result: Result<BlobAnswer, BlobFailed>,
+    },
+    /// The engine tells.
+    Engine(EngineReport),
+    /// The application (CLI, API, embedder) wants something.
+    Command {
+        /// Answered once with this id.
+        id: CommandId,
+        /// What.
+        command: Command,
+    },
+}

@@ -1,0 +1,77 @@
+//! Every bound of the core, named once, with its reason. Exceeding one is an explicit state or a counted refusal,
+//! never a dropped message on a full channel.
+
+use crate::time::Duration;
+
+/// Connected peers (SPEC 8.7 `max_peers`), a default.
+pub const PEERS_MAX: usize = 50;
+/// Connections including handshakes: room for peers that come while others go.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Known peers kept: about 200 bytes each.
+pub const KNOWN_PEERS_MAX: usize = 10_000;
+/// Known peers told to a newly met peer (SPEC 3.2).
+pub const KNOWN_PEERS_SHARED_MAX: usize = 50;
+/// Records cached (SPEC 2.5): at most 700 bytes each.
+pub const CACHED_RECORDS_MAX: usize = 4_096;
+/// DHT operations in flight: more loses replies in `mainline` (docs/PROTOCOL.md, measured).
+pub const DHT_OPS_MAX: usize = 4;
+/// Lookups waiting for a DHT slot.
+pub const LOOKUPS_WAITING_MAX: usize = 256;
+/// Identity exchange (SPEC 3.1).
+pub const IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Known-peers exchange (SPEC 3.2).
+pub const KNOWN_PEERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without activity for this long is closed (SPEC 3.4).
+pub const IDLE_CLOSE_AFTER: Duration = Duration::from_secs(300);
+/// How often connections are checked for idleness (SPEC 3.4).
+pub const IDLE_CHECK_EVERY: Duration = Duration::from_secs(60);
+/// Bytes queued on one control stream; a peer that reads slower than this is closed.
+pub const CONTROL_QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Smallest piece of an object: verified and written as one. A power of two, at least one BLAKE3 chunk.
+pub const PIECE_BYTES_MIN: u64 = 256 * 1024;
+/// Most pieces of an object, so that its piece list stays below 2 MiB.
+pub const PIECES_MAX: u64 = 65_536;
+/// Largest object: 1 TiB, so that a piece never exceeds 16 MiB.
+pub const OBJECT_BYTES_MAX: u64 = 1 << 40;
+/// Objects fetched at once; further ones wait in order.
+pub const FETCHES_ACTIVE_MAX: usize = 8;
+/// Fetches waiting.
+pub const FETCHES_WAITING_MAX: usize = 4_096;
+/// Objects served at once to one peer, and to all.
+pub const SERVES_PER_PEER_MAX: usize = 8;
+/// Objects served at once.
+pub const SERVES_MAX: usize = 64;
+/// Bytes read ahead from the store for one served object: the credit between disk and stream.
+pub const SERVE_READ_AHEAD_BYTES: u64 = 1 << 20;
+/// Pieces written but not yet confirmed by the store, per fetch: the credit between stream and disk.
+pub const FETCH_WRITES_PENDING_MAX: usize = 4;
+/// Nodes of a workflow.
+pub const WORKFLOW_NODES_MAX: usize = 1_000;
+/// Edges of a workflow.
+pub const WORKFLOW_EDGES_MAX: usize = 10_000;
+/// Inputs of a task.
+pub const TASK_INPUTS_MAX: usize = 256;
+/// Arguments or environment entries of a task.
+pub const TASK_ARGS_MAX: usize = 256;
+/// Bytes of one argument or environment value.
+pub const TASK_ARG_BYTES_MAX: usize = 16 * 1024;
+/// Runs that have not ended.
+pub const RUNS_ACTIVE_MAX: usize = 64;
+/// Ended runs kept for `runs list`; the oldest are forgotten.
+pub const RUNS_KEPT_MAX: usize = 1_000;
+/// Jobs admitted and not yet released, in all.
+pub const JOBS_MAX: usize = 4_096;
+/// Jobs of one requester.
+pub const JOBS_PER_REQUESTER_MAX: usize = 512;
+/// Jobs running at once, a default.
+pub const JOBS_RUNNING_MAX: usize = 4;
+/// Services offered by a node, and kept of a peer.
+pub const SERVICES_MAX: usize = 64;
+/// Heartbeat of executors (SPEC 7.8).
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// Silence after which an attempt is suspect (SPEC 7.8).
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(15);
+/// Silence after which an attempt is lost (SPEC 7.8).
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+/// Settling rounds of one event; more is a bug.
+pub const SETTLE_ROUNDS_MAX: usize = 100_000;

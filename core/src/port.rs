@@ -1,0 +1,393 @@
+//! What the core asks of its ports (store, DHT, engine), and what they answer.
+//!
+//! A port is a thread or a runtime of its own behind bounded channels; in the simulator it is a few lines that run in
+//! virtual time. Every request carries an id issued by the core and is answered exactly once (a stream of partial
+//! results may come before). Ports are not trusted with decisions: what comes back from the DHT is verified here, what
+//! comes back from a peer's store is verified here.
+
+use crate::id::{DhtId, Digest, JobId, OpId, PublicKey, Signature};
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::time::Duration;
+use thiserror::Error;
+
+// ---------------------------------------------------------------------------------------------- DHT
+
+/// A BEP 44 mutable item. The signature is over `[4:salt…]3:seqi<seq>e1:v<len>:<v>`, where `v` is a bencoded byte string.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MutableItem {
+    /// The owner's key.
+    pub key: PublicKey,
+    /// At most 64 bytes; empty means none.
+    pub salt: Bytes,
+    /// Version, in 0..2^63.
+    pub seq: u64,
+    /// The value: the *content* of the bencoded byte string.
+    pub value: Bytes,
+    /// By the owner.
+    pub signature: Signature,
+}
+
+/// How many answers a `GetMutable` wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GetMode {
+    /// The first valid value ends the operation.
+    First,
+    /// The whole lookup, to learn the highest `seq`.
+    MostRecent,
+}
+
+/// The port of an announced peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnnouncePort {
+    /// The UDP source port (BEP 5 `implied_port`).
+    Implied,
+    /// This port.
+    Explicit(u16),
+}
+
+/// A request to the DHT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DhtRequest {
+    /// Announce ourselves under an info-hash.
+    Announce {
+        /// SHA-1 of the topic.
+        topic: DhtId,
+        /// Where we listen.
+        port: AnnouncePort,
+    },
+    /// Find who announced under an info-hash.
+    GetPeers {
+        /// SHA-1 of the topic.
+        topic: DhtId,
+    },
+    /// Store a mutable item, signed by the core.
+    PutMutable {
+        /// The item.
+        item: MutableItem,
+        /// Expected `seq` of the stored item (BEP 44 `cas`).
+        cas: Option<u64>,
+    },
+    /// Fetch a mutable item.
+    GetMutable {
+        /// Whose.
+        key: PublicKey,
+        /// Salt.
+        salt: Bytes,
+        /// When to end.
+        mode: GetMode,
+    },
+    /// Stop an operation; answered by the operation's own end.
+    Cancel,
+}
+
+/// Why a DHT operation failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum DhtFailed {
+    /// No node answered.
+    #[error("no DHT node answered")]
+    NoNodes,
+    /// It took too long.
+    #[error("timed out")]
+    Timeout,
+    /// The stored `seq` is not the expected one (BEP 44 error 301).
+    #[error("another sequence number is stored than expected (CAS)")]
+    Cas,
+    /// The stored `seq` is higher (BEP 44 error 302).
+    #[error("a more recent item is stored")]
+    SeqTooOld,
+    /// The value is too large (BEP 44 error 205).
+    #[error("the value is too large")]
+    TooBig,
+    /// The signature was refused (BEP 44 error 206).
+    #[error("the signature was refused")]
+    BadSignature,
+    /// The port is not running.
+    #[error("the DHT is offline")]
+    Offline,
+    /// The core cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What a finished DHT operation did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DhtDone {
+    /// Nodes that stored the item or announcement.
+    pub stored: u32,
+    /// Nodes that answered.
+    pub responded: u32,
+    /// Highest `seq` seen.
+    pub newest_seq: Option<u64>,
+}
+
+/// What the DHT tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DhtEvent {
+    /// Partial result of `GetPeers`.
+    Peers {
+        /// The operation.
+        op: OpId,
+        /// Hints: hostile until a handshake proves a key.
+        addrs: Vec<SocketAddr>,
+    },
+    /// Partial result of `GetMutable`.
+    Value {
+        /// The operation.
+        op: OpId,
+        /// The item, not yet believed.
+        item: MutableItem,
+    },
+    /// The end of an operation, exactly once.
+    Done {
+        /// The operation.
+        op: OpId,
+        /// Its result.
+        result: Result<DhtDone, DhtFailed>,
+    },
+    /// The backend's health changed. `reachable = false` also when its thread died.
+    Health {
+        /// Nodes in the routing table.
+        table_len: u32,
+        /// Whether it can work.
+        reachable: bool,
+    },
+}
+
+// ---------------------------------------------------------------------------------------------- blobs
+
+/// What the store knows of a whole object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlobInfo {
+    /// Length in bytes.
+    pub len: u64,
+    /// Chaining values of the pieces (see [`crate::transfer::tree`]), 32 bytes each.
+    pub pieces: Bytes,
+}
+
+/// A request to the content-addressed store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BlobRequest {
+    /// Is the whole object here? Answered by [`BlobAnswer::Info`].
+    Open {
+        /// Which.
+        digest: Digest,
+    },
+    /// Bytes of a whole object. Answered by [`BlobAnswer::Bytes`] with exactly `len` bytes.
+    Read {
+        /// Which.
+        digest: Digest,
+        /// From here.
+        offset: u64,
+        /// So many; at most one piece.
+        len: u32,
+    },
+    /// Start or resume a partial object. Pieces found on disk are verified against `pieces` by the store; answered by
+    /// [`BlobAnswer::Partial`] (or `Info` when the object is whole already).
+    Create {
+        /// Which.
+        digest: Digest,
+        /// Its length and pieces, already verified against the digest by the core.
+        info: BlobInfo,
+    },
+    /// Write one piece, verified by the core, to a partial object. Answered by [`BlobAnswer::Written`].
+    Write {
+        /// Which.
+        digest: Digest,
+        /// Index of the piece.
+        piece: u32,
+        /// Its bytes, in order.
+        bytes: Vec<Bytes>,
+    },
+    /// All pieces are written: make it durable and whole. Answered by [`BlobAnswer::Sealed`].
+    Seal {
+        /// Which.
+        digest: Digest,
+    },
+    /// Remove it (idempotent). Answered by [`BlobAnswer::Removed`].
+    Remove {
+        /// Which.
+        digest: Digest,
+    },
+}
+
+/// An answer of the content-addressed store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BlobAnswer {
+    /// The whole object is here.
+    Info(BlobInfo),
+    /// The bytes asked for.
+    Bytes(Bytes),
+    /// The partial object is open; these pieces are already there and verified.
+    Partial {
+        /// One bit a piece, least significant bit first.
+        have: Vec<u8>,
+    },
+    /// The piece is written (not yet durable).
+    Written,
+    /// The object is whole and durable.
+    Sealed,
+    /// The object is gone.
+    Removed,
+}
+
+/// Why the store could not.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum BlobFailed {
+    /// No such object.
+    #[error("no such object")]
+    NotFound,
+    /// The quota or the disk is full.
+    #[error("no space left for objects")]
+    Full,
+    /// The bytes on disk are not what they were.
+    #[error("the stored object is damaged")]
+    Corrupt,
+    /// The operating system's words.
+    #[error("store: {0}")]
+    Io(String),
+}
+
+// ---------------------------------------------------------------------------------------------- engine
+
+/// A port of a service. In a workflow's text: `stdin`, `stdout`, `stderr`, or a mount by its name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Port {
+    /// Standard input. Several inputs are concatenated in declared order.
+    Stdin,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A named mount: a file at `/<name>` inside the job (a directory of numbered files when several edges meet).
+    Mount(String),
+}
+
+/// One input of a job, already in the local store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineInput {
+    /// Where it goes.
+    pub port: Port,
+    /// What.
+    pub digest: Digest,
+    /// How long.
+    pub len: u64,
+}
+
+/// Limits of one execution; every one is enforced by the engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EngineLimits {
+    /// Linear memory.
+    pub memory_bytes: u64,
+    /// Wall time.
+    pub time_ms: u64,
+    /// Bytes of one output port.
+    pub output_bytes: u64,
+}
+
+/// One execution.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineJob {
+    /// The module, in the local store.
+    pub module: Digest,
+    /// Arguments after the program's name.
+    pub args: Vec<String>,
+    /// Environment, complete: nothing is inherited.
+    pub env: Vec<(String, String)>,
+    /// Inputs, in declared order.
+    pub inputs: Vec<EngineInput>,
+    /// Ports to keep.
+    pub outputs: Vec<Port>,
+    /// Limits.
+    pub limits: EngineLimits,
+    /// Seed of the guest's randomness; strict runs are reproducible bit for bit (SPEC 6.4).
+    pub seed: [u8; 32],
+}
+
+/// How an execution ended. The class decides about retries (docs/PROTOCOL.md, failure classes).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ExitClass {
+    /// Exit code 0.
+    Success,
+    /// Exit code ≠ 0 or a trap of the guest's own making.
+    User,
+    /// A limit was hit (memory, time, output).
+    Resource,
+    /// The module or the order cannot run here at all.
+    Permanent,
+    /// This machine's trouble: worker died, disk, input missing.
+    Infra,
+    /// Stopped on request.
+    Cancelled,
+}
+
+/// What an execution used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Processor time in nanoseconds (0 when unknown).
+    pub cpu_ns: u64,
+    /// Fuel units (wasm instructions, roughly); 0 when not metered.
+    pub fuel: u64,
+    /// Peak memory in bytes.
+    pub memory_bytes: u64,
+    /// Wall time in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// A sealed output in the local store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineOutput {
+    /// Which port.
+    pub port: Port,
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
+    /// Its length.
+    pub len: u64,
+    /// Whether it was cut at the limit.
+    pub truncated: bool,
+}
+
+/// The end of an execution. Outputs are durable in the local store before this is said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineExit {
+    /// How.
+    pub class: ExitClass,
+    /// The guest's exit code; 0 unless `class` is `User` or `Success`.
+    pub code: i32,
+    /// Words for people: the trap, the limit, the missing input. At most 500 bytes.
+    pub detail: String,
+    /// What it used.
+    pub usage: Usage,
+    /// Its outputs, also after a failure.
+    pub outputs: Vec<EngineOutput>,
+}
+
+/// A request to the engine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EngineRequest {
+    /// Start a job. A second start of the same job while it runs is ignored.
+    Start(EngineJob),
+    /// Stop a job: a polite signal, then after `grace` an end. Answered by its `Exited` (or none when unknown).
+    Stop {
+        /// Time to end by itself.
+        grace: Duration,
+    },
+}
+
+/// What the engine tells of a job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EngineEvent {
+    /// The guest runs.
+    Started,
+    /// It ended, exactly once per start.
+    Exited(EngineExit),
+}
+
+/// An engine's word about one job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineReport {
+    /// The job.
+    pub job: JobId,
+    /// What happened.
+    pub event: EngineEvent,
+}

@@ -1,0 +1,221 @@
+//! The seam between the protocols and QUIC.
+//!
+//! Protocols above see peers proven by key, connections, and streams with back-pressure. Below it,
+//! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
+
+pub mod quic;
+
+use crate::event::Datagram;
+use crate::id::{ConnId, PublicKey, StreamId};
+use crate::time::Instant;
+use bytes::Bytes;
+use std::net::{IpAddr, SocketAddr};
+use thiserror::Error;
+
+/// Datagrams to send: `buf[..size]`, cut into segments of `segment_size` (GSO).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Local address to send from, where it matters.
+    pub from: Option<IpAddr>,
+    /// Total bytes appended to the buffer.
+    pub size: usize,
+    /// Size of each datagram but the last; `None`: one datagram.
+    pub segment_size: Option<usize>,
+    /// ECN codepoint to set.
+    pub ecn: Option<u8>,
+}
+
+/// Why a connection ended.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum CloseReason {
+    /// We closed it.
+    #[error("closed here")]
+    Local,
+    /// The peer closed it with an application code.
+    #[error("closed by the peer with code {code:#x}: {reason}")]
+    Peer {
+        /// Application code, see [`close_code`].
+        code: u64,
+        /// The peer's words, cut to 200 bytes, control characters replaced.
+        reason: String,
+    },
+    /// Nothing was heard for the idle timeout, or the handshake got no answer.
+    #[error("timed out")]
+    TimedOut,
+    /// The peer restarted and knows the connection no more (stateless reset).
+    #[error("reset by the peer")]
+    Reset,
+    /// The key on the other side is not the one that was dialled.
+    #[error("another peer answered there")]
+    WrongPeer,
+    /// The handshake or the protocol failed.
+    #[error("transport: {0}")]
+    Transport(String),
+}
+
+/// Application close codes.
+pub mod close_code {
+    /// Orderly end.
+    pub const DONE: u32 = 0x00;
+    /// Idle timeout (SPEC 3.4).
+    pub const IDLE: u32 = 0x100;
+    /// The other of two simultaneous connections was kept.
+    pub const DUPLICATE: u32 = 0x101;
+    /// The identity exchange failed or took too long.
+    pub const IDENTITY: u32 = 0x102;
+    /// A message broke the protocol.
+    pub const PROTOCOL: u32 = 0x103;
+    /// Another peer was found at the address (SPEC 3.5).
+    pub const WRONG_PEER: u32 = 0x104;
+    /// No room for more connections.
+    pub const FULL: u32 = 0x105;
+    /// The peer is blocked (SPEC 3.6).
+    pub const BLOCKED: u32 = 0x106;
+    /// The node shuts down.
+    pub const SHUTDOWN: u32 = 0x107;
+}
+
+/// Why a dial could not even start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum DialError {
+    /// Too many connections or handshakes.
+    #[error("too many connections")]
+    Full,
+    /// Not an address one can dial.
+    #[error("not a usable address")]
+    Address,
+}
+
+/// Why bytes could not be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum WriteError {
+    /// Flow control: wait for `TransportEvent::Writable`.
+    #[error("blocked")]
+    Blocked,
+    /// The peer stopped reading, or stream or connection is gone.
+    #[error("gone")]
+    Gone,
+}
+
+/// Why bytes could not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum ReadError {
+    /// Nothing there: wait for `TransportEvent::Readable`.
+    #[error("blocked")]
+    Blocked,
+    /// The peer reset it, or stream or connection is gone.
+    #[error("gone")]
+    Gone,
+}
+
+/// Bytes of a stream, or its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Chunk {
+    /// The next bytes in order.
+    Bytes(Bytes),
+    /// The peer finished the stream; all bytes were read.
+    End,
+}
+
+/// What the transport tells. Streams are bidirectional.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TransportEvent {
+    /// A handshake finished: `peer` is proven.
+    Connected {
+        /// The connection (issued by `dial`, or new).
+        conn: ConnId,
+        /// Proven by TLS.
+        peer: PublicKey,
+        /// Where the peer's packets come from.
+        addr: SocketAddr,
+        /// Whether we dialled.
+        dialled: bool,
+    },
+    /// A connection ended, or a dial failed. Said exactly once per connection, also after our own `close`.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The peer opened a stream.
+    Opened {
+        /// On this connection.
+        conn: ConnId,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A stream may have bytes, an end or an error to read.
+    Readable {
+        /// On this connection.
+        conn: ConnId,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A stream that was blocked may be written again, or its peer has stopped reading.
+    Writable {
+        /// On this connection.
+        conn: ConnId,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// `open` may succeed again.
+    StreamsAvailable {
+        /// On this connection.
+        conn: ConnId,
+    },
+}
+
+/// Figures of one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConnStats {
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: u64,
+    /// Current datagram size limit in bytes.
+    pub mtu: u16,
+    /// Congestion window in bytes.
+    pub cwnd: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Bytes of UDP payload sent.
+    pub bytes_tx: u64,
+    /// Bytes of UDP payload received.
+    pub bytes_rx: u64,
+}
+
+/// A transport that proves peers by key. Pure: driven by datagrams and time.
+pub trait Transport {
+    /// A datagram arrived.
+    fn handle(&mut self, now: Instant, datagram: Datagram);
+    /// Time passed.
+    fn handle_timeout(&mut self, now: Instant);
+    /// When time matters next.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Appends up to `max_datagrams` datagrams for one destination to `buf`.
+    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit>;
+    /// The next thing to tell.
+    fn poll(&mut self) -> Option<TransportEvent>;
+
+    /// Starts a connection to `peer` at `addr`. Ends in `Connected` or `Closed`.
+    fn dial(&mut self, now: Instant, peer: &PublicKey, addr: SocketAddr) -> Result<ConnId, DialError>;
+    /// Starts a connection to whoever answers at `addr`; `Connected` tells who it is.
+    fn dial_any(&mut self, now: Instant, addr: SocketAddr) -> Result<ConnId, DialError>;
+    /// Closes a connection; `reason` is for people, at most 200 bytes.
+    fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str);
+    /// Opens a bidirectional stream; `None` while the peer allows no more or the connection is gone.
+    fn open(&mut self, conn: ConnId) -> Option<StreamId>;
+    /// Writes from the front of `data`, advancing it; returns the bytes taken.
+    fn write(&mut self, conn: ConnId, stream: StreamId, data: &mut Bytes) -> Result<usize, WriteError>;
+    /// No more will be written.
+    fn finish(&mut self, conn: ConnId, stream: StreamId);
+    /// Abandons both directions.
+    fn reset(&mut self, conn: ConnId, stream: StreamId);
+    /// Reads the next bytes, at most `max`. Reading is what returns flow-control credit.
+    fn read(&mut self, conn: ConnId, stream: StreamId, max: usize) -> Result<Chunk, ReadError>;
+    /// Figures of a connection.
+    fn stats(&self, conn: ConnId) -> Option<ConnStats>;
+    /// Connections alive, handshakes included.
+    fn connections(&self) -> usize;
+}
