@@ -51,3 +51,12 @@ pub enum Action {
         fault: Option<String>,
     },
 }
+
+/// Where a driver hands the actions of a core: the ports of a real node, or memory in tests.
+///
+/// Must not block: ports are threads or runtimes of their own behind channels whose bounds are above the core's own
+/// limits ([`crate::limits`]), so a full channel is a bug and is reported as the port's failure.
+pub trait ActionSink {
+    /// Takes one action. Its answer arrives as an event.
+    fn submit(&mut self, action: Action);
+}

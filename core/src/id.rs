@@ -262,6 +262,33 @@ number_id!(
     /// A request of the core to a port (DHT, store, engine); answered exactly once with the same number.
     OpId
 );
+/// Issues [`OpId`]s of one room: the room's number in the top byte, a counter below, so that the node can route an
+/// answer to the machine that asked.
+#[derive(Clone, Debug)]
+pub struct OpIds {
+    next: u64,
+}
+
+impl OpIds {
+    /// Ids of the room with this number.
+    pub const fn new(room: u8) -> Self {
+        Self { next: (room as u64) << 56 }
+    }
+
+    /// A fresh id.
+    pub fn issue(&mut self) -> OpId {
+        self.next += 1;
+        OpId(self.next)
+    }
+}
+
+impl OpId {
+    /// The number of the room that issued it.
+    pub const fn room(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+}
+
 number_id!(
     /// A request of the application to the core; answered exactly once with the same number.
     CommandId
