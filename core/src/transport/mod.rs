@@ -3,7 +3,9 @@
 //! Protocols above see peers proven by key, connections, and streams with back-pressure. Below it,
 //! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
 
+mod addresses;
 pub mod quic;
+pub mod tls;
 
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
