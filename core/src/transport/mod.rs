@@ -7,6 +7,9 @@ mod addresses;
 pub mod quic;
 pub mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
 use crate::time::Instant;
