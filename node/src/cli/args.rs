@@ -106,6 +106,9 @@ pub struct StartArgs {
     /// Any other configuration key, e.g. `--set max_peers=20` (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Stop when standard input ends: for a parent process that wants no orphans.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
     /// Write everything that enters the core to this file, for `simulate --replay`.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub record: Option<PathBuf>,

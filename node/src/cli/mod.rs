@@ -10,6 +10,7 @@ mod output;
 mod remote;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
+pub use remote::{follow, random_run_id};
 
 use crate::config::Config;
 use args::{Cli, Command};
