@@ -1,1 +1,4 @@
 //! (room)
+pub mod endpoint;
+pub mod item;
+pub mod record;
