@@ -427,7 +427,7 @@ impl Attachment {
 }
 
 impl RelayOffer {
-    fn wire(&self) -> Value {
+    fn wire(self) -> Value {
         vec![Value::Bytes(compact_addr(self.endpoint)), Value::from(self.sessions), Value::from(self.price)]
             .into()
     }
