@@ -120,7 +120,8 @@ impl Lookups {
             signature: Signature(d.array("sig")?),
         };
         let confirmed = UnixTime::from_secs(d.u64("at")?);
-        let record = NodeRecord::decode(&item.value)?;
+        // A cache of another version's records is an empty cache, not a reason to refuse the start.
+        let Ok(record) = NodeRecord::decode(&item.value) else { return Ok(()) };
         let fresh_until = confirmed.plus(RECORD_TTL);
         self.cache.insert(key, Cached { item, record, fresh_until, stale: false, confirmed });
         Ok(())
