@@ -1,1 +1,9 @@
-//! (room)
+//! Meeting peers: who is on a connection, who is known, and whom to reach for next.
+//!
+//! | file | decides |
+//! |---|---|
+//! | [`exchange`] | whether the other side of a connection is who it must be; what each tells the other |
+//! | [`book`] | which peers are remembered, and for how long |
+//! | [`cascade`] | whom to look up and dial, when, at which address, and when to leave it |
+
+pub mod exchange;
