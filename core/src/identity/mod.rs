@@ -6,4 +6,5 @@
 //! | [`book`] | which peers are remembered, and for how long |
 //! | [`cascade`] | whom to look up and dial, when, at which address, and when to leave it |
 
+pub mod book;
 pub mod exchange;
