@@ -265,10 +265,8 @@ impl Book {
     }
 
     fn unlink(&mut self, key: &PublicKey) {
-        if let Some(e) = self.entries.get(key) {
-            if let Some(r) = rank(key, &e.peer) {
-                self.order.remove(&r);
-            }
+        if let Some(r) = self.entries.get(key).and_then(|e| rank(key, &e.peer)) {
+            self.order.remove(&r);
         }
     }
 

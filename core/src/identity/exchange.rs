@@ -445,7 +445,7 @@ mod tests {
             role: Role::Client,
             is_relay: false,
             last_seen: WALL_AT_START,
-            addr: (n % 2 == 0).then(|| addr(n)),
+            addr: n.is_multiple_of(2).then(|| addr(n)),
         }
     }
 

@@ -7,4 +7,6 @@
 //! | [`cascade`] | whom to look up and dial, when, at which address, and when to leave it |
 
 pub mod book;
+pub mod budget;
+pub mod cascade;
 pub mod exchange;
