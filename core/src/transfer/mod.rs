@@ -20,7 +20,7 @@
 //!
 //! | | holds at most |
 //! |---|---|
-//! | one fetch | `FETCH_WRITES_PENDING_MAX` pieces: those the store has not confirmed and the one that arrives |
+//! | one fetch | `FETCH_WRITES_PENDING_MAX` pieces (those the store has not confirmed and the one that arrives), and the piece list |
 //! | one serve | `SERVE_READ_AHEAD_BYTES`, reads under way included, and the piece list |
 //!
 //! **Stream vocabulary.** A stream is a machine's from the moment it is told of it until the machine emits
