@@ -43,19 +43,39 @@ macro_rules! key {
 
 /// All keys, in the order of the generated file.
 pub(super) const KEYS: &[Key] = &[
-    key!(data_dir, path, quoted_path, "Where the node keeps its key, its journal and its objects. One node per directory."),
+    key!(
+        data_dir,
+        path,
+        quoted_path,
+        "Where the node keeps its key, its journal and its objects. One node per directory."
+    ),
     key!(
         passphrase_file,
         optional_path,
         optional_quoted_path,
         "File with the passphrase of the keystore (mode 0600). Empty: the variable REMOTE_NETWORK_PASSPHRASE, else a prompt."
     ),
-    key!(listen, parsed::<IpAddr>("an IP address"), quoted, "Address the QUIC socket is bound to; \"::\" takes IPv4 and IPv6."),
+    key!(
+        listen,
+        parsed::<IpAddr>("an IP address"),
+        quoted,
+        "Address the QUIC socket is bound to; \"::\" takes IPv4 and IPv6."
+    ),
     key!(quic_port, number(0, 65_535), shown, "UDP port of QUIC; 0: any free one."),
     key!(dht_port, number(0, 65_535), shown, "UDP port of the DHT; 0: any free one."),
-    key!(api_port, number(0, 65_535), shown, "TCP port of the web page and the API on this machine; 0: any free one."),
+    key!(
+        api_port,
+        number(0, 65_535),
+        shown,
+        "TCP port of the web page and the API on this machine; 0: any free one."
+    ),
     key!(driver, driver, driver_name, "The runtime under the core: \"tokio\" or \"smol\"."),
-    key!(log, log_filter, quoted, "What is logged: error, warn, info, debug, trace, or a filter such as \"info,mainline=off\"."),
+    key!(
+        log,
+        log_filter,
+        quoted,
+        "What is logged: error, warn, info, debug, trace, or a filter such as \"info,mainline=off\"."
+    ),
     key!(topics, topics, quoted_list, "Names of the networks the node meets others in."),
     key!(
         dht_mode,
@@ -71,8 +91,18 @@ pub(super) const KEYS: &[Key] = &[
         quoted_list,
         "host:port of the nodes to start from. Empty in the public mode: the well-known ones."
     ),
-    key!(dht_bind, parsed::<std::net::Ipv4Addr>("an IPv4 address"), quoted, "Address the DHT's socket is bound to (IPv4)."),
-    key!(public, boolean, shown, "Whether the node is reachable from everywhere at the addresses it publishes."),
+    key!(
+        dht_bind,
+        parsed::<std::net::Ipv4Addr>("an IPv4 address"),
+        quoted,
+        "Address the DHT's socket is bound to (IPv4)."
+    ),
+    key!(
+        public,
+        boolean,
+        shown,
+        "Whether the node is reachable from everywhere at the addresses it publishes."
+    ),
     key!(
         public_addrs,
         addresses,
@@ -81,8 +111,18 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(publish_private_addrs, boolean, shown, "Whether addresses of the local network are published too."),
     key!(max_peers, number(1, limits::CONNECTIONS_MAX as i128), shown, "Connected peers at the most."),
-    key!(min_peers, number(0, limits::CONNECTIONS_MAX as i128), shown, "Connected peers below which more are looked for."),
-    key!(quic_idle_timeout, number(10, 86_400), shown, "Seconds after which a connection without activity is closed."),
+    key!(
+        min_peers,
+        number(0, limits::CONNECTIONS_MAX as i128),
+        shown,
+        "Connected peers below which more are looked for."
+    ),
+    key!(
+        quic_idle_timeout,
+        number(10, 86_400),
+        shown,
+        "Seconds after which a connection without activity is closed."
+    ),
     key!(
         metadata_republish_interval,
         number(60, 7_200),
@@ -134,7 +174,9 @@ fn list(raw: &Raw) -> Result<Vec<String>, String> {
         Raw::List(items) => Ok(items.clone()),
         Raw::Text(t) if t.trim().is_empty() => Ok(Vec::new()),
         Raw::Text(t) => Ok(t.split(',').map(|item| item.trim().to_owned()).collect()),
-        Raw::String(_) | Raw::Boolean(_) | Raw::Integer(_) | Raw::Other(_) => Err("a list of texts".to_owned()),
+        Raw::String(_) | Raw::Boolean(_) | Raw::Integer(_) | Raw::Other(_) => {
+            Err("a list of texts".to_owned())
+        }
     }
 }
 
@@ -165,7 +207,8 @@ fn log_filter(raw: &Raw) -> Result<String, String> {
     let text = text(raw).map_err(|_| wanted())?;
     let readable = !text.is_empty() && tracing_subscriber::EnvFilter::builder().parse(text).is_ok();
     // The filter takes any single word for the name of a module; a misspelt level would then log nothing.
-    let level = text.contains(['=', ',', '[']) || text.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let level =
+        text.contains(['=', ',', '[']) || text.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
     if readable && level { Ok(text.to_owned()) } else { Err(wanted()) }
 }
 
@@ -173,16 +216,19 @@ fn topics(raw: &Raw) -> Result<Vec<String>, String> {
     let wanted = "1 to 8 names of 1 to 64 bytes without control characters";
     let topics = list(raw).map_err(|_| wanted.to_owned())?;
     let fits = |t: &String| (1..=64).contains(&t.len()) && !t.chars().any(char::is_control);
-    if (1..=8).contains(&topics.len()) && topics.iter().all(fits) { Ok(topics) } else { Err(wanted.to_owned()) }
+    if (1..=8).contains(&topics.len()) && topics.iter().all(fits) {
+        Ok(topics)
+    } else {
+        Err(wanted.to_owned())
+    }
 }
 
 fn hosts(raw: &Raw) -> Result<Vec<String>, String> {
     let wanted = "a list of at most 64 host:port";
     let hosts = list(raw).map_err(|_| wanted.to_owned())?;
     let names_a_port = |h: &String| {
-        h.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-        })
+        h.rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
     };
     if hosts.len() <= 64 && hosts.iter().all(names_a_port) { Ok(hosts) } else { Err(wanted.to_owned()) }
 }

@@ -206,7 +206,10 @@ fn resolve(given: Vec<Given>, mut problems: Vec<ConfigProblem>) -> Result<Config
             Err(wanted) => problems.push(ConfigProblem {
                 place,
                 what: format!("`{name}` is {raw}"),
-                mend: format!("it must be {wanted}, for example `{name} = {}`", (key.show)(&Settings::default())),
+                mend: format!(
+                    "it must be {wanted}, for example `{name} = {}`",
+                    (key.show)(&Settings::default())
+                ),
             }),
         }
     }

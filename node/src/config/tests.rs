@@ -58,7 +58,8 @@ fn the_seeds_names_and_ports_are_the_known_ones() {
 #[test]
 fn the_later_source_wins_and_says_so() {
     let (_dir, path) = file("\nquic_port = 1000\ndht_port = 1001\napi_port = 1002\n");
-    let env = [pair("REMOTE_NETWORK_DHT_PORT", "2001"), pair("REMOTE_NETWORK_API_PORT", "2002"), pair("PATH", "x")];
+    let env =
+        [pair("REMOTE_NETWORK_DHT_PORT", "2001"), pair("REMOTE_NETWORK_API_PORT", "2002"), pair("PATH", "x")];
     let config = load(Some(&path), env, [pair("--api-port", "3002")]).unwrap();
     let s = &config.settings;
     assert_eq!((s.quic_port, s.dht_port, s.api_port), (1000, 2001, 3002));
@@ -79,7 +80,10 @@ fn an_unknown_key_is_an_error_with_its_line_and_a_suggestion() {
         ["config.toml:2: there is no key `quic_prt`; did you mean `quic_port`?"]
     );
     let far = problems_of("colour = \"blue\"\n");
-    assert_eq!(far, ["config.toml:1: there is no key `colour`; see `remote-network config generate` for all keys"]);
+    assert_eq!(
+        far,
+        ["config.toml:1: there is no key `colour`; see `remote-network config generate` for all keys"]
+    );
     let table = problems_of("[dht]\nmode = \"off\"\n");
     assert!(table[0].starts_with("config.toml:1: there is no key `dht`"), "{table:?}");
 }
@@ -96,7 +100,9 @@ fn a_key_without_effect_is_refused_with_the_reason() {
 fn a_wrong_value_says_what_where_and_how_to_mend() {
     assert_eq!(
         problems_of("quic_port = \"30906\"\n"),
-        ["config.toml:1: `quic_port` is \"30906\"; it must be a whole number from 0 to 65535, for example `quic_port = 30906`"]
+        [
+            "config.toml:1: `quic_port` is \"30906\"; it must be a whole number from 0 to 65535, for example `quic_port = 30906`"
+        ]
     );
     let many = problems_of(
         "quic_port = 70000\nmax_peers = 0\npublic = 1\ndht_mode = \"both\"\nlisten = \"here\"\ntopics = []\n\
@@ -104,7 +110,9 @@ fn a_wrong_value_says_what_where_and_how_to_mend() {
     );
     assert_eq!(many.len(), 10, "all problems are told at once: {many:#?}");
     let flag = load(None, [], [pair("--max-peers", "many")]).unwrap_err();
-    assert!(flag[0].to_string().starts_with("--max-peers: `max_peers` is \"many\"; it must be a whole number"));
+    assert!(
+        flag[0].to_string().starts_with("--max-peers: `max_peers` is \"many\"; it must be a whole number")
+    );
 }
 
 #[test]
@@ -119,7 +127,8 @@ fn what_is_not_toml_is_told_with_its_line() {
 fn a_misspelt_variable_is_an_error_and_a_strangers_is_not() {
     let said = load(None, [pair("REMOTE_NETWORK_QUIC_PROT", "1")], []).unwrap_err();
     assert!(said[0].to_string().contains("did you mean `quic_port`?"));
-    let others = [pair("REMOTE_NETWORK_SERVICE_HOST", "10.0.0.1"), pair("REMOTE_NETWORK_PASSPHRASE", "secret")];
+    let others =
+        [pair("REMOTE_NETWORK_SERVICE_HOST", "10.0.0.1"), pair("REMOTE_NETWORK_PASSPHRASE", "secret")];
     assert_eq!(load(None, others, []).unwrap().settings, Settings::default());
 }
 
@@ -141,7 +150,8 @@ fn a_missing_file_is_a_problem_and_no_file_is_none() {
 
 #[test]
 fn the_data_directory_follows_the_xdg_rules() {
-    let at = |xdg: Option<&str>, home: Option<&str>| default_data_dir(xdg.map(Into::into), home.map(Into::into));
+    let at =
+        |xdg: Option<&str>, home: Option<&str>| default_data_dir(xdg.map(Into::into), home.map(Into::into));
     assert_eq!(at(Some("/x"), Some("/h")), PathBuf::from("/x/remote-network"));
     assert_eq!(at(Some("relative"), Some("/h")), PathBuf::from("/h/.local/share/remote-network"));
     assert_eq!(at(None, Some("/h")), PathBuf::from("/h/.local/share/remote-network"));

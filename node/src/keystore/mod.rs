@@ -85,7 +85,9 @@ pub enum KeystoreError {
     #[error("{} is damaged; restore it from your copy with `key import`", .0.display())]
     Damaged(PathBuf),
     /// It is sealed and no passphrase was given.
-    #[error("the keystore is encrypted: give its passphrase by passphrase_file, {PASSPHRASE_VARIABLE}, or at the prompt")]
+    #[error(
+        "the keystore is encrypted: give its passphrase by passphrase_file, {PASSPHRASE_VARIABLE}, or at the prompt"
+    )]
     Locked,
     /// The passphrase does not open it. A damaged file looks the same, by design of the cipher.
     #[error("wrong passphrase (or the keystore is damaged)")]
@@ -245,9 +247,8 @@ impl Keystore {
     /// Reads a keystore and checks everything that needs no passphrase.
     pub fn open(path: &Path) -> Result<Self, KeystoreError> {
         let bytes = read_private(path, SEALED_LEN + 1)?;
-        let (magic, rest) = bytes
-            .split_first_chunk::<5>()
-            .ok_or_else(|| KeystoreError::Foreign(path.to_owned()))?;
+        let (magic, rest) =
+            bytes.split_first_chunk::<5>().ok_or_else(|| KeystoreError::Foreign(path.to_owned()))?;
         if magic != MAGIC {
             return Err(KeystoreError::Foreign(path.to_owned()));
         }
@@ -373,8 +374,7 @@ impl Kdf {
             salt: bytes.get(12..28)?.try_into().ok()?,
             nonce: bytes.get(28..)?.try_into().ok()?,
         };
-        let bounded =
-            kdf.memory_kib <= MEMORY_KIB_MAX && kdf.passes <= PASSES_MAX && kdf.lanes <= LANES_MAX;
+        let bounded = kdf.memory_kib <= MEMORY_KIB_MAX && kdf.passes <= PASSES_MAX && kdf.lanes <= LANES_MAX;
         bounded.then_some(kdf)
     }
 

@@ -173,7 +173,10 @@ fn a_key_leaves_and_enters_in_both_forms() {
         let out = export(&secret, format);
         assert_eq!(import(&out).unwrap().public(), secret.public());
     }
-    assert_eq!(export(&keypair(), KeyFormat::Hex).as_slice(), ["07".repeat(32), "\n".into()].concat().as_bytes());
+    assert_eq!(
+        export(&keypair(), KeyFormat::Hex).as_slice(),
+        ["07".repeat(32), "\n".into()].concat().as_bytes()
+    );
     for wrong in [&b""[..], &[0; 31], &[0; 33], "zz".repeat(32).as_bytes(), "07".repeat(31).as_bytes()] {
         assert!(matches!(import(wrong), Err(KeystoreError::NotAKey)));
     }

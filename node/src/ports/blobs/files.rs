@@ -127,7 +127,11 @@ impl BlobStore {
         if let Some(pieces) = short_list(digest, len) {
             let mut bytes = vec![0; usize::try_from(len).map_err(|_| BlobFailed::Corrupt)?];
             file.read_exact_at(&mut bytes, 0).map_err(|e| read_failed(&e))?;
-            return if Digest::of(&bytes) == *digest { Ok(BlobInfo { len, pieces }) } else { Err(BlobFailed::Corrupt) };
+            return if Digest::of(&bytes) == *digest {
+                Ok(BlobInfo { len, pieces })
+            } else {
+                Err(BlobFailed::Corrupt)
+            };
         }
         match self.inner.stored_list(digest, len) {
             Some(pieces) => Ok(BlobInfo { len, pieces }),
@@ -193,7 +197,9 @@ impl BlobStore {
                 Err(e) => return Err(ImportError::Source(e)),
             };
             let Some(bytes) = buffer.get(..n) else {
-                return Err(ImportError::Source(io::Error::other("a reader returned more than it was asked for")));
+                return Err(ImportError::Source(io::Error::other(
+                    "a reader returned more than it was asked for",
+                )));
             };
             reserved.grow(n as u64)?;
             if reserved.bytes > OBJECT_BYTES_MAX {
@@ -206,7 +212,6 @@ impl BlobStore {
         file.sync_all().map_err(|e| failed(&e))?;
         self.inner.keep_list(&digest, &info)?;
         self.inner.give_name(self.inner.tmp.as_fd(), name, &digest)?;
-        reserved.bytes = 0; // The named object counts now.
         Ok(ObjectRef { digest, len: info.len })
     }
 
@@ -322,7 +327,8 @@ impl Inner {
 
     fn object(&self, digest: &Digest) -> Result<(File, u64), BlobFailed> {
         let shard = self.shard(digest, false)?.ok_or(BlobFailed::NotFound)?;
-        let file = open_file(shard.as_fd(), &digest.to_string(), OFlags::RDONLY).map_err(|e| read_failed(&e))?;
+        let file =
+            open_file(shard.as_fd(), &digest.to_string(), OFlags::RDONLY).map_err(|e| read_failed(&e))?;
         let len = regular_len(&file)?;
         Ok((file, len))
     }
@@ -380,7 +386,7 @@ impl Inner {
         let len = file_len(from, name);
         renameat(from, name, &shard, &object).map_err(|e| failed(&e.into()))?;
         self.release(before);
-        // Above the quota for a moment at the most: the same bytes are still reserved by the caller.
+        // Counted twice for a moment, since the caller still holds its reservation; never too little.
         self.used.fetch_add(len, Ordering::Relaxed);
         rustix::fs::fsync(&shard).and_then(|()| rustix::fs::fsync(&self.blobs)).map_err(|e| failed(&e.into()))
     }
@@ -573,7 +579,9 @@ fn names_in(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
 
 fn failed(e: &io::Error) -> BlobFailed {
     match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => BlobFailed::Full,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            BlobFailed::Full
+        }
         _ => BlobFailed::Io(e.to_string()),
     }
 }

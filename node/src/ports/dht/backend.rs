@@ -7,8 +7,8 @@
 use super::ops::{Operation, Target, target};
 use super::{DhtConfig, DhtMode, LocalAddr, OPERATION_MAX, Order, REQUESTS_WAITING_MAX, UNREACHABLE_MAX};
 use async_channel::{Receiver, Sender};
-use mainline::Dht;
 use mainline::async_dht::AsyncDht;
+use mainline::{Dht, Id};
 use remote_network_core::event::Event;
 use remote_network_core::id::OpId;
 use remote_network_core::limits::DHT_OPS_MAX;
@@ -245,9 +245,10 @@ impl Backend<'_> {
         let ask = self.config.mode != DhtMode::Client
             || self.told.is_none_or(|(_, reachable)| !reachable)
             || self.probe_gap == PROBE_FIRST;
+        let refresh = self.config.mode != DhtMode::Client;
         let reports = self.reports.clone();
         self.probing = Some(self.executor.spawn(async move {
-            let seen = AssertUnwindSafe(probe(&dht, ask)).catch_unwind();
+            let seen = AssertUnwindSafe(probe(&dht, refresh, ask)).catch_unwind();
             let seen = or(async { seen.await.ok() }, async {
                 Timer::after(PROBE_ENDS_AFTER).await;
                 None
@@ -293,9 +294,8 @@ impl Backend<'_> {
 
     /// Tells a change that matters: reachable or not, or the table by a quarter.
     async fn health(&mut self, table_len: u32, reachable: bool) {
-        let matters = self.told.is_none_or(|(before, was)| {
-            was != reachable || table_len.abs_diff(before) > before / 4
-        });
+        let matters =
+            self.told.is_none_or(|(before, was)| was != reachable || table_len.abs_diff(before) > before / 4);
         if matters {
             self.told = Some((table_len, reachable));
             self.tell(DhtEvent::Health { table_len, reachable }).await;
@@ -358,10 +358,18 @@ impl Backend<'_> {
     }
 }
 
-async fn probe(dht: &AsyncDht, ask: bool) -> Probe {
+/// `refresh` fills the table around our own id. `ask` counts who answers, by a lookup of nothing in particular: what
+/// the crate returns for the former are nodes it has heard of, dead ones too.
+async fn probe(dht: &AsyncDht, refresh: bool, ask: bool) -> Probe {
     let info = dht.info().await;
+    if refresh {
+        dht.find_node(*info.id()).await;
+    }
     let answered = match ask {
-        true => Some(dht.find_node(*info.id()).await.iter().filter(|node| node.id() != info.id()).count()),
+        true => {
+            let responders = dht.get_closest_nodes(Id::random()).await;
+            Some(responders.iter().filter(|node| node.id() != info.id()).count())
+        }
         false => None,
     };
     Probe { answered, table: dht.to_bootstrap().await, is_server: info.server_mode() }

@@ -30,10 +30,7 @@ fn batch(lsn: u64) -> Vec<StoreOp> {
     let log = Subject::new(Room::Job, b"log");
     let mut ops = vec![
         append(Room::Job, "log", &format!("{lsn} {}", "x".repeat((lsn % 700) as usize))),
-        StoreOp::Replace {
-            subject: Subject::new(Room::Node, b"n"),
-            record: Bytes::from(lsn.to_string()),
-        },
+        StoreOp::Replace { subject: Subject::new(Room::Node, b"n"), record: Bytes::from(lsn.to_string()) },
     ];
     if lsn.is_multiple_of(300) {
         ops.insert(0, StoreOp::Forget { subject: log });

@@ -341,9 +341,8 @@ fn insert(
     let too_far = |_| StoreError::Batch(format!("batch number {} is too large", lsn.0));
     let lsn = i64::try_from(lsn.0).map_err(too_far)?;
     // The id is part of the check, so it is chosen here; the last row's id plus one keeps the order.
-    let id: i64 = tx
-        .prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM journal")?
-        .query_row([], |row| row.get(0))?;
+    let id: i64 =
+        tx.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM journal")?.query_row([], |row| row.get(0))?;
     let check = record_check(id, lsn, room, subject, record);
     tx.prepare_cached(
         "INSERT INTO journal (id, lsn, room, subject, record, chk) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
