@@ -1,0 +1,1 @@
+//! The bundled services, on odd inputs.
