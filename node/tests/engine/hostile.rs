@@ -1,7 +1,7 @@
 //! Guests, modules and orders that mean harm, and machines that fail.
 
 use crate::behaviour::{ECHO, LOOP, telling};
-use crate::rig::Rig;
+use crate::rig::{Rig, workers};
 use remote_network_core::id::Digest;
 use remote_network_core::port::{EngineInput, ExitClass, Port};
 use std::process::Command;
@@ -92,7 +92,8 @@ fn a_guest_without_mounts_has_no_files_and_no_sockets() {
 #[test]
 fn a_mount_is_no_way_out() {
     let rig = Rig::new();
-    let imports = [("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"), ("path_symlink", "i32 i32 i32 i32 i32")];
+    let imports =
+        [("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"), ("path_symlink", "i32 i32 i32 i32 i32")];
     let open = |path: u32, len: u32| {
         format!(
             "(if (i32.eqz (call $path_open (i32.const 3) (i32.const 1) (i32.const {path}) (i32.const {len})
@@ -142,7 +143,8 @@ fn a_file_or_a_crowd_of_files_in_a_mount_cannot_outgrow_the_limit() {
     let rig = Rig::new();
     let imports =
         [("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32"), ("path_create_directory", "i32 i32 i32")];
-    let endless = "(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 512) (i32.const 3) (i32.const 1)
+    let endless =
+        "(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 512) (i32.const 3) (i32.const 1)
           (i64.const 64) (i64.const 64) (i32.const 0) (i32.const 400)))
         (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 60000))
         (loop $l (drop (call $write (i32.load (i32.const 400)) (i32.const 0) (i32.const 1) (i32.const 12)))
@@ -154,17 +156,22 @@ fn a_file_or_a_crowd_of_files_in_a_mount_cannot_outgrow_the_limit() {
     assert_eq!(exit.class, ExitClass::Resource, "{exit:?}");
     assert_eq!((exit.outputs[0].len, exit.outputs[0].truncated), (100_000, true));
 
-    // Directories named by a counter in four bytes, until it is ended.
-    let crowd = "(local $n i32) (loop $l
-          (local.set $n (i32.add (local.get $n) (i32.const 1)))
-          (i32.store (i32.const 600) (i32.or (i32.const 0x41414141) (i32.and (local.get $n) (i32.const 0x0f0f0f0f))))
-          (drop (call $path_create_directory (i32.const 3) (i32.const 600) (i32.const 4)))
-          (local.set $n (i32.or (local.get $n) (i32.const 0x40404040)))
-          (local.set $n (i32.and (local.get $n) (i32.const 0x4f4f4f4f)))
-          (local.set $n (i32.add (local.get $n) (i32.const 0x00b0b0b1)))
-          (local.set $n (i32.sub (local.get $n) (i32.const 1)))
-          (br $l))";
-    let mut job = rig.order(&telling(&imports, crowd, 0));
+    // Directories named by a counter in four letters, until it is ended.
+    let letters: String = (0..4)
+        .map(|i| {
+            format!(
+                "(i32.store8 (i32.const {}) (i32.add (i32.const 65)
+                  (i32.and (i32.const 15) (i32.shr_u (local.get $n) (i32.const {})))))",
+                600 + i,
+                4 * i
+            )
+        })
+        .collect();
+    let crowd = format!(
+        "(local $n i32) (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1))) {letters}
+          (drop (call $path_create_directory (i32.const 3) (i32.const 600) (i32.const 4))) (br $l))"
+    );
+    let mut job = rig.order(&telling(&imports, &crowd, 0));
     job.outputs = vec![Port::Mount("m".into())];
     let exit = rig.run(job);
     assert_eq!(exit.class, ExitClass::Resource, "{exit:?}");
@@ -188,10 +195,7 @@ fn a_killed_worker_is_the_machines_trouble_and_the_next_job_gets_a_new_one() {
     let rig = Rig::new();
     let id = rig.start(rig.order(LOOP));
     rig.started(id);
-    let workers = rig.workers();
-    assert!(!workers.is_empty());
-    // Tests of one process share it; of all its workers the one that burns time without end is ours or another loop's.
-    let mine = workers.into_iter().find(|pid| holds(*pid, rig.dir.path())).unwrap();
+    let mine = worker_of(rig.dir.path());
     assert!(Command::new("kill").args(["-9", &mine.to_string()]).status().unwrap().success());
     let exit = rig.exit(id);
     assert_eq!(exit.class, ExitClass::Infra, "{exit:?}");
@@ -205,27 +209,22 @@ fn a_dropped_engine_leaves_no_worker() {
     let id = rig.start(rig.order(LOOP));
     rig.started(id);
     let Rig { engine, dir, .. } = rig;
-    let mine: Vec<_> = all_pids().into_iter().filter(|pid| holds(*pid, dir.path())).collect();
-    assert_eq!(mine.len(), 1);
+    worker_of(dir.path());
     drop(engine);
     let until = Instant::now() + Duration::from_secs(20);
-    while mine.iter().any(|pid| holds(*pid, dir.path())) {
+    while !workers(dir.path()).is_empty() {
         assert!(Instant::now() < until, "the worker lives on");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn all_pids() -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|e| e.file_name().to_string_lossy().parse().ok()).collect()
-}
-
-/// Whether a process has a file open below `dir`: a worker holds its job's stdin and stdout.
-fn holds(pid: u32, dir: &std::path::Path) -> bool {
-    pid != std::process::id()
-        && std::fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(dir)))
+/// The one worker of a rig, once it has opened its files.
+fn worker_of(dir: &std::path::Path) -> u32 {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match workers(dir)[..] {
+            [worker] => return worker,
+            _ => assert!(Instant::now() < until, "no worker"),
+        }
+    }
 }

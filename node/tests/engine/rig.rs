@@ -159,20 +159,20 @@ impl Rig {
         self.output(exit, &Port::Stdout)
     }
 
-    /// The worker processes of this rig: children whose command line has the hidden argument.
+    /// The worker processes of this rig.
     pub fn workers(&self) -> Vec<u32> {
-        let mine = std::process::id();
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit(')').next().and_then(|s| s.split_whitespace().nth(1)?.parse().ok());
-            let cmd = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let holds = fs::read_link(format!("/proc/{pid}/exe")).is_ok();
-            if parent == Some(mine) && cmd.ends_with(b"\0worker\0") && holds {
-                found.push(pid);
-            }
-        }
-        found
+        workers(self.dir.path())
     }
+}
+
+/// Processes, other than this one, with a file open below `dir`: a running worker holds its job's stdin and stdout.
+pub fn workers(dir: &Path) -> Vec<u32> {
+    let holds = |pid: &u32| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.map(|fd| fs::read_link(fd.path())).any(|to| to.is_ok_and(|to| to.starts_with(dir)))
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|e| e.file_name().to_string_lossy().parse().ok())
+        .filter(|pid| *pid != std::process::id() && holds(pid))
+        .collect()
 }

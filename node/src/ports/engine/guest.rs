@@ -93,12 +93,8 @@ fn prepare(
 /// The thread that raises the epoch and looks after output directories. It ends with the process.
 fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
     let (engine, cause) = (engine.clone(), Arc::clone(cause));
-    let written: Vec<_> = spec
-        .mounts
-        .iter()
-        .filter(|m| m.writable)
-        .map(|m| super::stage::mount_dir(&spec.dir, m))
-        .collect();
+    let written: Vec<_> =
+        spec.mounts.iter().filter(|m| m.writable).map(|m| super::stage::mount_dir(&spec.dir, m)).collect();
     let bytes_max = spec.output_bytes;
     std::thread::spawn(move || {
         for epoch in 1u32.. {
@@ -180,10 +176,15 @@ fn judge(
             return (Class::Resource, 0, format!("it ran longer than its limit of {} ms", spec.time_ms));
         }
         (Cause::OUTPUT, _) => {
-            return (Class::Resource, 0, format!("an output passed its limit of {} bytes", spec.output_bytes));
+            return (
+                Class::Resource,
+                0,
+                format!("an output passed its limit of {} bytes", spec.output_bytes),
+            );
         }
         (Cause::DIRECTORY, _) => {
-            let why = format!("an output directory passed its limit of {} bytes or 1024 files", spec.output_bytes);
+            let why =
+                format!("an output directory passed its limit of {} bytes or 1024 files", spec.output_bytes);
             return (Class::Resource, 0, why);
         }
         (Cause::DISK, _) => return (Class::Infra, 0, "writing an output failed".into()),
@@ -200,7 +201,8 @@ fn judge(
         (Ok(()), None) => String::new(),
     };
     if guest.memory.refused {
-        let why = format!("it asked for more than its limit of {} bytes of memory ({why})", spec.memory_bytes);
+        let why =
+            format!("it asked for more than its limit of {} bytes of memory ({why})", spec.memory_bytes);
         return (Class::Resource, 0, why);
     }
     match code {

@@ -137,8 +137,7 @@ impl EnginePort {
             .create(&config.scratch_dir)
             .and_then(|()| sweep(&config.scratch_dir))
             .map_err(failed(&config.scratch_dir))?;
-        let cache =
-            CodeCache::open(&config.cache_dir, CACHE_BYTES_MAX).map_err(failed(&config.cache_dir))?;
+        let cache = CodeCache::open(&config.cache_dir, CACHE_BYTES_MAX).map_err(failed(&config.cache_dir))?;
         let (confinement, code_version) = probe(&config)?;
         let jobs = Mutex::default();
         let shared = Arc::new(Shared { config, cache, code_version, blobs, events, jobs });
@@ -281,8 +280,8 @@ fn sweep(scratch: &Path) -> io::Result<()> {
 /// Starts a worker only to learn what confines it and which code it can load.
 fn probe(config: &EngineConfig) -> Result<(Vec<String>, String), EngineStartError> {
     let (said, signals) = mpsc::channel();
-    let mut worker = Worker::spawn(config, said)
-        .map_err(|e| EngineStartError::Worker(config.worker.clone(), e))?;
+    let mut worker =
+        Worker::spawn(config, said).map_err(|e| EngineStartError::Worker(config.worker.clone(), e))?;
     worker.tell(&ToWorker::Probe { dir: config.scratch_dir.clone() });
     let wrong = |why: String| Err(EngineStartError::Answer(config.worker.clone(), why));
     let deadline = Instant::now() + PROBE_TIME_MAX;

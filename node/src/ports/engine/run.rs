@@ -190,9 +190,7 @@ impl Execution<'_> {
                 let limit = self.job.limits.time_ms;
                 (Class::Resource, format!("it ran longer than its limit of {limit} ms and was killed"))
             }
-            None => {
-                (Class::Resource, format!("compiling took longer than {} s", COMPILE_TIME_MAX.as_secs()))
-            }
+            None => (Class::Resource, format!("compiling took longer than {} s", COMPILE_TIME_MAX.as_secs())),
         };
         Ended { wall_ms: wall_ms(ran), ..Ended::unstarted(class, why) }
     }
@@ -233,13 +231,7 @@ fn wall_ms(ran: Option<Instant>) -> u64 {
 
 /// An end with nothing used and nothing put out.
 pub(super) fn exit_of(class: ExitClass, detail: &str) -> EngineExit {
-    EngineExit {
-        class,
-        code: 0,
-        detail: printable(detail),
-        usage: Usage::default(),
-        outputs: Vec::new(),
-    }
+    EngineExit { class, code: 0, detail: printable(detail), usage: Usage::default(), outputs: Vec::new() }
 }
 
 impl From<Class> for ExitClass {

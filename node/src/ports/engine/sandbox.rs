@@ -138,8 +138,7 @@ fn filter_system_calls(arch: TargetArch) -> Result<(), SandboxError> {
     };
     // The flags of clone3 lie in memory where no filter sees them. "No such call" makes libc fall back to clone.
     deny(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        DENIED.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = DENIED.iter().map(|call| (*call, Vec::new())).collect();
     let no_thread = SeccompCondition::new(
         0,
         SeccompCmpArgLen::Qword,

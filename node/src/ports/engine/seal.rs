@@ -56,9 +56,8 @@ pub(super) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, S
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
     let no_wait = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let dir =
-        openat2(CWD, dir, OFlags::DIRECTORY | no_wait, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
-            .map_err(failed)?;
+    let dir = openat2(CWD, dir, OFlags::DIRECTORY | no_wait, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        .map_err(failed)?;
     let file = match openat2(&dir, path, no_wait, Mode::empty(), beneath) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Err(SealError::Missing(name.to_owned())),

@@ -191,7 +191,10 @@ fn stage_inputs(
         };
         let copied = copied.map_err(|e| Refused::infra(format!("input {}: {e}", input.digest)))?;
         if copied != input.len {
-            return Err(Refused::infra(format!("input {} has not its length of {}", input.digest, input.len)));
+            return Err(Refused::infra(format!(
+                "input {} has not its length of {}",
+                input.digest, input.len
+            )));
         }
     }
     stdin.flush().map_err(disk)

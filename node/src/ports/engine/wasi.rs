@@ -116,7 +116,8 @@ impl Guest {
 pub(super) fn make_strict(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     const MODULE: &str = "wasi_snapshot_preview1";
     linker.allow_shadowing(true);
-    linker.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
+    linker
+        .func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) })?;
     linker.func_wrap(MODULE, "poll_oneoff", poll_oneoff)?;
     linker.allow_shadowing(false);
     Ok(())

@@ -30,7 +30,9 @@ pub fn main() -> ExitCode {
     if let Err(e) = sandbox::confine_process(&mut in_force) {
         return give_up(&format!("the worker cannot confine itself: {e}"));
     }
-    match frame::read(&mut io::stdin().lock(), TO_WORKER_BYTES_MAX) {
+    // Not in the `match`: the lock would be held to its end, and `listen` would never hear.
+    let order = frame::read(&mut io::stdin().lock(), TO_WORKER_BYTES_MAX);
+    match order {
         Ok(Some(ToWorker::Probe { dir })) => probe(&dir, in_force),
         Ok(Some(ToWorker::Job(spec))) => {
             let ended = catch_unwind(AssertUnwindSafe(|| work(&spec, in_force)))
@@ -67,8 +69,7 @@ fn tell(frame: &FromWorker) {
 }
 
 fn work(spec: &Spec, mut in_force: Vec<String>) -> Ended {
-    if let Err(e) =
-        sandbox::confine_to_job(&spec.dir, spec.code.as_deref(), spec.memory_bytes, &mut in_force)
+    if let Err(e) = sandbox::confine_to_job(&spec.dir, spec.code.as_deref(), spec.memory_bytes, &mut in_force)
     {
         return Ended::unstarted(Class::Infra, format!("the worker cannot confine itself: {e}"));
     }
@@ -100,7 +101,8 @@ fn work(spec: &Spec, mut in_force: Vec<String>) -> Ended {
 /// Hears the node while the guest runs. The end of stdin is the end of the node, or its wish that we end.
 fn listen(cause: &Cause, running: &AtomicBool, run: &mpsc::Sender<()>) {
     loop {
-        match frame::read(&mut io::stdin().lock(), TO_WORKER_BYTES_MAX) {
+        let said = frame::read(&mut io::stdin().lock(), TO_WORKER_BYTES_MAX);
+        match said {
             // A worker that has stopped waiting needs no word.
             Ok(Some(ToWorker::Run)) => drop(run.send(())),
             Ok(Some(ToWorker::Stop)) if running.load(Ordering::SeqCst) => cause.set(Cause::STOPPED),
