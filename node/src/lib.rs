@@ -7,3 +7,4 @@ pub mod cli;
 pub mod config;
 pub mod keystore;
 pub mod ports;
+pub mod workflow_text;
