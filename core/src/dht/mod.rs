@@ -174,6 +174,11 @@ impl Dht {
         Ok(())
     }
 
+    /// The socket is bound: which port announcements carry from now on.
+    pub fn set_announce_port(&mut self, port: AnnouncePort) {
+        self.config.announce_port = port;
+    }
+
     /// Nodes in the backend's table, and whether it can work.
     pub fn health(&self) -> (u32, bool) {
         self.health

@@ -25,9 +25,6 @@ mod meeting;
 mod streams;
 mod wiring;
 
-#[cfg(test)]
-mod tests;
-
 pub use config::{Journal, NodeConfig, RecoverError};
 
 use crate::action::Action;
@@ -35,7 +32,7 @@ use crate::command::{CommandError, Reply};
 use crate::dht::{self, Dht, DhtConfig};
 use crate::event::Event;
 use crate::id::{CommandId, ConnId, DhtId, PublicKey};
-use crate::identity::book::{self, Book};
+use crate::identity::book::Book;
 use crate::identity::cascade::{self, Cascade, CascadeConfig};
 use crate::identity::exchange::Exchange;
 use crate::job::executor::{self, Executor, ExecutorConfig};

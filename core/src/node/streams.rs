@@ -69,11 +69,6 @@ impl Streams {
         self.slots.insert(key, Slot { role, read: Some(BATCH_MAX), write: None, ended: false });
     }
 
-    /// Whether the stream is one of these.
-    pub fn contains(&self, key: &StreamKey) -> bool {
-        self.slots.contains_key(key)
-    }
-
     /// Streams open on a connection.
     pub fn on(&self, conn: ConnId) -> usize {
         self.slots.range((conn, StreamId(0))..=(conn, StreamId(u64::MAX))).count()

@@ -39,6 +39,12 @@ fn waiting_command(waiter: &Waiter) -> Option<CommandId> {
     (zeros == [0; 8]).then(|| CommandId(u64::from_be_bytes(id.try_into().unwrap_or_default())))
 }
 
+/// Sources as the fetcher takes them. A ticket that does not decode is none: the holder refuses, and the failure names it.
+fn tickets(sources: Vec<(PublicKey, Option<bytes::Bytes>)>) -> Vec<(PublicKey, Option<Ticket>)> {
+    let ticket = |t: Option<bytes::Bytes>| t.and_then(|t| Ticket::decode(&t).ok());
+    sources.into_iter().map(|(s, t)| (s, ticket(t))).collect()
+}
+
 /// One generator per machine.
 pub(super) struct Rngs {
     pub(super) node: Rng,
@@ -356,9 +362,7 @@ impl<T: Transport> Node<T> {
                 requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 requester::Output::NeedPeer(peer) => self.need_peer(peer),
                 requester::Output::Want { digest, len, sources } => {
-                    // Results were granted to this node's key: no ticket is needed.
-                    let sources = sources.into_iter().map(|s| (s, None)).collect();
-                    let want = fetch::Input::Want { digest, len, sources, waiter: REQUESTER };
+                    let want = fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 requester::Output::Grant { digest, requester } => {
@@ -388,10 +392,7 @@ impl<T: Transport> Node<T> {
                 executor::Output::Persist(op) => self.persist(op),
                 executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 executor::Output::Want { digest, len, sources } => {
-                    // A ticket that does not decode is none: the holder refuses, and the failure names it.
-                    let ticket = |t: Option<bytes::Bytes>| t.and_then(|t| Ticket::decode(&t).ok());
-                    let sources = sources.into_iter().map(|(s, t)| (s, ticket(t))).collect();
-                    let want = fetch::Input::Want { digest, len, sources, waiter: EXECUTOR };
+                    let want = fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),

@@ -76,7 +76,7 @@ struct Missing {
 impl Missing {
     fn all(count: u32) -> Self {
         let mut words = vec![u64::MAX; count.div_ceil(64) as usize];
-        if let Some(last) = words.last_mut().filter(|_| count % 64 > 0) {
+        if let Some(last) = words.last_mut().filter(|_| !count.is_multiple_of(64)) {
             *last = (1 << (count % 64)) - 1;
         }
         Self { words, left: count }
