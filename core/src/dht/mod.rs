@@ -29,7 +29,7 @@ use crate::limits::SETTLE_ROUNDS_MAX;
 use crate::machine::{Cx, Machine};
 use crate::port::{AnnouncePort, DhtEvent, DhtRequest};
 use crate::store::{Room, StoreOp, StoredRecord};
-use crate::time::{Deadline, UnixTime};
+use crate::time::{Deadline, Duration, UnixTime};
 use bytes::Bytes;
 use lookup::{LookupFailed, Lookups};
 use observed::Observed;
@@ -55,6 +55,10 @@ pub struct DhtConfig {
     pub publish_private: bool,
     /// Loopback and private ranges of others count, and our own are published.
     pub private_networks: bool,
+    /// How often the record is stored again, ± 10 %.
+    pub republish_every: Duration,
+    /// How often topics are searched.
+    pub search_every: Duration,
     /// Room number in the operations' ids (see [`crate::id::OpIds`]).
     pub ops_room: u8,
 }
@@ -152,9 +156,9 @@ impl Dht {
             content: None,
             observed: Observed::default(),
             scheduler: Scheduler::new(config.ops_room),
-            publisher: Publisher::new(config.keypair.clone(), config.publish_private),
+            publisher: Publisher::new(config.keypair.clone(), config.publish_private).every(config.republish_every),
             lookups: Lookups::default(),
-            topics: Topics::new(&config.topics, config.private_networks),
+            topics: Topics::new(&config.topics, config.private_networks).searching_every(config.search_every),
             started: false,
             health: (0, false),
             config,

@@ -88,6 +88,7 @@ struct Signed {
 pub struct Publisher {
     keypair: Keypair,
     publish_private: bool,
+    every: Duration,
     content: Option<RecordContent>,
     last_seq: u64,
     read_done: bool,
@@ -105,6 +106,7 @@ impl Publisher {
         Self {
             keypair,
             publish_private,
+            every: REPUBLISH_EVERY,
             content: None,
             last_seq: 0,
             read_done: false,
@@ -115,6 +117,13 @@ impl Publisher {
             failures: 0,
             stored: None,
         }
+    }
+
+    /// Stores the record again this often, ± 10 %, instead of every [`REPUBLISH_EVERY`].
+    #[must_use]
+    pub fn every(mut self, every: Duration) -> Self {
+        self.every = every;
+        self
     }
 
     /// Takes back what the journal says of [`Room::Publisher`].
@@ -267,7 +276,7 @@ impl Publisher {
         let changed = self.content.as_ref() != Some(&signed.content);
         self.stored = Some((seq, cx.wall));
         cx.emit(Output::Published { seq, stored });
-        self.next = Some(cx.now + cx.rng.jitter(REPUBLISH_EVERY, 10));
+        self.next = Some(cx.now + cx.rng.jitter(self.every, 10));
         if changed {
             self.schedule_change(cx);
         }

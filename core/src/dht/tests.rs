@@ -21,6 +21,8 @@ fn config(n: u8) -> DhtConfig {
         public_addrs: vec![],
         publish_private: true,
         private_networks: true,
+        republish_every: publisher::REPUBLISH_EVERY,
+        search_every: topic::SEARCH_EVERY,
         ops_room: 2,
     }
 }

@@ -87,6 +87,7 @@ struct Topic {
 #[derive(Debug)]
 pub struct Topics {
     private_networks: bool,
+    search_every: Duration,
     topics: BTreeMap<DhtId, Topic>,
     told: BTreeMap<SocketAddr, Instant>,
 }
@@ -95,7 +96,14 @@ impl Topics {
     /// The first [`TOPICS_MAX`] of `topics`; hints of private ranges count only with `private_networks`.
     pub fn new(topics: &[DhtId], private_networks: bool) -> Self {
         let topics = topics.iter().take(TOPICS_MAX).map(|t| (*t, Topic::default())).collect();
-        Self { private_networks, topics, told: BTreeMap::new() }
+        Self { private_networks, search_every: SEARCH_EVERY, topics, told: BTreeMap::new() }
+    }
+
+    /// Searches this often instead of every [`SEARCH_EVERY`].
+    #[must_use]
+    pub fn searching_every(mut self, every: Duration) -> Self {
+        self.search_every = every;
+        self
     }
 
     fn run_due(&mut self, cx: &mut Cx<'_, Output>) {
@@ -148,7 +156,7 @@ impl Topics {
         let Some(topic) = self.topics.get_mut(&id) else { return };
         let (rhythm, every, fruitful) = match errand {
             Errand::Announce => (&mut topic.announce, ANNOUNCE_EVERY, ok),
-            Errand::Search => (&mut topic.search, SEARCH_EVERY, ok && topic.found_others),
+            Errand::Search => (&mut topic.search, self.search_every, ok && topic.found_others),
         };
         if !rhythm.under_way {
             return;

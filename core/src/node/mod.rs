@@ -142,6 +142,8 @@ impl<T: Transport> Node<T> {
             public_addrs: config.public_addrs.clone(),
             publish_private: config.publish_private,
             private_networks: config.private_network,
+            republish_every: config.republish_every,
+            search_every: config.discover_every,
             ops_room: op_room::DHT,
         });
         dht.restore(records).map_err(|(r, e)| bad(r.subject.room, r.lsn.0, &e))?;

@@ -305,7 +305,7 @@ mod tests {
     const SMALL: Cut = Cut { piece_bytes_min: 1024, pieces_max: 8 };
 
     fn content(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i / 7 ^ i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+        (0..len).map(|i| ((i / 7) ^ (i.wrapping_mul(2_654_435_761) >> 13)) as u8).collect()
     }
 
     fn boundary_lengths() -> Vec<usize> {

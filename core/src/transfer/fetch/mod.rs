@@ -16,6 +16,7 @@
 //! reason. It keeps nothing in the journal: whoever wants an object wants it again after a restart.
 
 mod incoming;
+mod missing;
 mod object;
 mod sources;
 

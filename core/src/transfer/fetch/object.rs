@@ -8,6 +8,7 @@
 //! has pieces from before a restart, the stream is given up and another asks for the rest only.
 
 use super::incoming::{Incoming, Taken};
+use super::missing::Missing;
 use super::sources::{Choice, Sources};
 use super::{FetchError, Key, Output, Shared, SourceFault};
 use crate::id::{OpId, PublicKey};
@@ -66,6 +67,7 @@ struct Stream {
     bytes_since: usize,
 }
 
+<<<<<<< HEAD
 /// Pieces not yet handed to the store: one bit each.
 #[derive(Debug)]
 struct Missing {
@@ -104,6 +106,8 @@ impl Missing {
     }
 }
 
+=======
+>>>>>>> transfer
 /// One object.
 #[derive(Debug)]
 pub(super) struct Object {
@@ -126,7 +130,7 @@ impl Object {
             step: Step::ToLook,
             sources: Sources::default(),
             info: None,
-            missing: Missing { words: Vec::new(), left: 0 },
+            missing: Missing::all(0),
             writes: BTreeMap::new(),
             written_bytes: 0,
             repairs: 0,
@@ -189,7 +193,7 @@ impl Object {
 
     /// Turns to the next source when one is needed and none is there.
     fn connect(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
-        if self.missing.left == 0 || !matches!(self.link, Link::None) {
+        if self.missing.left() == 0 || !matches!(self.link, Link::None) {
             return None;
         }
         match self.sources.choose(cx.rng) {
@@ -347,7 +351,7 @@ impl Object {
         let Link::Up(stream) = std::mem::replace(&mut self.link, Link::None) else { return };
         sh.streams.remove(&stream.key);
         cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Release });
-        if self.missing.left > 0 {
+        if self.missing.left() > 0 {
             self.open(cx, sh, stream.source);
         }
     }
@@ -411,7 +415,7 @@ impl Object {
 
     fn created(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, have: &[u8]) -> Option<End> {
         self.step = Step::Open;
-        let before = self.missing.left;
+        let before = self.missing.left();
         for piece in 0..piece_count(self.key.1) {
             let there = have.get(piece as usize / 8).is_some_and(|byte| byte >> (piece % 8) & 1 == 1);
             if there && self.missing.remove(piece) {
@@ -420,13 +424,13 @@ impl Object {
             }
         }
         // What was asked for before this was known holds pieces that are here: ask the same source for the others.
-        if self.missing.left < before
+        if self.missing.left() < before
             && let Link::Up(stream) = &self.link
             && stream.guessed
         {
             let source = stream.source;
             self.drop_link(cx, sh);
-            if self.missing.left > 0 {
+            if self.missing.left() > 0 {
                 self.open(cx, sh, source);
             }
         }
@@ -445,7 +449,7 @@ impl Object {
     }
 
     fn seal_when_whole(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
-        if self.step == Step::Open && self.missing.left == 0 && self.writes.is_empty() {
+        if self.step == Step::Open && self.missing.left() == 0 && self.writes.is_empty() {
             self.drop_link(cx, sh);
             self.step = Step::Sealing(sh.blob(cx, self.key, BlobRequest::Seal { digest: self.key.0 }));
         }

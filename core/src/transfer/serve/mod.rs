@@ -14,27 +14,21 @@
 //! the grant back with the last of them.
 
 mod grants;
+mod outgoing;
 
-use super::message::{Fetch, Head, Pieces, Refused, RefusedCode};
-use super::tree::{piece_count, piece_range};
+use super::message::{Fetch, RefusedCode};
+use super::tree::piece_count;
 use super::{StreamEvent, StreamKey, StreamOp};
 use crate::codec::{DecodeError, Frame};
 use crate::id::{Digest, OpId, OpIds, PublicKey};
-use crate::limits::{
-    REFUSALS_MAX, SERVE_READ_AHEAD_BYTES, SERVE_READ_BYTES, SERVE_STALL_AFTER, SERVES_MAX,
-    SERVES_PER_PEER_MAX,
-};
+use crate::limits::{REFUSALS_MAX, SERVES_MAX, SERVES_PER_PEER_MAX};
 use crate::machine::{Cx, Machine};
-use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
+use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
-use crate::time::{Deadline, Instant};
-use bytes::Bytes;
+use crate::time::Deadline;
 use grants::Grants;
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-
-/// Bytes handed to a stream at once.
-const PORTION_BYTES: usize = 64 * 1024;
+use outgoing::{Phase, Serve, Slot};
+use std::collections::BTreeMap;
 
 /// What can happen to the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,44 +134,6 @@ pub struct Counts {
     pub abandoned: u64,
     /// Serves that our own store broke.
     pub store_failed: u64,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Reading { op: OpId, bytes: u64 },
-    Ready { bytes: Bytes, content: bool },
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The store is asked for length and list.
-    Opening(OpId),
-    /// Head, list and content go out.
-    Streaming,
-    /// A refusal goes out.
-    Refusing,
-}
-
-#[derive(Debug)]
-struct Serve {
-    peer: PublicKey,
-    digest: Digest,
-    phase: Phase,
-    list: bool,
-    want_end: u32,
-    pieces: Pieces,
-    /// No piece is left to be read.
-    all_read: bool,
-    len: u64,
-    /// What is still to be read of the current piece.
-    reading: Range<u64>,
-    slots: VecDeque<Slot>,
-    /// Bytes in slots, reads under way included, and before the transport.
-    held: u64,
-    /// The portion before the transport: its bytes, and whether they are content.
-    sending: Option<(u64, bool)>,
-    stall_at: Option<Instant>,
-    sent_content: u64,
 }
 
 /// The machine that serves objects.
@@ -423,107 +379,6 @@ impl Server {
     #[cfg(test)]
     pub(super) fn ops_outstanding(&self) -> usize {
         self.ops.len()
-    }
-}
-
-impl Serve {
-    fn new(peer: PublicKey, fetch: Fetch, phase: Phase) -> Self {
-        Self {
-            peer,
-            digest: fetch.digest,
-            phase,
-            list: fetch.list,
-            want_end: fetch.want.end(),
-            pieces: fetch.want.into_iter(),
-            all_read: false,
-            len: 0,
-            reading: 0..0,
-            slots: VecDeque::new(),
-            held: 0,
-            sending: None,
-            stall_at: None,
-            sent_content: 0,
-        }
-    }
-
-    fn ready(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.held += bytes.len() as u64;
-            self.slots.push_back(Slot::Ready { bytes, content: false });
-        }
-    }
-
-    fn refuse(&mut self, cx: &mut Cx<'_, Output>, stream: StreamKey, code: RefusedCode) {
-        self.ready(Refused::new(code).to_frame().encode().into());
-        self.send(cx, stream);
-    }
-
-    fn begin(&mut self, info: BlobInfo) {
-        self.phase = Phase::Streaming;
-        self.len = info.len;
-        self.ready(Head { len: info.len }.to_frame().encode().into());
-        if self.list {
-            self.ready(info.pieces);
-        }
-    }
-
-    /// The next range to read, if there is credit. It lies within one piece, and in order: so does the answer.
-    fn next_read(&mut self) -> Option<Range<u64>> {
-        if !matches!(self.phase, Phase::Streaming) {
-            return None;
-        }
-        if self.reading.is_empty() {
-            let Some(piece) = self.pieces.next() else {
-                self.all_read = true;
-                return None;
-            };
-            self.reading = piece_range(self.len, piece);
-        }
-        let start = self.reading.start;
-        let end = self.reading.end.min(start + SERVE_READ_BYTES);
-        if self.held + (end - start) > SERVE_READ_AHEAD_BYTES {
-            return None;
-        }
-        self.reading.start = end;
-        Some(start..end)
-    }
-
-    /// A read is answered; false when it failed.
-    fn filled(&mut self, op: OpId, result: Result<BlobAnswer, BlobFailed>) -> bool {
-        let found = self.slots.iter_mut().find_map(|slot| match slot {
-            Slot::Reading { op: o, bytes } if *o == op => Some((*bytes, slot)),
-            Slot::Reading { .. } | Slot::Ready { .. } => None,
-        });
-        match (found, result) {
-            (Some((expected, slot)), Ok(BlobAnswer::Bytes(bytes))) if bytes.len() as u64 == expected => {
-                *slot = Slot::Ready { bytes, content: true };
-                true
-            }
-            (_, _) => false,
-        }
-    }
-
-    /// Hands the next portion to the stream when the last one was taken.
-    fn send(&mut self, cx: &mut Cx<'_, Output>, stream: StreamKey) {
-        if self.sending.is_some() {
-            return;
-        }
-        let Some(Slot::Ready { bytes, content }) = self.slots.front_mut() else { return };
-        let portion = bytes.split_to(bytes.len().min(PORTION_BYTES));
-        self.sending = Some((portion.len() as u64, *content));
-        if bytes.is_empty() {
-            self.slots.pop_front();
-        }
-        self.stall_at = Some(cx.now + SERVE_STALL_AFTER);
-        cx.emit(Output::Stream { stream, op: StreamOp::Send { bytes: portion } });
-    }
-
-    fn is_done(&self) -> bool {
-        match self.phase {
-            Phase::Opening(_) => false,
-            Phase::Streaming => self.all_read && self.slots.is_empty() && self.sending.is_none(),
-            Phase::Refusing => self.slots.is_empty() && self.sending.is_none(),
-        }
     }
 }
 

@@ -1,8 +1,24 @@
 //! Each machine by itself: exact outputs, limits, hostile input, and the laws.
 
-use super::*;
+use super::world::{PIECE, World, content, describe, key, waiter};
+use crate::codec::Frame;
+use crate::id::{ConnId, Digest, OpId, PublicKey, StreamId};
 use crate::laws::{self, Rig};
+use crate::limits::{
+    FETCH_LOOKUPS_MAX, FETCH_READ_BYTES_MAX, FETCH_WRITES_PENDING_MAX, FETCHES_ACTIVE_MAX,
+    FETCHES_WAITING_MAX, GRANT_REQUESTERS_MAX, OBJECT_BYTES_MAX, REFUSALS_MAX, SERVE_READ_AHEAD_BYTES,
+    SERVE_STALL_AFTER, SERVES_MAX, SERVES_PER_PEER_MAX,
+};
+use crate::machine::Machine as _;
+use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
+use crate::store::{Room, StoredRecord, Subject};
+use crate::time::Duration;
+use crate::transfer::fetch::{self, FetchError, Fetcher, SourceFault};
 use crate::transfer::message::{Fetch, Head, PieceRanges};
+use crate::transfer::serve::{self, Server};
+use crate::transfer::tree::piece_count;
+use crate::transfer::{StreamEvent, StreamKey, StreamOp};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 const STREAM: StreamKey = (ConnId(1), StreamId(4));
@@ -233,7 +249,7 @@ fn grants_over_the_limit_are_refused_aloud() {
 
 #[test]
 fn a_record_that_is_no_grant_stops_the_restore() {
-    let subject = crate::store::Subject::new(Room::Grant, Digest::of(b"x").as_bytes());
+    let subject = Subject::new(Room::Grant, Digest::of(b"x").as_bytes());
     for record in [&b"d1:rle1:vi2ee"[..], b"d1:rl3:abce1:vi1ee", b"", b"d1:vi1ee"] {
         let (lsn, record) = (Default::default(), Bytes::copy_from_slice(record));
         let stored = StoredRecord { lsn, subject: subject.clone(), record };
