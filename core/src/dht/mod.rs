@@ -156,7 +156,8 @@ impl Dht {
             content: None,
             observed: Observed::default(),
             scheduler: Scheduler::new(config.ops_room),
-            publisher: Publisher::new(config.keypair.clone(), config.publish_private).every(config.republish_every),
+            publisher: Publisher::new(config.keypair.clone(), config.publish_private)
+                .every(config.republish_every),
             lookups: Lookups::default(),
             topics: Topics::new(&config.topics, config.private_networks).searching_every(config.search_every),
             started: false,

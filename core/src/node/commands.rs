@@ -11,9 +11,9 @@ use crate::id::{CommandId, Digest, OpId, OpIds, PeerName, PublicKey};
 use crate::identity::cascade::ConnectFailed;
 use crate::identity::{book, cascade};
 use crate::job::plan::Plan;
+use crate::job::requester;
 use crate::job::validate;
 use crate::job::workflow::Workflow;
-use crate::job::requester;
 use crate::service::catalogue;
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use crate::transfer::ticket::Ticket;
@@ -60,7 +60,10 @@ impl<T: Transport> Node<T> {
             Command::Peers => self.reply(id, Reply::Peers(self.peers())),
             Command::Peer(name) => {
                 let view = self.resolve(&name).and_then(|key| self.peer_view(&key));
-                self.reply(id, view.map_or(Reply::Error(CommandError::UnknownPeer(name)), |v| Reply::Peer(Box::new(v))));
+                self.reply(
+                    id,
+                    view.map_or(Reply::Error(CommandError::UnknownPeer(name)), |v| Reply::Peer(Box::new(v))),
+                );
             }
             Command::Connect { peer, addr } => self.connect(id, peer, addr),
             Command::AddService(service) => {
@@ -80,7 +83,10 @@ impl<T: Transport> Node<T> {
             Command::Runs => self.reply(id, Reply::Runs(self.requester.views())),
             Command::Run(run) => {
                 let view = self.requester.view(&run);
-                self.reply(id, view.map_or(Reply::Error(CommandError::UnknownRun(run)), |v| Reply::Run(Box::new(v))));
+                self.reply(
+                    id,
+                    view.map_or(Reply::Error(CommandError::UnknownRun(run)), |v| Reply::Run(Box::new(v))),
+                );
             }
             Command::Cancel(run) => {
                 self.inbox.push_back(Inside::Requester(requester::Input::Cancel { id, run }));
@@ -188,10 +194,13 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn fetch_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
         if self.commands.fetches.remove(&id).is_some() {
-            self.reply(id, match result {
-                Ok(()) => Reply::Done,
-                Err(why) => Reply::Error(CommandError::Fetch { digest, why }),
-            });
+            self.reply(
+                id,
+                match result {
+                    Ok(()) => Reply::Done,
+                    Err(why) => Reply::Error(CommandError::Fetch { digest, why }),
+                },
+            );
         }
     }
 

@@ -84,7 +84,8 @@ impl<T: Transport> Node<T> {
             && !self.links.is_up(&key)
         {
             let why = e.to_string();
-            self.inbox.push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
+            self.inbox
+                .push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
             self.fail_opens(&key, &why);
         }
     }
@@ -93,7 +94,9 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn transport_event(&mut self, event: TransportEvent) {
         match event {
-            TransportEvent::Connected { conn, peer, addr, dialled } => self.connected(conn, peer, addr, dialled),
+            TransportEvent::Connected { conn, peer, addr, dialled } => {
+                self.connected(conn, peer, addr, dialled)
+            }
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
@@ -213,7 +216,9 @@ impl<T: Transport> Node<T> {
             match o {
                 exchange::Output::Send(frame) => self.send_on(conn, &frame),
                 exchange::Output::Identified(peer) => self.identified(conn, peer),
-                exchange::Output::Learnt(hints) => self.inbox.push_back(Inside::Book(book::Input::Told(hints))),
+                exchange::Output::Learnt(hints) => {
+                    self.inbox.push_back(Inside::Book(book::Input::Told(hints)))
+                }
                 exchange::Output::Other(frame) => {
                     if let Some(peer) = self.links.get(conn).map(|l| l.peer) {
                         self.message(conn, peer, &frame);
@@ -440,8 +445,11 @@ impl<T: Transport> Node<T> {
     /// The state of the connection to a peer.
     pub(super) fn peer_state(&self, peer: &PublicKey) -> PeerState {
         self.links.of(peer).map_or(PeerState::Closed, |(conn, link)| {
-            if self.streams.on(conn) > 0 && link.identified { PeerState::Connected } else { link.state(self.now) }
+            if self.streams.on(conn) > 0 && link.identified {
+                PeerState::Connected
+            } else {
+                link.state(self.now)
+            }
         })
     }
 }
-

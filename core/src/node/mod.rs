@@ -251,7 +251,12 @@ impl<T: Transport> Node<T> {
     }
 
     /// Appends up to `max_datagrams` datagrams for one destination to `buf`; call until `None`.
-    pub fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max_datagrams: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
         self.transport.poll_transmit(now, max_datagrams, buf)
     }
 

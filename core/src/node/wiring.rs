@@ -243,7 +243,9 @@ impl<T: Transport> Node<T> {
         for o in out {
             match o {
                 cascade::Output::Lookup(key) => self.inbox.push_back(Inside::Dht(dht::Input::Lookup(key))),
-                cascade::Output::Invalidate(key) => self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(key))),
+                cascade::Output::Invalidate(key) => {
+                    self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(key)))
+                }
                 cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {
@@ -302,7 +304,9 @@ impl<T: Transport> Node<T> {
                 REQUESTER => {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
-                EXECUTOR => self.inbox.push_back(Inside::Executor(executor::Input::FetchFailed { digest, why })),
+                EXECUTOR => {
+                    self.inbox.push_back(Inside::Executor(executor::Input::FetchFailed { digest, why }))
+                }
                 _ => {
                     if let Some(id) = waiting_command(w) {
                         self.fetch_command_done(id, digest, Err(why));
@@ -362,7 +366,8 @@ impl<T: Transport> Node<T> {
                 requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 requester::Output::NeedPeer(peer) => self.need_peer(peer),
                 requester::Output::Want { digest, len, sources } => {
-                    let want = fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
+                    let want =
+                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 requester::Output::Grant { digest, requester } => {
@@ -392,7 +397,8 @@ impl<T: Transport> Node<T> {
                 executor::Output::Persist(op) => self.persist(op),
                 executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 executor::Output::Want { digest, len, sources } => {
-                    let want = fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
+                    let want =
+                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),

@@ -67,47 +67,6 @@ struct Stream {
     bytes_since: usize,
 }
 
-<<<<<<< HEAD
-/// Pieces not yet handed to the store: one bit each.
-#[derive(Debug)]
-struct Missing {
-    words: Vec<u64>,
-    left: u32,
-}
-
-impl Missing {
-    fn all(count: u32) -> Self {
-        let mut words = vec![u64::MAX; count.div_ceil(64) as usize];
-        if let Some(last) = words.last_mut().filter(|_| !count.is_multiple_of(64)) {
-            *last = (1 << (count % 64)) - 1;
-        }
-        Self { words, left: count }
-    }
-
-    /// True when it was missing until now.
-    fn remove(&mut self, piece: u32) -> bool {
-        let Some(word) = self.words.get_mut(piece as usize / 64) else { return false };
-        let bit = 1 << (piece % 64);
-        let was = *word & bit != 0;
-        *word &= !bit;
-        self.left -= u32::from(was);
-        was
-    }
-
-    fn iter(&self) -> impl Iterator<Item = u32> {
-        self.words.iter().zip(0u32..).flat_map(|(word, i)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
-                rest &= rest - 1;
-                Some(i * 64 + bit)
-            })
-        })
-    }
-}
-
-=======
->>>>>>> transfer
 /// One object.
 #[derive(Debug)]
 pub(super) struct Object {
