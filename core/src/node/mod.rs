@@ -92,6 +92,8 @@ pub struct Node<T: Transport> {
     wall: UnixTime,
     dht_id: DhtId,
     local_addrs: Vec<SocketAddr>,
+    /// Ours as far as known, as the cascade was told.
+    own_addrs: Vec<SocketAddr>,
 
     transport: T,
     links: Links,
@@ -177,6 +179,7 @@ impl<T: Transport> Node<T> {
             wall,
             dht_id: DhtId(rngs.node.bytes()),
             local_addrs: Vec::new(),
+            own_addrs: Vec::new(),
             transport,
             links: Links::new(config.idle_close_after),
             streams: Streams::default(),
@@ -330,7 +333,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Dht(dht::Input::Start));
         self.inbox.push_back(Inside::Cascade(cascade::Input::Start));
         for (key, addr) in self.book.most_recent(self.config.max_peers) {
-            self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
+            self.learnt(key, addr);
         }
     }
 

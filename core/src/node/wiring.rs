@@ -22,6 +22,7 @@ use crate::transfer::fetch::Waiter;
 use crate::transfer::ticket::Ticket;
 use crate::transfer::{StreamKey, StreamOp, fetch, serve};
 use crate::transport::Transport;
+use std::net::SocketAddr;
 
 /// Who waits for an object: the requester's results, the executor's inputs, or a command.
 pub(super) const REQUESTER: Waiter = Waiter([1; 16]);
@@ -114,8 +115,12 @@ impl<T: Transport> Node<T> {
     pub(super) fn step(&mut self, input: Inside) {
         match input {
             Inside::Dht(i) => {
+                let about_us = matches!(i, dht::Input::Observed { .. } | dht::Input::NetworkChanged);
                 let out = drive!(self, dht, dht, |m, cx| m.handle(cx, i));
                 self.after_dht(out);
+                if about_us {
+                    self.tell_own_addrs();
+                }
             }
             Inside::Book(i) => {
                 let out = drive!(self, book, book, |m, cx| m.handle(cx, i));
@@ -186,6 +191,25 @@ impl<T: Transport> Node<T> {
         }
     }
 
+    /// Where we are, as far as known: nothing there is dialled, and neighbours are told by it.
+    fn tell_own_addrs(&mut self) {
+        let mut own = self.dht.own_addrs();
+        own.extend(self.local_addrs.iter().filter(|a| !a.ip().is_unspecified()));
+        own.sort_unstable();
+        own.dedup();
+        if self.own_addrs != own {
+            self.own_addrs.clone_from(&own);
+            self.inbox.push_back(Inside::Cascade(cascade::Input::OwnAddrs(own)));
+        }
+    }
+
+    /// A peer worth reaching for, unless the user blocks it.
+    pub(super) fn learnt(&mut self, key: PublicKey, addr: Option<SocketAddr>) {
+        if !self.book.is_blocked(&key) {
+            self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
+        }
+    }
+
     fn persist(&mut self, op: StoreOp) {
         self.gate.persist(op);
     }
@@ -228,9 +252,7 @@ impl<T: Transport> Node<T> {
         for o in out {
             match o {
                 book::Output::Persist(op) => self.persist(op),
-                book::Output::New { key, addr } => {
-                    self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
-                }
+                book::Output::New { key, addr } => self.learnt(key, addr),
                 book::Output::Lookup(key) => self.inbox.push_back(Inside::Dht(dht::Input::Lookup(key))),
                 // Nothing is under way for a peer nobody has seen for a day.
                 book::Output::Forgotten(_) => {}
@@ -250,7 +272,7 @@ impl<T: Transport> Node<T> {
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {
                     for (key, addr) in self.book.most_recent(n) {
-                        self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
+                        self.learnt(key, addr);
                     }
                 }
                 cascade::Output::Refused(why) => self.refuse(why),
