@@ -291,13 +291,11 @@ fn receipts_form_a_chain_across_a_restart() {
             }
         }
         for o in out {
-            match o {
-                Output::Persist(
-                    StoreOp::Append { subject, record } | StoreOp::Replace { subject, record },
-                ) => {
-                    records.push(StoredRecord { lsn: Lsn(1), subject, record });
-                }
-                _ => {}
+            if let Output::Persist(
+                StoreOp::Append { subject, record } | StoreOp::Replace { subject, record },
+            ) = o
+            {
+                records.push(StoredRecord { lsn: Lsn(1), subject, record });
             }
         }
         let config = r.machine.config.clone();
