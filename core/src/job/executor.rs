@@ -183,6 +183,17 @@ struct Want {
     again: Option<Instant>,
 }
 
+/// What an executor's journal folds to; for checkers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Durable<'a> {
+    /// Jobs held.
+    pub held: &'a BTreeMap<JobId, Held>,
+    /// Jobs that must never start again, and whose they were.
+    pub tombstones: &'a BTreeMap<JobId, PublicKey>,
+    /// Number and digest of the last receipt.
+    pub chain: (u64, Digest),
+}
+
 /// Does jobs.
 #[derive(Clone, Debug)]
 pub struct Executor {
@@ -294,8 +305,8 @@ impl Executor {
     }
 
     /// Everything that must survive a restart: jobs, tombstones, and the head of the chain.
-    pub fn durable(&self) -> (&BTreeMap<JobId, Held>, &BTreeMap<JobId, PublicKey>, (u64, Digest)) {
-        (&self.held, &self.tombstones, self.chain)
+    pub fn durable(&self) -> Durable<'_> {
+        Durable { held: &self.held, tombstones: &self.tombstones, chain: self.chain }
     }
 
     /// State of a job, as told to its requester.

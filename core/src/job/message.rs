@@ -22,7 +22,7 @@ pub const KIND_FIRST: u8 = 0x10;
 /// Last frame kind of this room.
 pub const KIND_LAST: u8 = 0x1f;
 /// Largest ticket in bytes.
-pub const TICKET_BYTES_MAX: usize = 320;
+pub const TICKET_BYTES_MAX: usize = 256;
 /// Longest words of a refusal in bytes.
 pub const WORDS_BYTES_MAX: usize = 300;
 
@@ -372,7 +372,7 @@ mod tests {
         o.inputs = vec![EngineInput { port, digest: Digest::of(b"x"), len: 1 << 40 }; TASK_INPUTS_MAX];
         let piece = "x".repeat(super::super::order::TASK_TEXT_BYTES_MAX / 256);
         o.args = vec![piece; 256];
-        // A ticket has two keys, a digest, an expiry and a signature: 210 bytes and a little.
+        // A ticket has two keys, a digest, an expiry and a signature: about 190 bytes.
         let source = Source { holder: b.public(), ticket: Bytes::from(vec![0; 240]) };
         let m = Message::Dispatch {
             order: Box::new(Signed::sign(o, &a)),

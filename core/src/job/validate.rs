@@ -448,8 +448,11 @@ fn find_cycle(wires: &[Wire<'_>], waiting: &[usize]) -> Vec<usize> {
         };
         if let Some(seen) = path.iter().position(|p| *p == before) {
             let mut cycle = path.split_off(seen);
-            cycle.push(before);
             cycle.reverse();
+            // Told from the node that was declared first.
+            let first = (0..cycle.len()).min_by_key(|i| cycle[*i]).unwrap_or(0);
+            cycle.rotate_left(first);
+            cycle.push(cycle[0]);
             return cycle;
         }
         path.push(before);
@@ -516,4 +519,4 @@ fn compile(
 
 #[cfg(test)]
 #[path = "validate_tests.rs"]
-mod tests;
+pub(crate) mod tests;

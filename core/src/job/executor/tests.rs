@@ -1,1 +1,369 @@
+//! The executor alone: policy, limits, cancel, leases, restart, and the machine laws.
 
+use super::super::message::{Refusal, Source};
+use super::super::receipt::Commit;
+use super::super::validate::tests::service;
+use super::*;
+use crate::id::{Lsn, RunId};
+use crate::laws::{Rig, check_within};
+use crate::limits::JOBS_PER_REQUESTER_MAX;
+use crate::port::{EngineInput, EngineOutput};
+use crate::service::Visibility;
+use proptest::prelude::*;
+
+fn keypair(n: u8) -> Keypair {
+    Keypair::from_seed(&[n; 32])
+}
+
+fn executor(running_max: usize) -> Executor {
+    let config = ExecutorConfig {
+        keypair: keypair(1),
+        incarnation: 7,
+        engine: "test 1".into(),
+        accept_jobs: true,
+        running_max,
+    };
+    Executor::restore(config, &[]).unwrap()
+}
+
+fn count() -> Service {
+    service("count", true, &[])
+}
+
+fn rig() -> Rig<Executor> {
+    let mut r = Rig::new(executor(1), [0; 32]);
+    r.tell(Input::Services(vec![count()]));
+    r.tell(Input::Started);
+    r.tell(Input::PeerUp(keypair(2).public()));
+    r
+}
+
+fn order(requester: u8, fence: u32) -> Order {
+    let s = count();
+    Order {
+        requester: keypair(requester).public(),
+        executor: keypair(1).public(),
+        run: RunId([1; 16]),
+        spec: Digest::of(b"spec"),
+        task: "a".into(),
+        fence,
+        service: s.id(),
+        module: s.module,
+        args: Vec::new(),
+        env: Vec::new(),
+        inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
+        outputs: vec![Port::Stdout, Port::Stderr],
+        limits: s.limits,
+        nonce: [0; 16],
+        issued: UnixTime::from_secs(1),
+    }
+}
+
+fn dispatch(o: Order, by: u8) -> Input {
+    let source = Source { holder: o.requester, ticket: Bytes::from_static(b"ticket") };
+    let sources = o.inputs.iter().map(|_| vec![source.clone()]).collect();
+    let order = Box::new(Signed::sign(o, &keypair(by)));
+    from(by, Message::Dispatch { order, sources })
+}
+
+fn from(peer: u8, message: Message) -> Input {
+    Input::Message { peer: keypair(peer).public(), message: Box::new(message) }
+}
+
+fn said(out: &[Output]) -> Vec<Message> {
+    let message = |o: &Output| match o {
+        Output::Send { frame, .. } => Some(Message::from_frame(frame).unwrap()),
+        _ => None,
+    };
+    out.iter().filter_map(message).collect()
+}
+
+fn refusal(out: &[Output]) -> Option<Refusal> {
+    said(out).into_iter().find_map(|m| match m {
+        Message::Rejected { refusal, .. } => Some(refusal),
+        _ => None,
+    })
+}
+
+fn starts(out: &[Output]) -> usize {
+    let start = |o: &&Output| matches!(o, Output::Engine { request: EngineRequest::Start(_), .. });
+    out.iter().filter(start).count()
+}
+
+fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), new: true })
+}
+
+fn exit(job: JobId, class: ExitClass) -> Input {
+    let out = |port| EngineOutput { port, digest: Digest::of(b"out"), len: 3, truncated: false };
+    let exit = EngineExit {
+        class,
+        code: 0,
+        detail: String::new(),
+        usage: Usage::default(),
+        outputs: vec![out(Port::Stdout), out(Port::Stderr)],
+    };
+    Input::Engine(EngineReport { job, event: EngineEvent::Exited(exit) })
+}
+
+#[test]
+fn an_order_is_journaled_accepted_staged_run_and_sealed() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    let out = r.tell(dispatch(order(2, 1), 2));
+    assert!(matches!(out[0], Output::Persist(_)), "durable before accepted");
+    assert!(said(&out).contains(&Message::Accepted { job, incarnation: 7 }));
+    assert!(out.iter().any(|o| matches!(o, Output::Want { .. })));
+    assert_eq!(starts(&out), 0, "not before its input is here");
+    assert_eq!(starts(&input_is_here(&mut r)), 1);
+    let out = r.tell(exit(job, ExitClass::Success));
+    let receipt = said(&out).into_iter().find_map(|m| match m {
+        Message::SealedOffer { receipt } => Some(receipt),
+        _ => None,
+    });
+    assert_eq!(receipt.unwrap().answers(&Signed::sign(order(2, 1), &keypair(2))), Ok(()));
+    assert!(matches!(out[0], Output::Persist(_)), "journaled before offered");
+}
+
+#[test]
+fn refusals_name_their_reason() {
+    let mut r = rig();
+    assert_eq!(
+        refusal(&r.tell(dispatch(Order { executor: keypair(3).public(), ..order(2, 1) }, 2))),
+        Some(Refusal::BadOrder)
+    );
+    assert_eq!(
+        refusal(&r.tell(dispatch(Order { service: Digest::of(b"?"), ..order(2, 1) }, 2))),
+        Some(Refusal::UnknownService)
+    );
+    assert_eq!(
+        refusal(&r.tell(dispatch(Order { module: Digest::of(b"?"), ..order(2, 1) }, 2))),
+        Some(Refusal::UnknownService)
+    );
+    let mut greedy = order(2, 1);
+    greedy.limits.memory_bytes += 1;
+    assert_eq!(refusal(&r.tell(dispatch(greedy, 2))), Some(Refusal::BadOrder));
+    let hidden = Service { visibility: Visibility::OnlyMe, ..count() };
+    r.tell(Input::Services(vec![hidden]));
+    assert_eq!(refusal(&r.tell(dispatch(order(2, 1), 2))), Some(Refusal::UnknownService));
+    assert!(r.machine.held().is_empty());
+    r.tell(Input::PeerUp(keypair(1).public()));
+    let out = r.tell(dispatch(order(1, 1), 1));
+    assert_eq!(refusal(&out), None, "the owner may always run its own");
+}
+
+#[test]
+fn an_order_shown_by_somebody_else_is_refused() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    let Input::Message { message, .. } = dispatch(order(2, 1), 2) else { unreachable!() };
+    let out = r.tell(Input::Message { peer: keypair(3).public(), message });
+    assert_eq!(refusal(&out), Some(Refusal::BadOrder));
+}
+
+#[test]
+fn a_doubled_order_is_the_same_job() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    let out = r.tell(dispatch(order(2, 1), 2));
+    assert_eq!(said(&out).len(), 1);
+    assert!(!out.iter().any(|o| matches!(o, Output::Persist(_) | Output::Want { .. })));
+}
+
+#[test]
+fn a_cancel_that_overtakes_its_order_wins() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    assert_eq!(said(&r.tell(from(2, Message::Cancel { job }))), vec![Message::CancelAck { job }]);
+    assert_eq!(refusal(&r.tell(dispatch(order(2, 1), 2))), Some(Refusal::Dead));
+}
+
+#[test]
+fn a_cancel_reaches_the_guest_and_is_acknowledged_when_it_has_ended() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    let out = r.tell(from(2, Message::Cancel { job }));
+    let stop = Output::Engine { job, request: EngineRequest::Stop { grace: STOP_GRACE } };
+    assert!(out.contains(&stop) && said(&out).is_empty());
+    let out = r.tell(exit(job, ExitClass::Cancelled));
+    assert_eq!(said(&out), vec![Message::CancelAck { job }]);
+    assert!(out.contains(&Output::Remove { digest: Digest::of(b"in") }), "what was brought for it goes");
+    assert!(r.machine.held().is_empty());
+}
+
+#[test]
+fn an_engine_that_never_confirms_a_stop_does_not_hold_the_job_for_ever() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(from(2, Message::Cancel { job }));
+    assert!(said(&r.wait(STOP_WAIT_MAX)).contains(&Message::CancelAck { job }));
+}
+
+#[test]
+fn a_stranger_can_neither_cancel_nor_release_nor_answer() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    let job = order(2, 1).job();
+    r.tell(dispatch(order(2, 1), 2));
+    for m in [Message::Cancel { job }, Message::Release { job }, Message::UnknownRun { job }] {
+        assert!(r.tell(from(3, m)).is_empty());
+    }
+    assert_eq!(r.machine.held().len(), 1);
+    assert_eq!(r.machine.refused(), 3);
+}
+
+#[test]
+fn jobs_wait_in_order_for_a_slot() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    let second = r.tell(dispatch(order(2, 2), 2));
+    assert!(!second.iter().any(|o| matches!(o, Output::Want { .. })), "one slot");
+    assert_eq!(r.machine.state(&order(2, 2).job()), Some(JobState::Admitted));
+    input_is_here(&mut r);
+    r.tell(exit(order(2, 1).job(), ExitClass::Success));
+    assert_eq!(r.machine.state(&order(2, 2).job()), Some(JobState::Staging));
+}
+
+#[test]
+fn a_requester_with_too_many_unfinished_jobs_is_told_to_come_again() {
+    let mut r = rig();
+    for fence in 1..=u32::try_from(JOBS_PER_REQUESTER_MAX).unwrap() {
+        r.tell(dispatch(order(2, fence), 2));
+    }
+    assert_eq!(refusal(&r.tell(dispatch(order(2, 100_000), 2))), Some(Refusal::Busy));
+}
+
+#[test]
+fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    let mut last = Vec::new();
+    for _ in 0..STAGE_TRIES_MAX {
+        last = r.tell(Input::FetchFailed { digest: Digest::of(b"in"), why: "gone".into() });
+        last.extend(r.wait(Duration::from_secs(20)));
+    }
+    let class = said(&last).into_iter().find_map(|m| match m {
+        Message::SealedOffer { receipt } => Some((receipt.class, receipt.detail.clone())),
+        _ => None,
+    });
+    let (class, detail) = class.unwrap();
+    assert_eq!(class, ExitClass::Infra);
+    assert!(detail.contains("gone"));
+}
+
+#[test]
+fn a_requester_that_stays_away_gets_its_result_later_but_its_guests_are_stopped() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(exit(order(2, 1).job(), ExitClass::Success));
+    r.tell(dispatch(order(2, 2), 2));
+    input_is_here(&mut r);
+    r.tell(Input::PeerDown(keypair(2).public()));
+    let out = r.wait(ORPHAN_AFTER);
+    assert!(out.iter().any(|o| matches!(o, Output::Engine { request: EngineRequest::Stop { .. }, .. })));
+    r.wait(STOP_WAIT_MAX);
+    assert_eq!(r.machine.held().len(), 1, "the sealed one is kept");
+    assert_eq!(r.machine.local_state(&order(2, 1).job(), r.now), Some(JobState::Orphaned));
+    let out = r.tell(Input::PeerUp(keypair(2).public()));
+    assert!(said(&out).iter().any(|m| matches!(m, Message::SealedOffer { .. })), "offered again");
+    r.tell(Input::PeerDown(keypair(2).public()));
+    r.wait(RETENTION);
+    assert!(r.machine.held().is_empty(), "a week is enough");
+}
+
+#[test]
+fn receipts_form_a_chain_across_a_restart() {
+    let mut r = rig();
+    let mut records: Vec<StoredRecord> = Vec::new();
+    let mut receipts = Vec::new();
+    for fence in 1..=2 {
+        let mut out = r.tell(dispatch(order(2, fence), 2));
+        out.extend(input_is_here(&mut r));
+        out.extend(r.tell(exit(order(2, fence).job(), ExitClass::Success)));
+        for m in said(&out) {
+            if let Message::SealedOffer { receipt } = m {
+                receipts.push(receipt);
+            }
+        }
+        for o in out {
+            if let Output::Persist(
+                StoreOp::Append { subject, record } | StoreOp::Replace { subject, record },
+            ) = o
+            {
+                records.push(StoredRecord { lsn: Lsn(1), subject, record });
+            }
+        }
+        let config = r.machine.config.clone();
+        r = Rig::new(Executor::restore(config, &records).unwrap(), [1; 32]);
+        r.tell(Input::Services(vec![count()]));
+        r.tell(Input::Started);
+        r.tell(Input::PeerUp(keypair(2).public()));
+    }
+    assert_eq!((receipts[0].seq, receipts[1].seq), (1, 2));
+    assert_eq!(receipts[1].previous, receipts[0].digest());
+}
+
+#[test]
+fn an_answer_ends_the_offers_and_a_release_ends_the_job() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(exit(job, ExitClass::Success));
+    let receipt = r.machine.held()[&job].receipt.clone().unwrap();
+    let commit = Commit {
+        requester: keypair(2).public(),
+        job,
+        order: receipt.order,
+        receipt: receipt.digest(),
+        verdict: Verdict::Won,
+        at: UnixTime::from_secs(9),
+    };
+    r.tell(from(2, Message::ResultAck { commit: Box::new(Signed::sign(commit, &keypair(2))) }));
+    assert_eq!(r.machine.state(&job), Some(JobState::Retained));
+    let offers = said(&r.wait(Duration::from_secs(60)));
+    assert!(!offers.iter().any(|m| matches!(m, Message::SealedOffer { .. })));
+    let out = r.tell(from(2, Message::Release { job }));
+    let requester = keypair(2).public();
+    assert!(out.contains(&Output::Revoke { digest: Digest::of(b"out"), requester }));
+    assert!(out.contains(&Output::Remove { digest: Digest::of(b"out") }));
+}
+
+#[test]
+fn the_executor_obeys_the_laws() {
+    let job = || (1u32..4).prop_map(|f| order(2, f).job());
+    let peer = || (2u8..4).prop_map(|n| keypair(n).public());
+    let class = prop::sample::select(vec![ExitClass::Success, ExitClass::User, ExitClass::Cancelled]);
+    let input = prop_oneof![
+        Just(Input::Services(vec![count()])),
+        Just(Input::Started),
+        peer().prop_map(Input::PeerUp),
+        peer().prop_map(Input::PeerDown),
+        (1u32..4, 2u8..4).prop_map(|(f, n)| dispatch(order(n, f), n)),
+        (1u32..4).prop_map(|f| dispatch(order(2, f), 2)),
+        (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Cancel { job })),
+        (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Release { job })),
+        Just(from(2, Message::LeaseAck)),
+        any::<bool>().prop_map(|new| Input::Fetched { digest: Digest::of(b"in"), new }),
+        Just(Input::FetchFailed { digest: Digest::of(b"in"), why: "no".into() }),
+        (job(), class).prop_map(|(job, class)| exit(job, class)),
+    ];
+    check_within(
+        || executor(2),
+        input,
+        |x| {
+            let running = x.held().keys().filter(|j| {
+                matches!(
+                    x.state(j),
+                    Some(JobState::Staging | JobState::Starting | JobState::Running | JobState::Stopping)
+                )
+            });
+            assert!(running.count() <= 2, "never more at once than allowed");
+        },
+    );
+}

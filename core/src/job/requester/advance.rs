@@ -78,6 +78,22 @@ fn banned(run: &Run) -> BTreeSet<PublicKey> {
     lied.map(|a| a.peer()).collect()
 }
 
+/// Who could run a task.
+struct Choice {
+    /// Candidates that are neither excluded nor banned.
+    usable: Vec<PublicKey>,
+    /// The best that is connected, has room and has no open attempt.
+    best: Option<PublicKey>,
+    /// The best, connected or not.
+    wished: Option<PublicKey>,
+    /// Whether `best` has not yet failed at this task.
+    fresh: bool,
+    /// Whether somebody who is not lost works on it.
+    working: bool,
+    /// Whether lost and spoiled attempts have used up the budget.
+    exhausted: bool,
+}
+
 impl Requester {
     /// Does whatever is due in a run.
     pub(super) fn advance(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
@@ -205,11 +221,51 @@ impl Requester {
         if let Some(words) = hopeless(task, planned) {
             return self.fail_task(cx, id, index, &words);
         }
-        let usable: Vec<PublicKey> =
-            planned.candidates.iter().filter(|p| !excluded(task, p) && !lied.contains(p)).copied().collect();
-        if usable.is_empty() {
+        let choice = self.choose(cx.now, task, planned, load, lied);
+        let spread = planned.spread;
+        if choice.usable.is_empty() {
             return self.fail_task(cx, id, index, "every executor of this task has lied in this run");
         }
+        let Some(soft) = self.soft.get_mut(&id).and_then(|s| s.tasks.get_mut(index)) else { return };
+        if choice.working {
+            soft.idle_since = None;
+            return;
+        }
+        let since = *soft.idle_since.get_or_insert(cx.now);
+        let backing_off = soft.backoff_until.is_some_and(|at| at > cx.now) && !choice.fresh;
+        if cx.now >= since + QUEUE_TIMEOUT {
+            let words = self.waiting_for(&choice.usable);
+            return self.fail_task(cx, id, index, &format!("not placed within 10 minutes: {words}"));
+        }
+        if backing_off || choice.exhausted {
+            return;
+        }
+        let preferred_is_away = choice.wished.is_some_and(|w| !self.is_up(&w));
+        let graceful = !spread && preferred_is_away && cx.now < since + PREFERENCE_GRACE;
+        match choice.best {
+            Some(peer) if !graceful => {
+                *load.entry(peer).or_default() += 1;
+                self.dispatch(cx, id, index, peer);
+            }
+            Some(_) | None => {
+                for peer in choice.usable {
+                    self.need(cx, peer);
+                }
+            }
+        }
+    }
+
+    /// Who could run a task now: fewest failures first, then the user's preference or, among equals, the least loaded.
+    fn choose(
+        &self,
+        now: Instant,
+        task: &Task,
+        planned: &PlannedTask,
+        load: &BTreeMap<PublicKey, usize>,
+        lied: &BTreeSet<PublicKey>,
+    ) -> Choice {
+        let usable: Vec<PublicKey> =
+            planned.candidates.iter().filter(|p| !excluded(task, p) && !lied.contains(p)).copied().collect();
         let mut working = false;
         let mut occupied = BTreeSet::new();
         for a in task.open() {
@@ -226,40 +282,14 @@ impl Requester {
         let free: Vec<PublicKey> = usable.iter().filter(|p| !occupied.contains(p)).copied().collect();
         let here = |p: &&PublicKey| {
             let room = load.get(*p).copied().unwrap_or(0) < ATTEMPTS_PER_PEER_MAX;
-            let busy = self.peers.get(*p).and_then(|x| x.busy_until).is_some_and(|at| at > cx.now);
+            let busy = self.peers.get(*p).and_then(|x| x.busy_until).is_some_and(|at| at > now);
             self.is_up(p) && room && !busy
         };
         let best = free.iter().filter(here).min_by_key(|p| ranked(p)).copied();
         let wished = free.iter().min_by_key(|p| ranked(p)).copied();
         let fresh = best.is_some_and(|p| failures(&p) == 0);
-        let spread = planned.spread;
-        let lost_all = occupied.len() + task.closed_for(&[CloseClass::Infra]) > INFRA_RETRIES;
-        let Some(soft) = self.soft.get_mut(&id).and_then(|s| s.tasks.get_mut(index)) else { return };
-        if working {
-            soft.idle_since = None;
-            return;
-        }
-        let since = *soft.idle_since.get_or_insert(cx.now);
-        let backing_off = soft.backoff_until.is_some_and(|at| at > cx.now) && !fresh;
-        if cx.now >= since + QUEUE_TIMEOUT {
-            let words = self.waiting_for(&usable);
-            return self.fail_task(cx, id, index, &format!("not placed within 10 minutes: {words}"));
-        }
-        if backing_off || lost_all {
-            return;
-        }
-        let graceful = !spread && wished != best && cx.now < since + PREFERENCE_GRACE;
-        match best {
-            Some(peer) if !graceful || wished.is_some_and(|w| self.is_up(&w)) => {
-                *load.entry(peer).or_default() += 1;
-                self.dispatch(cx, id, index, peer);
-            }
-            Some(_) | None => {
-                for peer in usable {
-                    self.need(cx, peer);
-                }
-            }
-        }
+        let exhausted = occupied.len() + task.closed_for(&[CloseClass::Infra]) > INFRA_RETRIES;
+        Choice { usable, best, wished, fresh, working, exhausted }
     }
 
     /// What a task without executor waits for: words for people.

@@ -1,1 +1,196 @@
+//! The requester alone: what it says to users, what it does without executors, and the machine laws.
 
+use super::*;
+use crate::id::Keypair;
+use crate::job::validate::tests::service;
+use crate::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec};
+use crate::laws::{Rig, check_within};
+use crate::port::Port;
+use proptest::prelude::*;
+
+fn key(n: u8) -> PublicKey {
+    Keypair::from_seed(&[n; 32]).public()
+}
+
+fn workflow(peers: &[PublicKey]) -> Workflow {
+    let end = |node: &str, port| End { node: node.into(), port };
+    let spec = TaskSpec { service: "count".into(), peers: peers.to_vec(), ..TaskSpec::default() };
+    let object = ObjectRef { digest: Digest::of(b"in"), len: 2 };
+    Workflow {
+        name: "w".into(),
+        nodes: vec![
+            ("in".into(), NodeKind::Source(vec![object])),
+            ("a".into(), NodeKind::Task(spec)),
+            ("out".into(), NodeKind::Sink),
+        ],
+        edges: vec![
+            Edge { from: end("in", Port::Stdout), to: end("a", Port::Stdin) },
+            Edge { from: end("a", Port::Stdout), to: end("out", Port::Stdin) },
+        ],
+    }
+}
+
+fn offer(peer: PublicKey) -> Input {
+    Input::Offers { peer, services: Some(vec![service("count", true, &[])]) }
+}
+
+fn submit(run: u8, peers: &[PublicKey]) -> Input {
+    Input::Submit { id: CommandId(1), run: RunId([run; 16]), workflow: Box::new(workflow(peers)) }
+}
+
+fn rig() -> Rig<Requester> {
+    Rig::new(Requester::restore(Keypair::from_seed(&[1; 32]), &[]).unwrap(), [0; 32])
+}
+
+fn reply(out: &[Output]) -> Option<&Reply> {
+    out.iter().find_map(|o| match o {
+        Output::Reply { reply, .. } => Some(&**reply),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_wrong_workflow_is_refused_at_once_and_leaves_no_run() {
+    let mut r = rig();
+    let out = r.tell(submit(1, &[]));
+    assert!(matches!(reply(&out), Some(Reply::Error(CommandError::Invalid(_)))));
+    assert!(r.machine.runs().is_empty());
+}
+
+#[test]
+fn another_workflow_under_the_same_run_id_is_a_conflict() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    let run = RunId([1; 16]);
+    assert_eq!(reply(&r.tell(submit(1, &[]))), Some(&Reply::Submitted(run)));
+    assert_eq!(reply(&r.tell(submit(1, &[]))), Some(&Reply::Submitted(run)));
+    let out = r.tell(submit(1, &[key(2)]));
+    assert_eq!(reply(&out), Some(&Reply::Error(CommandError::RunConflict(run))));
+}
+
+#[test]
+fn a_named_peer_that_is_away_is_waited_for_thirty_seconds() {
+    let mut r = rig();
+    let out = r.tell(submit(1, &[key(2)]));
+    assert!(out.contains(&Output::NeedPeer(key(2))));
+    let view = r.machine.view(&RunId([1; 16])).unwrap();
+    assert_eq!(view.state, RunState::Validating);
+    assert!(view.why.unwrap().contains("not connected"), "it says what it waits for");
+    let asked = r.wait(Duration::from_millis(29_999));
+    assert!(asked.contains(&Output::NeedPeer(key(2))), "asked for again");
+    r.wait(Duration::from_millis(1));
+    assert_eq!(r.machine.view(&RunId([1; 16])).unwrap().state, RunState::Failed);
+}
+
+#[test]
+fn a_named_peer_that_comes_is_planned_and_ordered_from() {
+    let mut r = rig();
+    r.tell(submit(1, &[key(2)]));
+    r.tell(offer(key(2)));
+    assert_eq!(r.machine.view(&RunId([1; 16])).unwrap().state, RunState::Running);
+    let out = r.tell(Input::PeerUp(key(2)));
+    let at = |f: &dyn Fn(&Output) -> bool| out.iter().position(f).unwrap();
+    let journaled = at(&|o| matches!(o, Output::Persist(_)));
+    let sent = at(&|o| matches!(o, Output::Send { frame, .. } if frame.kind == 0x11));
+    assert!(journaled < sent, "durable before send");
+}
+
+#[test]
+fn a_task_that_nobody_takes_fails_after_ten_minutes_with_the_reason() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    r.tell(submit(1, &[]));
+    let view = r.machine.view(&RunId([1; 16])).unwrap();
+    assert!(view.tasks[0].why.as_ref().unwrap().contains("is not connected"));
+    r.wait(QUEUE_TIMEOUT + LOGS_WAIT_MAX);
+    let view = r.machine.view(&RunId([1; 16])).unwrap();
+    assert_eq!(view.state, RunState::Failed);
+    assert!(view.why.unwrap().contains("not placed within 10 minutes"));
+}
+
+#[test]
+fn an_unanswered_order_is_repeated_with_growing_pauses() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    r.tell(Input::PeerUp(key(2)));
+    r.tell(submit(1, &[]));
+    let out = r.wait(Duration::from_secs(16));
+    let sent = out.iter().filter(|o| matches!(o, Output::Send { frame, .. } if frame.kind == 0x11)).count();
+    assert_eq!(sent, 4, "after 1, 3, 7 and 15 seconds");
+}
+
+#[test]
+fn a_preferred_executor_that_is_away_is_waited_for_a_moment() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    r.tell(offer(key(3)));
+    r.tell(Input::PeerUp(key(3)));
+    let ordered = |out: &[Output]| {
+        out.iter().any(|o| matches!(o, Output::Send { peer, frame } if *peer == key(3) && frame.kind == 0x11))
+    };
+    let out = r.tell(submit(1, &[key(2), key(3)]));
+    assert!(!ordered(&out) && out.contains(&Output::NeedPeer(key(2))));
+    assert!(ordered(&r.wait(PREFERENCE_GRACE)));
+}
+
+#[test]
+fn more_active_runs_than_allowed_are_refused() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    for n in 0..RUNS_ACTIVE_MAX {
+        r.tell(submit(u8::try_from(n).unwrap(), &[]));
+    }
+    let out = r.tell(submit(255, &[]));
+    assert!(matches!(reply(&out), Some(Reply::Error(CommandError::Limit(_)))));
+    assert_eq!(r.machine.active(), RUNS_ACTIVE_MAX);
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let job = prop_oneof![
+        Just(JobId([1; 16])),
+        (1u8..4, 1u32..4)
+            .prop_map(|(run, fence)| { crate::job::order::job_id(&key(1), &RunId([run; 16]), "a", fence) }),
+    ];
+    let state = prop::sample::select(vec![JobState::Admitted, JobState::Running, JobState::Sealed]);
+    prop_oneof![
+        (0u64..2, prop::collection::vec((job.clone(), state), 0..3))
+            .prop_map(|(incarnation, jobs)| Message::Inventory { incarnation, jobs }),
+        (job.clone(), 0u64..2).prop_map(|(job, incarnation)| Message::Accepted { job, incarnation }),
+        (job.clone(), 0u64..9_000).prop_map(|(job, ms)| Message::Rejected {
+            job,
+            refusal: super::super::message::Refusal::Busy,
+            words: "full".into(),
+            retry_after: Duration::from_millis(ms),
+        }),
+        job.prop_map(|job| Message::CancelAck { job }),
+        Just(Message::LeaseAck),
+    ]
+}
+
+#[test]
+fn the_requester_obeys_the_laws() {
+    let peer = || (1u8..4).prop_map(key);
+    let digest = || prop::sample::select(vec![Digest::of(b"in"), Digest::of(b"x")]);
+    let input = prop_oneof![
+        Just(Input::Started),
+        (1u8..4, prop::collection::vec(peer(), 0..2)).prop_map(|(run, peers)| submit(run, &peers)),
+        (1u8..5).prop_map(|run| Input::Cancel { id: CommandId(2), run: RunId([run; 16]) }),
+        peer().prop_map(offer),
+        peer().prop_map(|peer| Input::Offers { peer, services: None }),
+        peer().prop_map(Input::PeerUp),
+        peer().prop_map(Input::PeerDown),
+        (peer(), message()).prop_map(|(peer, m)| Input::Message { peer, message: Box::new(m) }),
+        digest().prop_map(Input::Fetched),
+        digest().prop_map(|digest| Input::FetchFailed { digest, why: "no".into() }),
+    ];
+    check_within(
+        || Requester::restore(Keypair::from_seed(&[1; 32]), &[]).unwrap(),
+        input,
+        |r| {
+            assert!(r.active() <= RUNS_ACTIVE_MAX);
+            for id in r.runs().keys() {
+                assert!(r.view(id).is_some(), "every run can be shown at any moment");
+            }
+        },
+    );
+}
