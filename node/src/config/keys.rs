@@ -4,7 +4,7 @@ use super::source::Raw;
 use super::{DhtModeKey, DriverKey, Settings};
 use remote_network_core::limits;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// A key of the configuration.
@@ -282,20 +282,20 @@ fn quoted<T: std::fmt::Display + ?Sized>(value: &T) -> String {
     toml::Value::String(value.to_string()).to_string()
 }
 
-fn quoted_path(path: &PathBuf) -> String {
+fn quoted_path(path: &Path) -> String {
     quoted(&path.display())
 }
 
 fn optional_quoted_path(path: &Option<PathBuf>) -> String {
-    path.as_ref().map_or_else(|| quoted(""), quoted_path)
+    path.as_deref().map_or_else(|| quoted(""), quoted_path)
 }
 
-fn quoted_list(list: &Vec<String>) -> String {
-    let items: Vec<String> = list.iter().map(|item| quoted(item)).collect();
+fn quoted_list(list: &[String]) -> String {
+    let items: Vec<String> = list.iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }
 
-fn quoted_addresses(list: &Vec<SocketAddr>) -> String {
+fn quoted_addresses(list: &[SocketAddr]) -> String {
     let items: Vec<String> = list.iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }

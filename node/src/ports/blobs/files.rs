@@ -10,6 +10,9 @@
 //! is never believed. Everything is opened relative to a directory that is held open, without following links, with
 //! mode 0600; what is not a regular file is damage.
 
+use super::folder::{
+    failed, file_len, list_name, names_in, open_file, read_failed, regular_len, shard_name, subdirectory,
+};
 use bytes::Bytes;
 use remote_network_core::id::Digest;
 use remote_network_core::job::workflow::ObjectRef;
@@ -18,7 +21,7 @@ use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo};
 use remote_network_core::transfer::tree::{
     PieceCheck, PieceHasher, PieceState, list_len, piece_count, piece_range, root_of, short_list, verify_info,
 };
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, OFlags, renameat, statat, unlinkat};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -522,78 +525,5 @@ fn bit(bits: &[u8], at: u32) -> bool {
 fn set_bit(bits: &mut [u8], at: u32) {
     if let Some(byte) = bits.get_mut(at as usize / 8) {
         *byte |= 1 << (at % 8);
-    }
-}
-
-fn shard_name(digest: &Digest) -> String {
-    let [first, ..] = digest.as_bytes();
-    format!("{first:02x}")
-}
-
-fn list_name(digest: &Digest) -> String {
-    format!("{digest}.pieces")
-}
-
-fn subdirectory(parent: BorrowedFd<'_>, name: &str, make: bool) -> io::Result<OwnedFd> {
-    if make {
-        match mkdirat(parent, name, Mode::RWXU) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(parent, name, flags, Mode::empty())?)
-}
-
-/// A file of ours. A link in its place is refused, and a FIFO does not make anybody wait.
-fn open_file(folder: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?))
-}
-
-fn regular_len(file: &File) -> Result<u64, BlobFailed> {
-    let metadata = file.metadata().map_err(|e| failed(&e))?;
-    if metadata.is_file() { Ok(metadata.len()) } else { Err(BlobFailed::Corrupt) }
-}
-
-/// Length of a regular file by name; 0 for anything else.
-fn file_len(folder: BorrowedFd<'_>, name: &str) -> u64 {
-    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-        .ok()
-        .filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
-        .and_then(|stat| u64::try_from(stat.st_size).ok())
-        .unwrap_or(0)
-}
-
-fn names_in(folder: BorrowedFd<'_>) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        match entry.file_name().to_str() {
-            Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
-        }
-    }
-    Ok(names)
-}
-
-fn failed(e: &io::Error) -> BlobFailed {
-    match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            BlobFailed::Full
-        }
-        _ => BlobFailed::Io(e.to_string()),
-    }
-}
-
-/// An error while an object is opened or read: absent, damaged (short, or a link in its place), or the disk's.
-fn read_failed(e: &io::Error) -> BlobFailed {
-    if e.raw_os_error() == Some(libc::ELOOP) {
-        return BlobFailed::Corrupt;
-    }
-    match e.kind() {
-        io::ErrorKind::NotFound => BlobFailed::NotFound,
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::IsADirectory => BlobFailed::Corrupt,
-        _ => failed(e),
     }
 }

@@ -12,6 +12,7 @@
 //! [`BlobStore`] is the same store for threads that need files rather than requests: engine and API.
 
 mod files;
+mod folder;
 
 pub use files::{BlobStore, BlobStoreError, ImportError};
 

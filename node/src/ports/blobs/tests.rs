@@ -65,7 +65,7 @@ impl Store {
 }
 
 fn content(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i / 5 ^ i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+    (0..len).map(|i| ((i / 5) ^ (i.wrapping_mul(2_654_435_761) >> 11)) as u8).collect()
 }
 
 fn named(bytes: &[u8]) -> (Digest, BlobInfo) {

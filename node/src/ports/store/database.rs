@@ -133,7 +133,7 @@ impl Database {
         if let Some(pages) = pages_max {
             conn.pragma_update(None, "max_page_count", pages)?;
         }
-        migrate(&mut conn)?;
+        migrate(&mut conn, MIGRATIONS)?;
         let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
         if verdict != "ok" {
             return Err(StoreError::Damaged(verdict));
@@ -206,7 +206,8 @@ fn pragma(conn: &Connection, name: &str) -> Result<String, StoreError> {
     })
 }
 
-fn migrate(conn: &mut Connection) -> Result<(), StoreError> {
+/// Takes the steps that are still to be taken, each in a transaction of its own together with its number.
+pub(super) fn migrate(conn: &mut Connection, steps: &[&str]) -> Result<(), StoreError> {
     let application: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
     let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
@@ -214,11 +215,11 @@ fn migrate(conn: &mut Connection) -> Result<(), StoreError> {
     if application != APPLICATION_ID && !fresh {
         return Err(StoreError::Foreign { application });
     }
-    let known = MIGRATIONS.len() as i64;
+    let known = steps.len() as i64;
     if !(0..=known).contains(&version) {
         return Err(StoreError::Version { found: version, known });
     }
-    for (step, sql) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
+    for (step, sql) in steps.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
         let tx = conn.transaction()?;
         tx.execute_batch(sql)?;
         if step == 0 {

@@ -1,4 +1,4 @@
-use super::database::{APPLICATION_ID, MIGRATIONS};
+use super::database::{APPLICATION_ID, MIGRATIONS, migrate};
 use super::*;
 use bytes::Bytes;
 use remote_network_core::store::{Room, Subject};
@@ -197,21 +197,37 @@ fn migrations_lead_from_nothing_and_from_every_version_to_this_one() {
     for version in 0..=MIGRATIONS.len() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(JOURNAL_FILE);
+        let mut conn = Connection::open(&path).unwrap();
         if version > 0 {
-            // A journal as the version before wrote it: made by its own steps.
-            drop(open_at(dir.path()));
-            let conn = Connection::open(&path).unwrap();
-            assert_eq!(version, 1, "build the older shape here when a second version exists");
-            drop(conn);
-        } else {
-            drop(Connection::open(&path).unwrap());
+            migrate(&mut conn, &MIGRATIONS[..version]).unwrap();
         }
-        drop(open_at(dir.path()));
+        drop(conn);
+        assert_eq!(open_at(dir.path()).0.identity.incarnation, 1);
         let conn = Connection::open(&path).unwrap();
         let now: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0)).unwrap();
         let mark: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0)).unwrap();
         assert_eq!((now, mark), (MIGRATIONS.len() as i64, APPLICATION_ID));
     }
+}
+
+#[test]
+fn a_migration_is_taken_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, _events) = open_at(dir.path());
+    a.port.submit(Lsn(1), vec![append(Room::Job, "j", "kept")]).unwrap();
+    a.port.close();
+    let mut conn = Connection::open(dir.path().join(JOURNAL_FILE)).unwrap();
+    let version =
+        |conn: &Connection| -> i64 { conn.pragma_query_value(None, "user_version", |r| r.get(0)).unwrap() };
+    let next = |sql| [MIGRATIONS, &[sql]].concat();
+    let broken = next("ALTER TABLE journal ADD COLUMN more INTEGER; DROP TABLE nothing_of_that_name;");
+    assert!(migrate(&mut conn, &broken).is_err());
+    assert_eq!(version(&conn), MIGRATIONS.len() as i64);
+    assert!(conn.prepare("SELECT more FROM journal").is_err(), "half a step was taken");
+    migrate(&mut conn, &next("ALTER TABLE journal ADD COLUMN more INTEGER;")).unwrap();
+    assert_eq!(version(&conn), MIGRATIONS.len() as i64 + 1);
+    let kept: i64 = conn.query_row("SELECT count(more IS NULL) FROM journal", [], |r| r.get(0)).unwrap();
+    assert_eq!(kept, 1);
 }
 
 #[test]
