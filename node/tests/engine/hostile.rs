@@ -4,7 +4,9 @@ use crate::behaviour::{ECHO, LOOP, telling};
 use crate::rig::{Rig, workers};
 use remote_network_core::id::Digest;
 use remote_network_core::port::{EngineInput, ExitClass, Port};
-use std::process::Command;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -182,7 +184,7 @@ fn words_of_a_module_reach_the_detail_without_escapes() {
     let rig = Rig::new();
     let module = format!(
         "(module (import \"e\\1b[31m\\0d\\0a\\07\" \"x{}\" (func)) (func (export \"_start\")))",
-        "y".repeat(2_000)
+        "y".repeat(90_000)
     );
     let exit = rig.run(rig.order(module.as_bytes()));
     assert_eq!(exit.class, ExitClass::Permanent, "{exit:?}");
@@ -201,6 +203,40 @@ fn a_killed_worker_is_the_machines_trouble_and_the_next_job_gets_a_new_one() {
     assert_eq!(exit.class, ExitClass::Infra, "{exit:?}");
     assert!(exit.detail.contains("signal 9"), "{}", exit.detail);
     assert_eq!(rig.run(rig.order(ECHO)).class, ExitClass::Success);
+}
+
+#[test]
+fn a_worker_is_confined_while_it_runs_and_dies_with_whoever_started_it() {
+    let rig = Rig::new();
+    let id = rig.start(rig.order(LOOP));
+    rig.started(id);
+    let status = |pid: u32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let worker = worker_of(rig.dir.path());
+    assert!(status(worker).contains("NoNewPrivs:\t1"));
+    assert!(status(worker).contains("Seccomp:\t2"));
+    assert_eq!(fs::read(format!("/proc/{worker}/environ")).unwrap(), b"");
+    let limits = fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+    assert!(limits.lines().any(|l| l.starts_with("Max core file size") && l.contains(" 0 ")), "{limits}");
+    assert!(limits.lines().any(|l| l.starts_with("Max file size") && l.contains("1048577")), "{limits}");
+    rig.stop(id, Duration::ZERO);
+    rig.exit(id);
+
+    // The parent's end by the kernel's signal (a thread here, since it is the thread that counts), with stdin still open.
+    let mut orphan = std::thread::spawn(move || {
+        let worker = Command::new(env!("CARGO_BIN_EXE_remote-network"))
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !status(worker.id()).contains("Seccomp:\t2") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        worker
+    })
+    .join()
+    .unwrap();
+    assert_eq!(orphan.wait().unwrap().signal(), Some(9));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use wasmtime_wasi::{I32Exit, p1};
 /// How often running code is asked whether it may go on: fine enough to end 100 ms after a deadline on a busy machine.
 const EPOCH: Duration = Duration::from_millis(5);
 /// How many epochs lie between two looks at the size of output directories.
-const EPOCHS_PER_LOOK: u32 = 10;
+const EPOCHS_PER_LOOK: u64 = 10;
 /// The guest's stack of calls. Deeper recursion is a trap.
 const STACK_BYTES: usize = 1 << 20;
 /// Where guests start in WASI preview 1.
@@ -97,7 +97,7 @@ fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
         spec.mounts.iter().filter(|m| m.writable).map(|m| super::stage::mount_dir(&spec.dir, m)).collect();
     let bytes_max = spec.output_bytes;
     std::thread::spawn(move || {
-        for epoch in 1u32.. {
+        for epoch in 1u64.. {
             std::thread::sleep(EPOCH);
             engine.increment_epoch();
             if epoch.is_multiple_of(EPOCHS_PER_LOOK)

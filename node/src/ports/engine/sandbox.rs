@@ -57,7 +57,10 @@ pub(super) fn confine_process(in_force: &mut Vec<String>) -> Result<(), SandboxE
     in_force.push("dies with its node".into());
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, DESCRIPTORS_MAX)?;
-    limit(Resource::Fsize, CODE_BYTES_MAX)?;
+    // The hard limit stays for now: the outputs of the job may be larger than code.
+    let files = rustix::process::getrlimit(Resource::Fsize).maximum;
+    let code = files.map_or(CODE_BYTES_MAX, |max| max.min(CODE_BYTES_MAX));
+    setrlimit(Resource::Fsize, Rlimit { current: Some(code), maximum: files })?;
     in_force.push("resource limits".into());
     if let Some(arch) = filter_arch() {
         filter_system_calls(arch)?;
@@ -75,6 +78,16 @@ pub(super) fn confine_to_job(
 ) -> Result<(), SandboxError> {
     // Not the address space: wasmtime reserves many GiB of it for every memory without using them.
     limit(Resource::Data, memory_bytes.saturating_add(OVERHEAD_BYTES))?;
+    match restrict_files(dir, code)? {
+        RulesetStatus::FullyEnforced => in_force.push("landlock: only the job's files, no network".into()),
+        RulesetStatus::PartiallyEnforced => in_force.push("landlock, as far as this kernel has it".into()),
+        RulesetStatus::NotEnforced => {}
+    }
+    Ok(())
+}
+
+/// Gives up, for this thread and those it starts, every file but the job's and all of the network.
+fn restrict_files(dir: &Path, code: Option<&Path>) -> Result<RulesetStatus, SandboxError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -91,12 +104,7 @@ pub(super) fn confine_to_job(
     if let Some(code) = code.and_then(|c| PathFd::new(c).ok()) {
         rules = rules.add_rule(PathBeneath::new(code, AccessFs::ReadFile))?;
     }
-    match rules.restrict_self()?.ruleset {
-        RulesetStatus::FullyEnforced => in_force.push("landlock: only the job's files, no network".into()),
-        RulesetStatus::PartiallyEnforced => in_force.push("landlock, as far as this kernel has it".into()),
-        RulesetStatus::NotEnforced => {}
-    }
-    Ok(())
+    Ok(rules.restrict_self()?.ruleset)
 }
 
 /// From now on no file grows beyond one output. One byte more than the limit is allowed: it is how the node sees that
@@ -218,4 +226,72 @@ fn close_inherited_descriptors() -> bool {
     // SAFETY: closing a descriptor is unsound only if somebody believes to own it. This is the first statement of a new
     // process with one thread; all that is open above 2 was opened by the program before `exec`, and no value here owns it.
     unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, UdpSocket};
+    use std::process::Command;
+
+    /// Both means confine a thread, so that a test can look at the inside without losing its own process.
+    fn inside<T: Send>(confine: impl FnOnce() + Send, look: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                confine();
+                look()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn the_filter_denies_sockets_and_programs_and_allows_threads_and_files() {
+        let Some(arch) = filter_arch() else { return };
+        inside(
+            || filter_system_calls(arch).unwrap(),
+            || {
+                let denied = |e: std::io::Error| assert_eq!(e.kind(), ErrorKind::PermissionDenied);
+                denied(TcpListener::bind("127.0.0.1:0").unwrap_err());
+                denied(UdpSocket::bind("127.0.0.1:0").unwrap_err());
+                denied(std::os::unix::net::UnixStream::pair().unwrap_err());
+                assert!(Command::new("/bin/true").status().is_err());
+                assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+                tempfile::tempfile().unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn landlock_leaves_only_the_jobs_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        fs::create_dir(dir.join("r")).unwrap();
+        fs::create_dir(dir.join("w")).unwrap();
+        fs::write(dir.join("r/in"), b"in").unwrap();
+        let enforced = inside(
+            || {},
+            || {
+                let status = restrict_files(dir, None).unwrap();
+                if status == RulesetStatus::NotEnforced {
+                    return false;
+                }
+                assert_eq!(fs::read(dir.join("r/in")).unwrap(), b"in");
+                fs::write(dir.join("w/out"), b"out").unwrap();
+                for refused in [
+                    fs::read("/etc/passwd").map(drop),
+                    fs::read_dir("/").map(drop),
+                    fs::write(dir.join("r/in"), b"changed"),
+                    fs::remove_file(dir.join("r/in")),
+                    std::os::unix::fs::symlink("/etc/passwd", dir.join("w/link")),
+                ] {
+                    assert_eq!(refused.unwrap_err().kind(), ErrorKind::PermissionDenied);
+                }
+                true
+            },
+        );
+        println!("landlock in force: {enforced}");
+    }
 }

@@ -24,6 +24,9 @@ const NO_ORDER: u8 = 2;
 /// Exit code of a worker that would not run unconfined.
 const UNCONFINED: u8 = 3;
 
+/// Characters of the words for people; the node keeps 500 bytes of them.
+const DETAIL_CHARS_MAX: usize = 1_000;
+
 /// Runs a worker to its end. To be called first thing in `main`, before any other thread is started.
 pub fn main() -> ExitCode {
     let mut in_force = vec!["own process, empty environment".to_owned()];
@@ -35,8 +38,10 @@ pub fn main() -> ExitCode {
     match order {
         Ok(Some(ToWorker::Probe { dir })) => probe(&dir, in_force),
         Ok(Some(ToWorker::Job(spec))) => {
-            let ended = catch_unwind(AssertUnwindSafe(|| work(&spec, in_force)))
+            let mut ended = catch_unwind(AssertUnwindSafe(|| work(&spec, in_force)))
                 .unwrap_or_else(|_| Ended::unstarted(Class::Infra, "the worker panicked"));
+            // Names chosen by the module's author may be in it; the frame must not outgrow what the node reads.
+            ended.detail = ended.detail.chars().take(DETAIL_CHARS_MAX).collect();
             tell(&FromWorker::Ended(ended));
             ExitCode::SUCCESS
         }
