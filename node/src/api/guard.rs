@@ -119,7 +119,7 @@ fn opens_the_page(request: &Request) -> bool {
 }
 
 /// The value of a header that may be there once: two of them are an attempt to have two readers see two things.
-pub fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
+pub(super) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),

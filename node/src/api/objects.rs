@@ -28,6 +28,8 @@ const PIECES_BETWEEN: usize = 4;
 const READ_BYTES: usize = 256 << 10;
 /// An upload without a byte for this long ends.
 const UPLOAD_IDLE: Duration = Duration::from_secs(30);
+/// A download whose client takes nothing for this long ends, for it holds a thread.
+const DOWNLOAD_IDLE: Duration = Duration::from_secs(60);
 
 /// An object in the store.
 #[derive(Serialize)]
@@ -199,7 +201,8 @@ fn stream(
     tokio::task::spawn_blocking(move || {
         let _held = permit;
         if let Err(e) = copy(open, from, len, &to_socket) {
-            let _ = to_socket.send_blocking(Err(e));
+            // With a full channel the body ends short instead, which is told apart from a whole one all the same.
+            let _ = to_socket.try_send(Err(e));
         }
     });
     Ok(body)
@@ -217,7 +220,13 @@ fn copy(
         let mut piece = vec![0; n];
         open.reader.read_exact(&mut piece)?;
         left -= n as u64;
-        if to_socket.send_blocking(Ok(piece.into())).is_err() {
+        let send = async { to_socket.send(Ok(piece.into())).await.is_ok() };
+        let too_slow = async {
+            smol::Timer::after(DOWNLOAD_IDLE).await;
+            false
+        };
+        if !smol::block_on(smol::future::or(send, too_slow)) {
+            // The body ends short of its `Content-Length`, which its client sees as a broken download.
             return Ok(());
         }
     }

@@ -27,7 +27,7 @@ pub const TOKEN_FILE: &str = "api-token";
 /// Connections at once. More wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 128;
 /// Event sockets at once.
-const SOCKETS_MAX: usize = 16;
+const SOCKETS_MAX: u32 = 16;
 /// Transfers from and to the store at once: each holds a thread.
 const STORE_THREADS_MAX: usize = 16;
 /// A request's head must be complete within this time.
@@ -113,7 +113,7 @@ impl ApiServer {
             gatekeeper: Arc::new(Gatekeeper::new(&token, Instant::now())),
             hosts: Hosts::loopback(addr.port()),
             addr,
-            sockets: Arc::new(Semaphore::new(SOCKETS_MAX)),
+            sockets: Arc::new(Semaphore::new(SOCKETS_MAX as usize)),
             store_threads: Arc::new(Semaphore::new(STORE_THREADS_MAX)),
             ending: ending.clone(),
         };
@@ -122,12 +122,13 @@ impl ApiServer {
             .max_blocking_threads(STORE_THREADS_MAX + 1)
             .build()?;
         let router = router(state.clone());
+        let sockets = state.sockets.clone();
         let listener = {
             let _entered = runtime.enter();
             TcpListener::from_std(listener)?
         };
         let thread = std::thread::Builder::new().name("api".into()).spawn(move || {
-            runtime.block_on(accept(listener, router, ending));
+            runtime.block_on(accept(listener, router, ending, sockets));
             // A store call that hangs must not keep the process.
             runtime.shutdown_background();
         })?;
@@ -176,7 +177,7 @@ fn write_token(path: &Path, token: &Secret) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: Router, mut ending: Ending) {
+async fn accept(listener: TcpListener, router: Router, mut ending: Ending, sockets: Arc<Semaphore>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -207,7 +208,11 @@ async fn accept(listener: TcpListener, router: Router, mut ending: Ending) {
         }
     }
     drop(listener);
-    let finish = async { while connections.join_next().await.is_some() {} };
+    let finish = async {
+        while connections.join_next().await.is_some() {}
+        // An event socket has left its connection; it is through when its permit is back.
+        let _ = sockets.acquire_many(SOCKETS_MAX).await;
+    };
     if tokio::time::timeout(FINISH_WITHIN, finish).await.is_err() {
         tracing::debug!("API: connections were still busy at the end");
     }
