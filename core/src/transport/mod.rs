@@ -3,7 +3,12 @@
 //! Protocols above see peers proven by key, connections, and streams with back-pressure. Below it,
 //! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
 
+mod addresses;
 pub mod quic;
+pub mod tls;
+
+#[cfg(test)]
+mod tests;
 
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
