@@ -43,16 +43,13 @@ const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
 
 /// Milliseconds to the first value: median 250, nine of ten within 800.
-const FIRST_MS: Quantiles =
-    Quantiles(&[(0, 60), (500, 250), (900, 800), (990, 2_500), (1000, 4_000)]);
+const FIRST_MS: Quantiles = Quantiles(&[(0, 60), (500, 250), (900, 800), (990, 2_500), (1000, 4_000)]);
 /// Milliseconds from the first value to the end of the lookup.
 const REST_MS: Quantiles = Quantiles(&[(0, 200), (500, 1_900), (990, 5_000), (1000, 8_000)]);
 /// Milliseconds of a put or an announcement, the lookup before it included.
-const PUT_MS: Quantiles =
-    Quantiles(&[(0, 700), (500, 2_500), (900, 4_500), (990, 8_000), (1000, 9_500)]);
+const PUT_MS: Quantiles = Quantiles(&[(0, 700), (500, 2_500), (900, 4_500), (990, 8_000), (1000, 9_500)]);
 /// Seconds a copy survives its holder's churn; [`VALUE_LIFE_NS`] ends it in any case.
-const SURVIVAL_S: Quantiles =
-    Quantiles(&[(0, 60), (50, 600), (200, 2_400), (500, 7_200), (1000, 20_000)]);
+const SURVIVAL_S: Quantiles = Quantiles(&[(0, 60), (50, 600), (200, 2_400), (500, 7_200), (1000, 20_000)]);
 
 /// How good the DHT is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -590,8 +587,11 @@ mod tests {
         let mut firsts: Vec<u64> = (0..999)
             .map(|_| {
                 let key = item(1, 1, b"v", b"").key;
-                let out =
-                    run(&mut dht, 0, DhtRequest::GetMutable { key, salt: Bytes::new(), mode: GetMode::First });
+                let out = run(
+                    &mut dht,
+                    0,
+                    DhtRequest::GetMutable { key, salt: Bytes::new(), mode: GetMode::First },
+                );
                 out[0].0 / MS_NS
             })
             .collect();

@@ -517,7 +517,8 @@ mod tests {
         let (digest, info) = blobs.put(Bytes::from(vec![1; 600])).unwrap();
         assert_eq!(blobs.put(Bytes::from(vec![2; 600])), Err(BlobFailed::Full));
         assert_eq!(
-            blobs.answer(BlobRequest::Create { digest: Digest([9; 32]), info: BlobInfo { len: 401, ..info } }),
+            blobs
+                .answer(BlobRequest::Create { digest: Digest([9; 32]), info: BlobInfo { len: 401, ..info } }),
             Err(BlobFailed::Full)
         );
         assert_eq!(blobs.damage(17), Some(digest));

@@ -383,7 +383,8 @@ impl Net {
             self.tally.too_large += 1;
             return None;
         }
-        match queue(&mut port.up_free_ns, now_ns, len, port.quality.up_bytes_per_s, port.quality.buffer_bytes) {
+        match queue(&mut port.up_free_ns, now_ns, len, port.quality.up_bytes_per_s, port.quality.buffer_bytes)
+        {
             Some(left_ns) => Some((head, left_ns)),
             None => {
                 self.tally.overflowed += 1;
@@ -575,8 +576,7 @@ mod tests {
     #[test]
     fn a_link_carries_its_rate_and_drops_above_its_buffer() {
         // 1 MB/s, 10 kB buffer: of 100 datagrams of 1 kB at once, ten fit.
-        let mut net =
-            pair(Quality { up_bytes_per_s: 1_000_000, buffer_bytes: 10_000, ..Quality::default() });
+        let mut net = pair(Quality { up_bytes_per_s: 1_000_000, buffer_bytes: 10_000, ..Quality::default() });
         let times: Vec<u64> =
             (0..100).flat_map(|_| send(&mut net, 0, &[0; 1000])).map(|(at, _)| at).collect();
         assert_eq!(times.len(), 10);

@@ -226,8 +226,9 @@ impl<E> Wheel<E> {
     /// Turns the wheel until `due` has the earliest event; false when there is none at all.
     fn turn(&mut self) -> bool {
         while self.due.is_empty() {
-            let found = (0..LEVELS)
-                .find_map(|level| Some((level, self.levels[level].first_from(slot_of(self.tick, level) + 1)?)));
+            let found = (0..LEVELS).find_map(|level| {
+                Some((level, self.levels[level].first_from(slot_of(self.tick, level) + 1)?))
+            });
             match found {
                 Some((level, slot)) => {
                     let shift = level as u32 * SLOT_BITS;
