@@ -48,6 +48,26 @@ pub enum Command {
     Run(RunId),
     /// Cancel a run. → [`Reply::Done`] once journaled
     Cancel(RunId),
+    /// Let a peer fetch an object of this node's store. → [`Reply::Ticket`] once journaled
+    Share {
+        /// Which.
+        digest: Digest,
+        /// Who may fetch it.
+        consumer: PublicKey,
+        /// For how long.
+        valid: Duration,
+    },
+    /// Bring an object of a peer here. → [`Reply::Done`] once it is whole, verified and durable
+    Fetch {
+        /// Which.
+        digest: Digest,
+        /// How long it is, in bytes.
+        len: u64,
+        /// Who has it.
+        from: PublicKey,
+        /// The permission, as [`Command::Share`] gave it there.
+        ticket: Bytes,
+    },
     /// Finish what is durable, say goodbye, stop. → [`Reply::Done`], then `Action::Stopped`
     Shutdown,
 }
@@ -73,6 +93,8 @@ pub enum Reply {
     Runs(Vec<RunView>),
     /// One run.
     Run(Box<RunView>),
+    /// A signed permission to fetch an object, canonical bencode.
+    Ticket(Bytes),
     /// It cannot be done.
     Error(CommandError),
 }
@@ -103,6 +125,14 @@ pub enum CommandError {
     /// The workflow is wrong in these places.
     #[error("the workflow has {} problem(s)", .0.len())]
     Invalid(Vec<Problem>),
+    /// The object could not be fetched.
+    #[error("object {digest} could not be fetched: {why}")]
+    Fetch {
+        /// Which.
+        digest: Digest,
+        /// Everything that was tried.
+        why: String,
+    },
     /// A limit of this node.
     #[error("limit reached: {0}")]
     Limit(&'static str),

@@ -13,6 +13,7 @@ pub mod action;
 pub mod codec;
 pub mod command;
 pub mod dht;
+pub mod drive;
 pub mod event;
 pub mod id;
 pub mod identity;

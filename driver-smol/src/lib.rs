@@ -1,1 +1,246 @@
-//! driver-smol
+//! Runs a Remote Network core on smol.
+//!
+//! [`Driver::run`] is one future on one UDP socket, for any executor, since async-io brings a reactor of its own: take a
+//! turn ([`remote_network_core::drive`]), then wait for a datagram, a port's event, the node's deadline or room in a
+//! full socket; no polling, no sleeping. Order, bounds and back-pressure are the turn's and therefore the same as on
+//! tokio.
+//!
+//! ```no_run
+//! # use remote_network_core::{drive::Driven, action::ActionSink};
+//! # use remote_network_driver_smol::*;
+//! # async fn f<N: Driven, S: ActionSink>(make: impl Fn(Clock) -> N, sink: S) -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = Clock::start(); // its base also goes to the QUIC transport inside the node
+//! let socket = bind("[::]:30609".parse()?, BindOptions::default())?;
+//! let (events, inbox) = event_channel(); // `events` is cloned for every port and for the application
+//! let stopped = Driver::new(make(clock), socket, sink, inbox, clock).run().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! When the addresses of the machine change, whoever notices sends `Event::LocalAddrs` through the event channel; the
+//! driver itself reports only what the socket says, at the start.
+#![warn(missing_docs)]
+
+// A socket and a clock are the same on every runtime: one source, compiled into both drivers.
+#[path = "../../driver-tokio/src/clock.rs"]
+mod clock;
+#[path = "../../driver-tokio/src/socket.rs"]
+mod socket;
+
+pub use clock::Clock;
+pub use socket::{BindOptions, Buffers, DATAGRAM_BYTES_MAX, Socket, bind};
+
+use async_channel::{Receiver, Sender};
+use async_io::{Async, Timer};
+use remote_network_core::action::ActionSink;
+use remote_network_core::drive::{Driven, DriverIo, EVENTS_QUEUED_MAX, Pump, Recorder, Sent, Turn};
+use remote_network_core::event::{Datagram, Event};
+use remote_network_core::time::{Instant, UnixTime};
+use remote_network_core::transport::Transmit;
+use socket::Batches;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::UdpSocket;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use thiserror::Error;
+
+/// The channel by which ports and the application reach a driver, bounded by [`EVENTS_QUEUED_MAX`].
+pub fn event_channel() -> (Sender<Event>, Receiver<Event>) {
+    async_channel::bounded(EVENTS_QUEUED_MAX)
+}
+
+/// The orderly end of a driver.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    /// `None` after a shutdown that was asked for, else what broke.
+    pub fault: Option<String>,
+}
+
+/// What ends a driver without the node's consent. The node was told nothing, as in a crash, and recovers like from one.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// The socket cannot be watched, read or written any more.
+    #[error("the UDP socket failed")]
+    Socket(#[from] io::Error),
+    /// All senders of the event channel are gone: nothing could ever be persisted or commanded again.
+    #[error("every sender of events is gone")]
+    EventsClosed,
+}
+
+/// A node on a socket.
+pub struct Driver<N, S> {
+    node: N,
+    socket: Socket,
+    sink: S,
+    events: Receiver<Event>,
+    clock: Clock,
+    recorder: Option<Recorder>,
+}
+
+impl<N: Driven, S: ActionSink> Driver<N, S> {
+    /// A driver for `node`, whose transport calculates from the same `clock`.
+    pub fn new(node: N, socket: Socket, sink: S, events: Receiver<Event>, clock: Clock) -> Self {
+        Self { node, socket, sink, events, clock, recorder: None }
+    }
+
+    /// Tells `recorder` of every call into the node.
+    pub fn with_recorder(self, recorder: Recorder) -> Self {
+        Self { recorder: Some(recorder), ..self }
+    }
+
+    /// Runs until the node stops. Dropping the future is a crash of the node.
+    pub async fn run(self) -> Result<Stopped, DriverError> {
+        let local = self.socket.local_addr();
+        let mut io = Io::new(self.socket, self.events, self.clock)?;
+        let mut pump = Pump::new(self.node, self.sink, self.recorder);
+        pump.handle(&io, Event::LocalAddrs(vec![local]));
+        loop {
+            match pump.turn(&mut io)? {
+                Turn::Again => {
+                    smol::future::yield_now().await;
+                    io.readable = true;
+                }
+                Turn::Wait { until, writable } => io.wait(until, writable).await?,
+                Turn::Stopped { fault } => return Ok(Stopped { fault }),
+            }
+        }
+    }
+}
+
+/// The socket, the channel and the clocks, and the waiting for them.
+struct Io {
+    socket: Async<UdpSocket>,
+    batches: Batches,
+    /// Whether a receive call may find something; spares the call after a wait that ended for another reason.
+    readable: bool,
+    events: Receiver<Event>,
+    /// Taken from the channel by the waiting.
+    next_event: Option<Event>,
+    clock: Clock,
+    timer: Timer,
+    /// What `timer` is set to; `None`: it is not set.
+    armed: Option<Instant>,
+}
+
+impl Io {
+    fn new(socket: Socket, events: Receiver<Event>, clock: Clock) -> io::Result<Self> {
+        let (socket, batches) = socket.into_parts();
+        let socket = Async::new_nonblocking(socket)?;
+        let timer = Timer::never();
+        Ok(Self { socket, batches, readable: true, events, next_event: None, clock, timer, armed: None })
+    }
+
+    /// Sets the timer, unless it is set so already.
+    fn arm(&mut self, until: Option<Instant>) {
+        if self.armed != until {
+            let at = until.and_then(|until| self.clock.machine(until));
+            match at {
+                Some(at) => self.timer.set_at(at),
+                None => self.timer.clear(),
+            }
+            self.armed = at.and(until);
+        }
+    }
+
+    /// Waits until there may be something for a turn to do.
+    async fn wait(&mut self, until: Option<Instant>, writable: bool) -> Result<(), DriverError> {
+        self.arm(until);
+        let Self { socket, readable, events, next_event, timer, armed, .. } = self;
+        let mut event = pin!(events.recv());
+        poll_fn(|cx| {
+            let mut woken = false;
+            if let Poll::Ready(ready) = socket.poll_readable(cx) {
+                ready?;
+                *readable = true;
+                woken = true;
+            }
+            if writable && let Poll::Ready(ready) = socket.poll_writable(cx) {
+                ready?;
+                woken = true;
+            }
+            if armed.is_some() && Pin::new(&mut *timer).poll(cx).is_ready() {
+                *armed = None;
+                woken = true;
+            }
+            // Last, because only here something is taken: the future must not be asked again afterwards.
+            if let Poll::Ready(received) = event.as_mut().poll(cx) {
+                *next_event = Some(received.map_err(|_| DriverError::EventsClosed)?);
+                woken = true;
+            }
+            if woken { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+impl DriverIo for Io {
+    type Error = DriverError;
+
+    fn clock(&self) -> (Instant, UnixTime) {
+        (self.clock.now(), self.clock.wall())
+    }
+
+    fn receive(&mut self, arrived: &mut VecDeque<Datagram>) -> Result<bool, DriverError> {
+        if self.readable {
+            let result = self.batches.receive(self.socket.get_ref().into(), arrived);
+            self.readable = socket::received(result)?;
+        }
+        Ok(self.readable)
+    }
+
+    fn next_event(&mut self) -> Result<Option<Event>, DriverError> {
+        if let Some(event) = self.next_event.take() {
+            return Ok(Some(event));
+        }
+        match self.events.try_recv() {
+            Ok(event) => Ok(Some(event)),
+            Err(async_channel::TryRecvError::Empty) => Ok(None),
+            Err(async_channel::TryRecvError::Closed) => Err(DriverError::EventsClosed),
+        }
+    }
+
+    fn datagrams_per_send(&self) -> usize {
+        self.batches.datagrams_per_send()
+    }
+
+    fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> Result<Sent, DriverError> {
+        let result = self.batches.send(self.socket.get_ref().into(), transmit, bytes);
+        Ok(socket::sent(result)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_room_in_the_socket_ends_when_there_is_room() {
+        smol::block_on(async {
+            let socket = bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
+            let to = socket.local_addr();
+            let (_events, inbox) = event_channel();
+            let mut io = Io::new(socket, inbox, Clock::start()).unwrap();
+            io.wait(None, true).await.unwrap();
+            let transmit = Transmit { to, from: None, size: 2, segment_size: None, ecn: None };
+            assert_eq!(io.send(&transmit, b"hi").unwrap(), Sent::Gone);
+        });
+    }
+
+    #[test]
+    fn the_timer_is_set_only_when_the_deadline_changes_and_forgotten_once_it_fired() {
+        smol::block_on(async {
+            let socket = bind(([127, 0, 0, 1], 0).into(), BindOptions::default()).unwrap();
+            let (_events, inbox) = event_channel();
+            let mut io = Io::new(socket, inbox, Clock::start()).unwrap();
+            let soon = Some(io.clock.now() + std::time::Duration::from_millis(1));
+            io.arm(soon);
+            assert_eq!(io.armed, soon);
+            io.arm(None);
+            assert_eq!((io.armed, io.timer.will_fire()), (None, false));
+            io.wait(soon, false).await.unwrap();
+            assert_eq!(io.armed, None);
+            assert!(Some(io.clock.now()) >= soon);
+        });
+    }
+}

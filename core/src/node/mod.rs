@@ -1,5 +1,9 @@
 //! The node: owns the machines, routes between them, and is what a driver or the simulator calls.
 
+pub mod gate;
+mod links;
+mod streams;
+
 use crate::action::Action;
 use crate::event::Event;
 use crate::id::{DhtId, Keypair};

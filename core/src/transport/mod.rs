@@ -215,6 +215,8 @@ pub trait Transport {
     fn write(&mut self, conn: ConnId, stream: StreamId, data: &mut Bytes) -> Result<usize, WriteError>;
     /// No more will be written.
     fn finish(&mut self, conn: ConnId, stream: StreamId);
+    /// Reads no more; what was written and finished still gets there.
+    fn stop(&mut self, conn: ConnId, stream: StreamId);
     /// Abandons both directions.
     fn reset(&mut self, conn: ConnId, stream: StreamId);
     /// Reads the next bytes, at most `max`. Reading is what returns flow-control credit.

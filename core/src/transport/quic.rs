@@ -528,6 +528,13 @@ impl Transport for QuicTransport {
         }
     }
 
+    fn stop(&mut self, conn: ConnId, stream: StreamId) {
+        if let Some(id) = quic_stream(stream) {
+            // An error means that the peer finished and all was read.
+            self.touch(conn, |q| q.recv_stream(id).stop(VarInt::from_u32(close_code::DONE)).is_ok());
+        }
+    }
+
     fn reset(&mut self, conn: ConnId, stream: StreamId) {
         if let Some(id) = quic_stream(stream) {
             let code = VarInt::from_u32(close_code::DONE);

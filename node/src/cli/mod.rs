@@ -1,1 +1,138 @@
-//! The command line.
+//! The command line: what people and scripts type.
+//!
+//! Commands that ask the running node go through its own API ([`client`]); the others (keys, configuration, receipts,
+//! simulation) need no running node. Every failure says what happened, why, and what to do; exit codes are in `--help`.
+
+pub mod args;
+mod client;
+mod local;
+mod output;
+mod remote;
+
+pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
+pub use remote::{follow, random_run_id};
+
+use crate::config::Config;
+use args::{Cli, Command};
+use clap::Parser as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Why a command failed, and how to mend it.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The work itself failed: a run, a receipt, a simulation.
+    pub fn work(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into(), hint: None }
+    }
+
+    /// The command was used wrongly.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into(), hint: None }
+    }
+
+    /// No node runs on this data directory.
+    pub fn not_running(data_dir: &Path) -> Self {
+        Self {
+            code: 3,
+            message: format!("no node is running on {}", data_dir.display()),
+            hint: Some("start one with `remote-network start`, or name another with --data-dir".into()),
+        }
+    }
+
+    /// A node was there and is not any more.
+    pub fn gone(addr: SocketAddr) -> Self {
+        Self {
+            code: 3,
+            message: format!("the node that was at {addr} does not answer"),
+            hint: Some("start it with `remote-network start`".into()),
+        }
+    }
+
+    /// The node refused, or could not.
+    pub fn node(message: impl Into<String>) -> Self {
+        Self { code: 4, message: message.into(), hint: None }
+    }
+
+    /// Adds how to mend it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Failure::work(e.to_string())
+    }
+}
+
+/// Runs the command line; returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                let hint = failure.hint.as_deref();
+                println!("{}", serde_json::json!({"error": {"message": failure.message, "hint": hint}}));
+            } else {
+                eprintln!("error: {}", failure.message);
+                if let Some(hint) = &failure.hint {
+                    eprintln!("  help: {hint}");
+                }
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Start(args) => local::start(&global, &args),
+        Command::Key(c) => local::key(&global, c),
+        Command::Config(c) => local::config(&global, c),
+        Command::Receipt(c) => local::receipt(&global, &c),
+        Command::Demo(args) => crate::demo::run(&global, &args),
+        Command::Simulate(args) => local::simulate(&global, &args),
+        Command::Doctor => local::doctor(&global),
+        Command::Completions { shell } => {
+            local::completions(shell);
+            Ok(())
+        }
+        Command::Worker => Err(Failure::usage("`worker` is started by the node itself")),
+        Command::Stop
+        | Command::Status
+        | Command::Peers(_)
+        | Command::Data(_)
+        | Command::Service(_)
+        | Command::Workflow(_)
+        | Command::Runs(_) => remote::run(&global, command),
+    }
+}
+
+/// Reads the effective configuration: file, environment, then these flags.
+fn configuration(global: &args::Global, flags: &[(String, String)]) -> Result<Config, Failure> {
+    let mut flags = flags.to_vec();
+    if let Some(dir) = &global.data_dir {
+        flags.push(("data_dir".into(), dir.display().to_string()));
+    }
+    if let Some(log) = &global.log {
+        flags.push(("log".into(), log.clone()));
+    }
+    Config::load(global.config.as_deref(), &flags).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Failure::usage(format!("the configuration is wrong:\n  {}", lines.join("\n  ")))
+            .with_hint("`remote-network config generate` prints a documented default file")
+    })
+}

@@ -1,0 +1,255 @@
+//! Transfer streams: the plumbing between transport streams and the machines that read and write objects.
+//!
+//! A machine asks for bytes when it has credit for them, and hands over bytes one batch at a time; this table keeps at
+//! most one standing read and one unfinished write per stream and serves them as the transport allows. Not reading is
+//! what holds a sender back; not confirming a write is what holds a producer back. The first frame of a stream that a
+//! peer opened says what it wants.
+
+use crate::codec::{Frame, FrameReader};
+use crate::id::{ConnId, StreamId};
+use crate::transport::{Chunk, ReadError, Transport, WriteError};
+use bytes::{Bytes, BytesMut};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A stream of a connection.
+pub type StreamKey = (ConnId, StreamId);
+
+/// Largest batch of bytes handed to a machine at once.
+const BATCH_MAX: usize = 64 * 1024;
+
+/// Whose stream it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// We fetch.
+    Fetch,
+    /// A peer fetches.
+    Serve,
+}
+
+#[derive(Debug)]
+enum Role {
+    Head(FrameReader),
+    Owned(Owner),
+}
+
+#[derive(Debug)]
+struct Slot {
+    role: Role,
+    read: Option<usize>,
+    write: Option<Bytes>,
+    /// The peer's end was met behind the bytes of the last read, and is still to be told.
+    ended: bool,
+}
+
+/// What happened on a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamNews {
+    /// The first frame of a stream that a peer opened; the stream now belongs to `Serve`.
+    Head(Frame),
+    /// The first frame is malformed; the stream was reset.
+    Malformed,
+    /// Bytes that were asked for.
+    Bytes(Owner, Bytes),
+    /// The peer finished; asked for by a read.
+    End(Owner),
+    /// The last write was taken.
+    Sent(Owner),
+    /// The stream or its connection is gone.
+    Gone(Owner),
+}
+
+/// All transfer streams of a node.
+#[derive(Debug, Default)]
+pub struct Streams {
+    slots: BTreeMap<StreamKey, Slot>,
+    news: VecDeque<(StreamKey, StreamNews)>,
+}
+
+impl Streams {
+    /// A stream we opened.
+    pub fn opened(&mut self, key: StreamKey, owner: Owner) {
+        self.slots.insert(key, Slot { role: Role::Owned(owner), read: None, write: None, ended: false });
+    }
+
+    /// A stream a peer opened; its head is read first.
+    pub fn accepted(&mut self, key: StreamKey) {
+        let role = Role::Head(FrameReader::default());
+        self.slots.insert(key, Slot { role, read: Some(BATCH_MAX), write: None, ended: false });
+    }
+
+    /// Whether the stream is one of these.
+    pub fn contains(&self, key: &StreamKey) -> bool {
+        self.slots.contains_key(key)
+    }
+
+    /// Streams open on a connection.
+    pub fn on(&self, conn: ConnId) -> usize {
+        self.slots.range((conn, StreamId(0))..=(conn, StreamId(u64::MAX))).count()
+    }
+
+    /// The next thing that happened.
+    pub fn poll(&mut self) -> Option<(StreamKey, StreamNews)> {
+        self.news.pop_front()
+    }
+
+    /// The owner wants up to `max` bytes.
+    pub fn want<T: Transport>(&mut self, transport: &mut T, key: StreamKey, max: usize) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            slot.read = Some(max.clamp(1, BATCH_MAX));
+            self.readable(transport, key);
+        }
+    }
+
+    /// The owner hands over bytes; confirmed by `Sent`.
+    pub fn send<T: Transport>(&mut self, transport: &mut T, key: StreamKey, bytes: Bytes) {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            debug_assert!(slot.write.is_none(), "one unfinished write per stream");
+            slot.write = Some(bytes);
+            self.writable(transport, key);
+        }
+    }
+
+    /// The owner will write no more.
+    pub fn finish<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        if self.slots.contains_key(&key) {
+            transport.finish(key.0, key.1);
+        }
+    }
+
+    /// The owner is done with the stream, and what it wrote and finished still gets there; nothing more is told of it.
+    pub fn release<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        if self.slots.remove(&key).is_some() {
+            transport.stop(key.0, key.1);
+        }
+    }
+
+    /// The owner abandons the stream; nothing more is told of it.
+    pub fn abandon<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        if self.slots.remove(&key).is_some() {
+            transport.reset(key.0, key.1);
+        }
+    }
+
+    /// The transport may have bytes.
+    pub fn readable<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        while let Some(slot) = self.slots.get_mut(&key) {
+            let Some(max) = slot.read else { return };
+            let read = if slot.ended { Ok((Chunk::End, true)) } else { read_batch(transport, key, max) };
+            match read {
+                Err(ReadError::Blocked) => return,
+                Err(ReadError::Gone) => return self.gone(key),
+                Ok((chunk, ended)) => {
+                    slot.ended = ended;
+                    if !self.deliver(transport, key, chunk) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The transport may take bytes.
+    pub fn writable<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Role::Owned(owner) = slot.role else { return };
+        let Some(bytes) = slot.write.as_mut() else { return };
+        while !bytes.is_empty() {
+            match transport.write(key.0, key.1, bytes) {
+                Ok(_) => {}
+                Err(WriteError::Blocked) => return,
+                Err(WriteError::Gone) => return self.gone(key),
+            }
+        }
+        slot.write = None;
+        self.news.push_back((key, StreamNews::Sent(owner)));
+    }
+
+    /// The connection is gone, and its streams with it.
+    pub fn connection_gone(&mut self, conn: ConnId) {
+        let keys: Vec<StreamKey> =
+            self.slots.range((conn, StreamId(0))..=(conn, StreamId(u64::MAX))).map(|(k, _)| *k).collect();
+        for key in keys {
+            self.gone(key);
+        }
+    }
+
+    fn gone(&mut self, key: StreamKey) {
+        if let Some(Slot { role: Role::Owned(owner), .. }) = self.slots.remove(&key) {
+            self.news.push_back((key, StreamNews::Gone(owner)));
+        }
+    }
+
+    /// Hands a chunk to whoever reads; true when reading goes on at once.
+    fn deliver<T: Transport>(&mut self, transport: &mut T, key: StreamKey, chunk: Chunk) -> bool {
+        let Some(slot) = self.slots.get_mut(&key) else { return false };
+        match (&mut slot.role, chunk) {
+            (Role::Owned(owner), chunk) => {
+                slot.read = None;
+                let news = match chunk {
+                    Chunk::Bytes(b) => StreamNews::Bytes(*owner, b),
+                    Chunk::End => StreamNews::End(*owner),
+                };
+                self.news.push_back((key, news));
+                false
+            }
+            (Role::Head(reader), Chunk::Bytes(b)) => {
+                reader.push(&b);
+                match reader.next_frame() {
+                    Ok(None) => true,
+                    // A request is one frame and nothing after it.
+                    Ok(Some(frame)) if reader.buffered() == 0 => {
+                        slot.role = Role::Owned(Owner::Serve);
+                        slot.read = None;
+                        self.news.push_back((key, StreamNews::Head(frame)));
+                        false
+                    }
+                    Ok(Some(_)) | Err(_) => self.malformed(transport, key),
+                }
+            }
+            (Role::Head(_), Chunk::End) => self.malformed(transport, key),
+        }
+    }
+
+    fn malformed<T: Transport>(&mut self, transport: &mut T, key: StreamKey) -> bool {
+        self.slots.remove(&key);
+        transport.reset(key.0, key.1);
+        self.news.push_back((key, StreamNews::Malformed));
+        false
+    }
+}
+
+/// Reads up to `max` bytes, and whether the end was met behind them. Packets are small; they are joined, so that a
+/// machine is asked once per batch.
+fn read_batch<T: Transport>(
+    transport: &mut T,
+    key: StreamKey,
+    max: usize,
+) -> Result<(Chunk, bool), ReadError> {
+    let first = match transport.read(key.0, key.1, max)? {
+        Chunk::Bytes(b) => b,
+        Chunk::End => return Ok((Chunk::End, true)),
+    };
+    let mut joined = BytesMut::new();
+    let mut total = first.len();
+    let mut ended = false;
+    while total < max {
+        match transport.read(key.0, key.1, max - total) {
+            Ok(Chunk::Bytes(more)) => {
+                if joined.is_empty() {
+                    joined.reserve(max);
+                    joined.extend_from_slice(&first);
+                }
+                joined.extend_from_slice(&more);
+                total += more.len();
+            }
+            // The transport tells an end only once.
+            Ok(Chunk::End) => {
+                ended = true;
+                break;
+            }
+            // A loss is met again by the next read.
+            Err(ReadError::Blocked | ReadError::Gone) => break,
+        }
+    }
+    Ok((Chunk::Bytes(if joined.is_empty() { first } else { joined.freeze() }), ended))
+}

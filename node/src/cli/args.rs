@@ -1,0 +1,423 @@
+//! The words of the command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use remote_network_core::id::{Digest, PeerName, RunId};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// A peer-to-peer compute network without a centre.
+///
+/// `remote-network demo` runs a whole network on this machine; `remote-network start` makes this machine a node.
+///
+/// Exit codes: 0 success; 1 the work failed (a run failed, a receipt is not valid, a simulation found a violation);
+/// 2 wrong usage; 3 the node is not running; 4 the node refused or could not do it.
+#[derive(Parser, Debug)]
+#[command(name = "remote-network", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// What belongs to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Configuration file (default: config.toml in the data directory, if it exists).
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Where the node keeps its identity, journal and objects.
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub data_dir: Option<PathBuf>,
+    /// Print machine-readable JSON on standard output.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to log to standard error, e.g. `info` or `remote_network_core=debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// All commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the node in the foreground until Ctrl-C or `stop`.
+    Start(StartArgs),
+    /// Stop the running node.
+    Stop,
+    /// Show how the running node is.
+    Status,
+    /// The node's identity.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Peers the node knows.
+    #[command(subcommand)]
+    Peers(PeersCommand),
+    /// Data in the node's object store.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Services this node and its peers offer.
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Workflows: check, plan and run them.
+    #[command(subcommand)]
+    Workflow(WorkflowCommand),
+    /// Runs of workflows.
+    #[command(subcommand)]
+    Runs(RunsCommand),
+    /// Signed receipts.
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+    /// The configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run a whole network of separate node processes on this machine, with an example workflow over your files.
+    Demo(DemoArgs),
+    /// Run thousands of virtual nodes in virtual time, reproducibly.
+    Simulate(SimulateArgs),
+    /// Find out what is wrong here and how to mend it.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Run guests for a node process (started by the node itself).
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Flags of `start`; each overrides the configuration file and the environment.
+#[derive(Args, Debug, Clone, Default)]
+pub struct StartArgs {
+    /// Which runtime drives the node.
+    #[arg(long, value_enum)]
+    pub driver: Option<DriverName>,
+    /// Address the QUIC socket is bound to.
+    #[arg(long, value_name = "IP")]
+    pub listen: Option<IpAddr>,
+    /// UDP port for QUIC (0: any free one).
+    #[arg(long, value_name = "PORT")]
+    pub quic_port: Option<u16>,
+    /// TCP port of the web page and API on loopback (0: any free one).
+    #[arg(long, value_name = "PORT")]
+    pub api_port: Option<u16>,
+    /// Any other configuration key, e.g. `--set max_peers=20` (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Stop when standard input ends: for a parent process that wants no orphans.
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+    /// Write everything that enters the core to this file, for `simulate --replay`.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub record: Option<PathBuf>,
+}
+
+/// A runtime.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DriverName {
+    /// tokio
+    Tokio,
+    /// smol
+    Smol,
+}
+
+/// `key …`
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Show public key and peer id.
+    Info,
+    /// Print the private key. Whoever has it is this node.
+    Export {
+        /// How it is written.
+        #[arg(long, value_enum, default_value = "hex")]
+        format: KeyFormat,
+        /// Where to (created with mode 0600; default: standard output).
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        output: Option<PathBuf>,
+    },
+    /// Take a private key from a file (32 bytes, or 64 hex digits) as this node's identity.
+    Import {
+        /// The file; `-` for standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Replace an identity that exists already.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Change the passphrase of the keystore.
+    Passphrase {
+        /// Store the key without a passphrase (for unattended nodes).
+        #[arg(long)]
+        remove: bool,
+    },
+}
+
+/// How a private key is written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyFormat {
+    /// 32 raw bytes
+    Binary,
+    /// 64 hex digits
+    Hex,
+}
+
+/// `peers …`
+#[derive(Subcommand, Debug)]
+pub enum PeersCommand {
+    /// All known peers.
+    List,
+    /// One peer: state, path, and why it cannot be reached.
+    Show {
+        /// Its key (key_…) or peer id (40 hex digits).
+        peer: PeerName,
+    },
+    /// Connect to a peer, by key alone or at an address.
+    Connect {
+        /// Its key (key_…) or peer id (40 hex digits).
+        peer: PeerName,
+        /// Where it is, if known (host address and QUIC port).
+        #[arg(long, value_name = "ADDR")]
+        addr: Option<SocketAddr>,
+    },
+}
+
+/// `data …`
+#[derive(Subcommand, Debug)]
+pub enum DataCommand {
+    /// Add files to the object store and print their digests.
+    Add {
+        /// Files; `-` for standard input.
+        #[arg(required = true, value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `service …`
+#[derive(Subcommand, Debug)]
+pub enum ServiceCommand {
+    /// Offer a service.
+    #[command(subcommand)]
+    Add(ServiceAdd),
+    /// Services here and at connected peers.
+    List,
+    /// Stop offering a service.
+    Remove {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+}
+
+/// `service add …`
+#[derive(Subcommand, Debug)]
+pub enum ServiceAdd {
+    /// A WebAssembly module (WASI preview 1 command).
+    Wasm(ServiceAddWasm),
+}
+
+/// `service add wasm …`
+#[derive(Args, Debug)]
+pub struct ServiceAddWasm {
+    /// The module, binary or text form.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub module: PathBuf,
+    /// Name for workflows: a-z, 0-9, `-`, `_`, `.` (default: the file's name).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// For people.
+    #[arg(long, default_value = "")]
+    pub description: String,
+    /// For people.
+    #[arg(long = "service-version", default_value = "1.0.0")]
+    pub version: String,
+    /// It reads no standard input.
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// A directory it reads, by name (repeatable).
+    #[arg(long = "mount-in", value_name = "NAME")]
+    pub mount_in: Vec<String>,
+    /// A directory it writes, by name (repeatable).
+    #[arg(long = "mount-out", value_name = "NAME")]
+    pub mount_out: Vec<String>,
+    /// Memory limit in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub memory_mib: u64,
+    /// Time limit in seconds.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub time_s: u64,
+    /// Limit of one output in MiB.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub output_mib: u64,
+    /// Only this node may run it.
+    #[arg(long, conflicts_with = "allow")]
+    pub private: bool,
+    /// Only this node and these peers may run it (repeatable).
+    #[arg(long, value_name = "KEY")]
+    pub allow: Vec<remote_network_core::id::PublicKey>,
+}
+
+/// `workflow …`
+#[derive(Subcommand, Debug)]
+pub enum WorkflowCommand {
+    /// Check a workflow file without running it.
+    Validate {
+        /// YAML or JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Show what would run where, and why.
+    Plan {
+        /// YAML or JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Run a workflow.
+    Run {
+        /// YAML or JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Return as soon as the run is journaled.
+        #[arg(long)]
+        detach: bool,
+        /// Run id to use (32 hex digits): the same id and workflow again is the same run.
+        #[arg(long, value_name = "ID")]
+        run_id: Option<RunId>,
+        /// Write the results to this directory.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
+    /// Workflows that were run, with their last run.
+    List,
+}
+
+/// `runs …`
+#[derive(Subcommand, Debug)]
+pub enum RunsCommand {
+    /// All runs, newest first.
+    List,
+    /// One run with its tasks.
+    Show {
+        /// Its id.
+        run: RunId,
+    },
+    /// What a task wrote to standard error.
+    Logs {
+        /// The run.
+        run: RunId,
+        /// The task (default: every task).
+        task: Option<String>,
+    },
+    /// Write results and receipts to a directory.
+    Fetch {
+        /// The run.
+        run: RunId,
+        /// Where to.
+        #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+        output: PathBuf,
+    },
+    /// Cancel a run.
+    Cancel {
+        /// The run.
+        run: RunId,
+    },
+}
+
+/// `receipt …`
+#[derive(Subcommand, Debug)]
+pub enum ReceiptCommand {
+    /// Verify a receipt offline.
+    Verify {
+        /// The file that `runs fetch` wrote.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+}
+
+/// `config …`
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Print a documented configuration file with all defaults.
+    Generate,
+    /// Check the configuration and show each value with its origin.
+    Check {
+        /// The file (default: the one `start` would read).
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
+}
+
+/// `demo …`
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Text files to count the words of (default: texts that the binary carries).
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+    /// End after the run instead of leaving the network running until Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+    /// Node processes, of which the last runs on smol.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(4..=32))]
+    pub nodes: u8,
+    /// Keep the data directories under this one (default: a temporary directory, removed at the end).
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub keep: Option<PathBuf>,
+}
+
+/// `simulate …`
+#[derive(Args, Debug)]
+pub struct SimulateArgs {
+    /// Virtual nodes.
+    #[arg(long, default_value_t = 100)]
+    pub peers: u32,
+    /// Virtual time, e.g. 90s, 10m, 1h.
+    #[arg(long, default_value = "10m", value_parser = parse_duration)]
+    pub duration: std::time::Duration,
+    /// Everything random follows from it.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Kind of scenario.
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Replay a recording of a real node (`start --record`) instead.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub replay: Option<PathBuf>,
+}
+
+/// Reads a number with a unit: `500ms`, `90s`, `10m`, `2h`.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` does not start with a number; write e.g. 90s, 10m, 1h"))?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(format!("`{unit}` is no unit of time; use ms, s, m or h")),
+    };
+    match number.checked_mul(millis) {
+        Some(ms) if ms > 0 => Ok(std::time::Duration::from_millis(ms)),
+        _ => Err("a duration is more than nothing and less than for ever".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("10m"), Ok(std::time::Duration::from_secs(600)));
+        assert_eq!(parse_duration("1500ms"), Ok(std::time::Duration::from_millis(1500)));
+        assert!(parse_duration("ten").is_err_and(|e| e.contains("number")));
+        assert!(parse_duration("5 fortnights").is_err_and(|e| e.contains("unit")));
+        assert!(parse_duration("0s").is_err());
+    }
+}
