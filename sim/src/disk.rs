@@ -412,6 +412,14 @@ impl Disk {
         self.blobs.crash(&mut self.draw);
     }
 
+    /// An orderly end: everything asked for is written.
+    pub fn flush(&mut self) {
+        for (lsn, ops) in self.owed.drain(..).chain(self.under_way.drain(..)) {
+            self.journal.apply(lsn, ops);
+        }
+        self.free_ns = 0;
+    }
+
     /// The disk is gone and an empty one is in its place (amnesia).
     pub fn forget(&mut self) {
         self.under_way.clear();
