@@ -1,0 +1,86 @@
+//! What a node is told at its start.
+
+use crate::id::{DhtId, Keypair, Lsn};
+use crate::limits::{IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, PEERS_MAX};
+use crate::store::StoredRecord;
+use crate::time::Duration;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// What a node is told at its start and keeps for its life. Names and defaults are those of the configuration file.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Who it is.
+    pub keypair: Keypair,
+    /// Topics it meets others under (SHA-1 of their names).
+    pub topics: Vec<DhtId>,
+    /// Connected peers wanted at the most.
+    pub max_peers: usize,
+    /// Connected peers below which known ones are dialled.
+    pub min_peers: usize,
+    /// Whether the node is reachable from everywhere at the addresses it publishes.
+    pub public: bool,
+    /// Addresses to publish; empty: those peers observe.
+    pub public_addrs: Vec<SocketAddr>,
+    /// Publish a record although the node is not public (private, offline and demonstration networks).
+    pub publish_private: bool,
+    /// Loopback and private addresses of others are dialled, and our own are published.
+    pub private_network: bool,
+    /// Jobs running at once.
+    pub jobs_running_max: usize,
+    /// Whether jobs of other peers are accepted.
+    pub accept_jobs: bool,
+    /// A connection without activity for this long is closed.
+    pub idle_close_after: Duration,
+    /// How often the record is stored again.
+    pub republish_every: Duration,
+    /// How often topics are searched.
+    pub discover_every: Duration,
+}
+
+impl NodeConfig {
+    /// The usual configuration of a node with this key.
+    pub fn new(keypair: Keypair) -> Self {
+        Self {
+            keypair,
+            topics: Vec::new(),
+            max_peers: PEERS_MAX,
+            min_peers: 5,
+            public: false,
+            public_addrs: Vec::new(),
+            publish_private: false,
+            private_network: false,
+            jobs_running_max: JOBS_RUNNING_MAX,
+            accept_jobs: true,
+            idle_close_after: IDLE_CLOSE_AFTER,
+            republish_every: Duration::from_secs(1800),
+            discover_every: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The journal as the store gives it back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Journal {
+    /// Chosen at random when the journal was made: another id means that everything before is forgotten (amnesia).
+    pub id: u64,
+    /// The last batch ever committed, also when its records are forgotten.
+    pub last: Lsn,
+    /// What is left, in journal order.
+    pub records: Vec<StoredRecord>,
+}
+
+/// Why a node cannot start from what the store gave back.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RecoverError {
+    /// A record does not decode. The operator decides; nothing is guessed.
+    #[error("journal record {lsn} of room {room} does not decode: {why}")]
+    Record {
+        /// Its position.
+        lsn: u64,
+        /// Its room.
+        room: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+}

@@ -1,0 +1,132 @@
+//! `remote-network doctor`: what is wrong here, and the command that mends it.
+
+use crate::config::Settings;
+use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// Whether a node cannot run like this.
+    pub fatal: bool,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub mend: Option<String>,
+}
+
+/// Socket buffers below this lose packets at a few hundred Mbit/s.
+const UDP_BUFFER_WANTED: u64 = 2 << 20;
+/// Free space below this is soon full.
+const DISK_WANTED: u64 = 1 << 30;
+/// A clock before this moment (2025-01-01) was never set.
+const CLOCK_FLOOR: u64 = 1_735_689_600;
+
+/// Looks at everything a node needs.
+pub fn examine(s: &Settings) -> Vec<Finding> {
+    vec![data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(), clock(), dht(s), worker(s)]
+}
+
+fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
+    Finding { check, ok, fatal, found, mend }
+}
+
+fn data_dir(dir: &Path) -> Finding {
+    let probe = dir.join(".doctor");
+    let written = std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::File::create(&probe))
+        .and_then(|mut f| f.write_all(b"x").and_then(|()| f.sync_all()))
+        .and_then(|()| std::fs::remove_file(&probe));
+    match written {
+        Ok(()) => finding("data directory", true, true, format!("{} can be written", dir.display()), None),
+        Err(e) => finding(
+            "data directory",
+            false,
+            true,
+            format!("{} cannot be written: {e}", dir.display()),
+            Some(format!("sudo chown -R \"$USER\" {}   (or choose another with --data-dir)", dir.display())),
+        ),
+    }
+}
+
+fn disk(dir: &Path) -> Finding {
+    match rustix::fs::statvfs(dir) {
+        Ok(v) => {
+            let free = v.f_bavail.saturating_mul(v.f_frsize);
+            let found = format!("{} MiB free", free >> 20);
+            let mend = "free some space, or set `blobs_quota_bytes` lower".to_owned();
+            finding("disk", free >= DISK_WANTED, false, found, Some(mend))
+        }
+        Err(e) => finding("disk", false, false, format!("cannot be measured: {e}"), None),
+    }
+}
+
+fn udp_port(s: &Settings) -> Finding {
+    let addr = SocketAddr::new(s.listen, s.quic_port);
+    match UdpSocket::bind(addr) {
+        Ok(_) => finding("UDP port", true, false, format!("{addr} is free"), None),
+        Err(e) => {
+            let mend = "if no node runs here, choose another with `quic_port`".to_owned();
+            finding("UDP port", false, false, format!("{addr} cannot be had: {e}"), Some(mend))
+        }
+    }
+}
+
+fn udp_buffers() -> Finding {
+    let read = |name: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?.trim().parse().ok()
+    };
+    match (read("rmem_max"), read("wmem_max")) {
+        (Some(r), Some(w)) => {
+            let mend = format!("sudo sysctl -w net.core.rmem_max={UDP_BUFFER_WANTED} net.core.wmem_max={UDP_BUFFER_WANTED}");
+            let ok = r.min(w) >= UDP_BUFFER_WANTED;
+            finding("UDP buffers", ok, false, format!("at most {r} B received, {w} B sent"), Some(mend))
+        }
+        _ => finding("UDP buffers", true, false, "not told by this system".into(), None),
+    }
+}
+
+fn clock() -> Finding {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let mend = "sudo timedatectl set-ntp true".to_owned();
+    finding("clock", now >= CLOCK_FLOOR, true, format!("{now} s since 1970"), Some(mend))
+}
+
+fn dht(s: &Settings) -> Finding {
+    use crate::config::DhtModeKey;
+    match s.dht_mode {
+        DhtModeKey::Off => finding(
+            "DHT",
+            false,
+            false,
+            "switched off: peers are found only by address".into(),
+            Some("set `dht_mode = \"public\"`, or \"private\" with `dht_bootstrap`".into()),
+        ),
+        DhtModeKey::Private if s.dht_bootstrap.is_empty() && !s.dht_seed => finding(
+            "DHT",
+            false,
+            false,
+            "private, without a bootstrap and not a seed: it will be alone".into(),
+            Some("set `dht_bootstrap` to the network's seeds, or `dht_seed = true`".into()),
+        ),
+        DhtModeKey::Private => {
+            finding("DHT", true, false, format!("private, {} bootstrap node(s)", s.dht_bootstrap.len()), None)
+        }
+        DhtModeKey::Public => finding("DHT", true, false, "public Mainline DHT".into(), None),
+    }
+}
+
+fn worker(s: &Settings) -> Finding {
+    let found = if s.accept_jobs {
+        format!("jobs of peers are taken, {} at once", s.jobs_running_max)
+    } else {
+        "jobs of peers are refused (`accept_jobs = false`)".to_owned()
+    };
+    finding("jobs", true, false, found, None)
+}

@@ -1,0 +1,369 @@
+//! `remote-network start`: puts a node together and runs it until it is told to stop.
+//!
+//! The order matters. The data directory is locked and the journal read first, so that two processes never share an
+//! identity. The key is unlocked before anything listens. Ports start before the core, because the core asks them from
+//! its first moment. The API comes last: its address file says that the node is ready. At the end the order is
+//! reversed, and the journal is closed when nobody can write to it any more.
+
+use crate::api::{ApiBlobs, ApiConfig, ApiServer, BlobError, CoreHandle, OpenBlob};
+use crate::cli::{ADDRESS_FILE, Failure};
+use crate::config::{Config, DhtModeKey, DriverKey, Settings};
+use crate::keystore::{self, Keystore, Passphrase};
+use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
+use crate::ports::dht::{DhtConfig, DhtMode, DhtPort};
+use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::store::{self, JournalOptions, JournalPort};
+use async_channel::Sender;
+use remote_network_core::action::{Action, ActionSink};
+use remote_network_core::command::Command;
+use remote_network_core::drive::Recorder;
+use remote_network_core::event::Event;
+use remote_network_core::id::{DhtId, Digest, Keypair};
+use remote_network_core::job::workflow::ObjectRef;
+use remote_network_core::node::{Journal, Node, NodeConfig};
+use remote_network_core::port::BlobFailed;
+use remote_network_core::time::{Duration, Instant, UnixTime};
+use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
+use remote_network_core::transport::tls;
+use ring::rand::SecureRandom as _;
+use serde_json::json;
+use sha1::Digest as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a start is told beyond the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Say readiness as one line of JSON.
+    pub json: bool,
+    /// Stop when standard input ends.
+    pub until_stdin_closes: bool,
+    /// Make a first key without a passphrase.
+    pub unencrypted_key: bool,
+    /// Record everything that enters the core.
+    pub record: Option<PathBuf>,
+}
+
+/// Runs a node until it stops.
+pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
+    let s = &config.settings;
+    let (events, inbox) = remote_network_driver_tokio::event_channel();
+    let opened = store::open(&s.data_dir, JournalOptions::default(), events.clone())
+        .map_err(|e| Failure::work(e.to_string()))?;
+    let dir = opened.port.dir().to_owned();
+    let keypair = identity(&dir, s, options)?;
+    let blobs = BlobStore::open(&dir, s.blobs_quota_bytes).map_err(|e| Failure::work(e.to_string()))?;
+    let core = CoreHandle::new(events.clone(), u64::from_be_bytes(random()?));
+    let shared = Arc::new(SharedBlobs(blobs.clone()));
+    let engine_config = EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
+    let ports = Ports {
+        journal: opened.port,
+        blobs: BlobPort::start(&blobs, &events)?,
+        dht: DhtPort::start(dht_config(s), events.clone()),
+        engine: EnginePort::start(engine_config, shared.clone(), events.clone())
+            .map_err(|e| Failure::work(e.to_string()))?,
+        core: core.clone(),
+        events,
+    };
+    let journal = Journal {
+        id: u64::from_be_bytes(opened.identity.store_id.first_chunk().copied().unwrap_or_default()),
+        last: opened.identity.last_lsn,
+        records: opened.records,
+    };
+    let bound = SocketAddr::new(s.listen, s.quic_port);
+    let assembly = Assembly { node: node_config(s, keypair.clone()), keypair, journal, seed: random()?, bound };
+    let recorder = options.record.as_deref().map(|path| recorder(path, &assembly)).transpose()?;
+
+    let api = ApiServer::start(
+        &ApiConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, s.api_port)), data_dir: dir.clone() },
+        core.clone(),
+        shared,
+    )
+    .map_err(|e| Failure::work(e.to_string()))?;
+    let address_file = dir.join(ADDRESS_FILE);
+    std::fs::write(&address_file, format!("{}\n", api.addr()))?;
+    announce(&api, &assembly, options)?;
+    stop_on_signals(&core, options.until_stdin_closes)?;
+
+    let ended = match s.driver {
+        DriverKey::Tokio => on_tokio(assembly, ports, inbox, recorder),
+        DriverKey::Smol => on_smol(assembly, ports, inbox, recorder),
+    };
+    core.stopped();
+    api.stop();
+    // Gone already when somebody cleaned up; then nothing is left to say.
+    let _gone = std::fs::remove_file(&address_file);
+    match ended? {
+        None => Ok(()),
+        Some(fault) => Err(Failure::work(format!("the node stopped: {fault}"))
+            .with_hint("nothing that was acknowledged is lost; mend the cause and start again")),
+    }
+}
+
+/// The node's key: unlocked, or made at the first start.
+fn identity(dir: &Path, s: &Settings, options: &Options) -> Result<Keypair, Failure> {
+    let path = dir.join(keystore::KEYSTORE_FILE);
+    let fail = |e: keystore::KeystoreError| Failure::work(e.to_string());
+    let file = s.passphrase_file.as_deref();
+    if path.exists() {
+        let stored = Keystore::open(&path).map_err(fail)?;
+        let passphrase = if stored.is_encrypted() {
+            Passphrase::obtain(file, Some("Passphrase of this node's key: ")).map_err(fail)?
+        } else {
+            None
+        };
+        return stored.unlock(passphrase.as_ref()).map_err(fail);
+    }
+    let passphrase = if options.unencrypted_key {
+        None
+    } else {
+        let chosen = Passphrase::obtain(file, Some("Choose a passphrase for this node's new key: ")).map_err(fail)?;
+        Some(chosen.ok_or_else(|| {
+            Failure::usage("this node has no key yet, and there is nobody to ask for a passphrase").with_hint(
+                "set REMOTE_NETWORK_PASSPHRASE or `passphrase_file`, or choose `--unencrypted-key` for an unattended node",
+            )
+        })?)
+    };
+    let keypair = keystore::generate().map_err(fail)?;
+    Keystore::create(&path, &keypair, passphrase.as_ref()).map_err(fail)?;
+    Ok(keypair)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut out = [0; N];
+    ring::rand::SystemRandom::new().fill(&mut out).map_err(|_| Failure::work("no random bytes to be had"))?;
+    Ok(out)
+}
+
+fn dht_config(s: &Settings) -> DhtConfig {
+    DhtConfig {
+        mode: match s.dht_mode {
+            DhtModeKey::Public => DhtMode::Client,
+            DhtModeKey::Private => DhtMode::Private { seed: s.dht_seed },
+            DhtModeKey::Off => DhtMode::Off,
+        },
+        port: Some(s.dht_port),
+        bind: s.dht_bind,
+        bootstrap: s.dht_bootstrap.clone(),
+    }
+}
+
+fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
+    let private_network = s.dht_mode == DhtModeKey::Private || s.publish_private_addrs;
+    NodeConfig {
+        keypair,
+        topics: s.topics.iter().map(|t| DhtId(sha1::Sha1::digest(t.as_bytes()).into())).collect(),
+        max_peers: s.max_peers,
+        min_peers: s.min_peers,
+        public: s.public,
+        public_addrs: s.public_addrs.clone(),
+        publish_private: s.publish_private_addrs,
+        private_network,
+        jobs_running_max: s.jobs_running_max,
+        accept_jobs: s.accept_jobs,
+        idle_close_after: Duration::from_secs(s.quic_idle_timeout),
+        republish_every: Duration::from_secs(s.metadata_republish_interval),
+        discover_every: Duration::from_secs(s.discovery_interval),
+    }
+}
+
+/// Everything a core is made of, before a driver's clock exists.
+struct Assembly {
+    node: NodeConfig,
+    keypair: Keypair,
+    journal: Journal,
+    seed: [u8; 32],
+    bound: SocketAddr,
+}
+
+impl Assembly {
+    fn build(self, base: std::time::Instant, now: Instant, wall: UnixTime) -> Result<Node<QuicTransport>, Failure> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let crypto = tls::crypto(&self.keypair, provider).map_err(|e| Failure::work(e.to_string()))?;
+        let transport = QuicTransport::new(QuicConfig::new(crypto, base, self.seed));
+        Node::restore(self.node, transport, self.seed, now, wall, self.journal).map_err(|e| {
+            Failure::work(e.to_string())
+                .with_hint("the journal was written by a newer version, or is damaged; restore a backup")
+        })
+    }
+}
+
+fn listen_failed(bound: SocketAddr, e: &io::Error) -> Failure {
+    Failure::work(format!("cannot listen on UDP {bound}: {e}"))
+        .with_hint("choose another port with --quic-port, or 0 for any free one")
+}
+
+fn on_tokio(
+    assembly: Assembly,
+    ports: Ports,
+    inbox: async_channel::Receiver<Event>,
+    recorder: Option<Recorder>,
+) -> Result<Option<String>, Failure> {
+    use remote_network_driver_tokio::{BindOptions, Clock, Driver, bind};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let bound = assembly.bound;
+    let clock = Clock::start();
+    let node = assembly.build(clock.base(), clock.now(), clock.wall())?;
+    let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+    let mut driver = Driver::new(node, socket, ports, inbox, clock);
+    if let Some(recorder) = recorder {
+        driver = driver.with_recorder(recorder);
+    }
+    let stopped = runtime.block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
+    Ok(stopped.fault)
+}
+
+fn on_smol(
+    assembly: Assembly,
+    ports: Ports,
+    inbox: async_channel::Receiver<Event>,
+    recorder: Option<Recorder>,
+) -> Result<Option<String>, Failure> {
+    use remote_network_driver_smol::{BindOptions, Clock, Driver, bind};
+    let bound = assembly.bound;
+    let clock = Clock::start();
+    let node = assembly.build(clock.base(), clock.now(), clock.wall())?;
+    let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+    let mut driver = Driver::new(node, socket, ports, inbox, clock);
+    if let Some(recorder) = recorder {
+        driver = driver.with_recorder(recorder);
+    }
+    let stopped = smol::block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
+    Ok(stopped.fault)
+}
+
+fn announce(api: &ApiServer, assembly: &Assembly, options: &Options) -> Result<(), Failure> {
+    let key = assembly.keypair.public();
+    let page = format!("http://localhost:{}", api.addr().port());
+    if options.json {
+        let ready = json!({"ready": true, "key": key.to_string(), "peer_id": key.peer_id().to_string(), "page": page});
+        println!("{ready}");
+        return Ok(());
+    }
+    println!("node     {key}");
+    println!("peer id  {}", key.peer_id());
+    println!("page     {page}");
+    println!("sign in  {}", api.sign_in_link()?);
+    println!("how it is reachable: `remote-network status`; Ctrl-C stops it");
+    Ok(())
+}
+
+/// Turns signals and the end of standard input into an orderly shutdown.
+fn stop_on_signals(core: &CoreHandle, until_stdin_closes: bool) -> Result<(), Failure> {
+    let handle = core.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+                tracing::error!("signals cannot be watched: only `remote-network stop` ends this node in order");
+                return;
+            };
+            tokio::select! {
+                _ = int.recv() => {}
+                _ = term.recv() => {}
+            }
+            shut_down(&handle).await;
+        });
+    })?;
+    if until_stdin_closes {
+        let handle = core.clone();
+        std::thread::Builder::new().name("stdin".into()).spawn(move || {
+            let mut sink = [0; 64];
+            // The end and an error mean the same: whoever started us is gone.
+            while matches!(io::stdin().read(&mut sink), Ok(n) if n > 0) {}
+            smol::block_on(shut_down(&handle));
+        })?;
+    }
+    Ok(())
+}
+
+async fn shut_down(handle: &CoreHandle) {
+    if let Err(e) = handle.command(Command::Shutdown).await {
+        tracing::debug!(error = %e, "the node had stopped before it was asked to");
+    }
+}
+
+fn recorder(path: &Path, assembly: &Assembly) -> Result<Recorder, Failure> {
+    let file = File::create_new(path)
+        .map_err(|e| Failure::usage(format!("cannot record to {}: {e}", path.display())))?;
+    let public = assembly.keypair.public();
+    tracing::warn!(%public, file = %path.display(), "recording everything that enters the core");
+    crate::recording::recorder(file, assembly.seed, &assembly.journal)
+        .map_err(|e| Failure::work(format!("cannot record to {}: {e}", path.display())))
+}
+
+/// Hands every action of the core to its port.
+struct Ports {
+    journal: JournalPort,
+    blobs: BlobPort,
+    dht: DhtPort,
+    engine: EnginePort,
+    core: CoreHandle,
+    events: Sender<Event>,
+}
+
+impl ActionSink for Ports {
+    fn submit(&mut self, action: Action) {
+        let Some(action) = self.core.deliver(action) else { return };
+        let refused = match action {
+            Action::Persist { lsn, ops } => self.journal.submit(lsn, ops),
+            Action::Blob { op, request } => self.blobs.submit(op, request),
+            Action::Dht { op, request } => self.dht.submit(op, request),
+            Action::Engine { job, request } => {
+                self.engine.submit(job, request);
+                Ok(())
+            }
+            Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
+        };
+        if let Err(refused) = refused
+            && let Err(e) = self.events.try_send(refused.into_event())
+        {
+            // The core's own limits keep the channel below its bound; a core that cannot be told must not go on.
+            tracing::error!(error = %e, "a port's refusal cannot be told to the core: stopping");
+            std::process::abort();
+        }
+    }
+}
+
+/// The object store as the API and the engine see it.
+struct SharedBlobs(BlobStore);
+
+fn blob_error(e: BlobFailed) -> BlobError {
+    match e {
+        BlobFailed::NotFound => BlobError::NotFound,
+        BlobFailed::Full => BlobError::Full,
+        BlobFailed::Corrupt | BlobFailed::Io(_) => BlobError::Io(io::Error::other(e.to_string())),
+    }
+}
+
+impl ApiBlobs for SharedBlobs {
+    fn open(&self, digest: &Digest) -> Result<OpenBlob, BlobError> {
+        let reader = self.0.open_reader(digest).map_err(blob_error)?;
+        let len = reader.metadata()?.len();
+        Ok(OpenBlob { len, reader: Box::new(reader) })
+    }
+
+    fn import(&self, reader: &mut dyn Read) -> Result<ObjectRef, BlobError> {
+        self.0.import(reader).map_err(|e| match e {
+            ImportError::Store(e) => blob_error(e),
+            ImportError::Source(e) => BlobError::Io(e),
+        })
+    }
+}
+
+impl EngineBlobs for SharedBlobs {
+    fn open(&self, digest: &Digest) -> io::Result<File> {
+        self.0.open_reader(digest).map_err(|e| match e {
+            BlobFailed::NotFound => io::Error::new(io::ErrorKind::NotFound, e),
+            BlobFailed::Full | BlobFailed::Corrupt | BlobFailed::Io(_) => io::Error::other(e),
+        })
+    }
+
+    fn import(&self, from: &mut dyn Read) -> io::Result<(Digest, u64)> {
+        self.0.import(from).map(|o| (o.digest, o.len)).map_err(io::Error::other)
+    }
+}
