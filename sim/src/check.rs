@@ -125,6 +125,14 @@ pub enum Violation {
         /// Its state.
         state: &'static str,
     },
+    /// A run failed although nothing gave it a reason to.
+    #[error("run {run:?} failed although nothing went wrong: {why}")]
+    RunFailed {
+        /// The run.
+        run: RunId,
+        /// Its requester's words.
+        why: String,
+    },
     /// Something did not come to rest although all faults are over.
     #[error("not at rest at the end of the liveness phase: {0}")]
     Restless(String),
@@ -194,11 +202,11 @@ impl Checks {
         self.watches.push(watch);
     }
 
-    /// A host begins a life.
-    pub fn begins(&mut self, host: HostId) {
+    /// A host begins a life with a journal that ends there.
+    pub fn begins(&mut self, host: HostId, journal: Lsn) {
         if let Some(watch) = self.watches.get_mut(host as usize) {
             watch.ops.clear();
-            watch.last_lsn = Lsn(0);
+            watch.last_lsn = journal;
         }
     }
 
@@ -475,7 +483,7 @@ mod tests {
         see(&mut c, put(5, b"a", 1));
         see(&mut c, put(5, b"a", 2));
         assert!(c.violations().is_empty());
-        c.begins(0);
+        c.begins(0, Lsn(0));
         see(&mut c, put(4, b"a", 1));
         assert_eq!(only(&c), &Violation::SeqWentBack { last: 5, got: 4 });
     }

@@ -12,6 +12,7 @@
 use crate::draw::Draw;
 use bytes::Bytes;
 use remote_network_core::id::{Digest, Lsn};
+use remote_network_core::node::Journal as Restored;
 use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use remote_network_core::store::{StoreOp, StoredRecord, Subject};
 use serde::{Deserialize, Serialize};
@@ -52,8 +53,8 @@ impl Default for DiskSpec {
 }
 
 /// The journal as it is on the platters.
-#[derive(Default)]
 pub struct Journal {
+    id: u64,
     records: BTreeMap<u64, StoredRecord>,
     by_subject: BTreeMap<Subject, Vec<u64>>,
     next: u64,
@@ -61,6 +62,12 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// An empty journal with the id it will always have.
+    pub fn new(id: u64) -> Self {
+        let (records, by_subject) = (BTreeMap::new(), BTreeMap::new());
+        Self { id, records, by_subject, next: 0, durable: Lsn(0) }
+    }
+
     /// Applies one batch.
     pub fn apply(&mut self, lsn: Lsn, ops: Vec<StoreOp>) {
         for op in ops {
@@ -91,9 +98,9 @@ impl Journal {
         }
     }
 
-    /// Everything durable, in journal order: what a core is restored from.
-    pub fn records(&self) -> Vec<StoredRecord> {
-        self.records.values().cloned().collect()
+    /// Everything durable: what a core is restored from.
+    pub fn restore(&self) -> Restored {
+        Restored { id: self.id, last: self.durable, records: self.records.values().cloned().collect() }
     }
 
     /// Records kept.
@@ -316,6 +323,7 @@ pub struct Disk {
     draw: Draw,
     free_ns: u64,
     batches_lost: u64,
+    failures: u64,
 }
 
 /// What a commit will come to.
@@ -339,16 +347,17 @@ const OWED_MAX: usize = 8;
 
 impl Disk {
     /// An empty disk.
-    pub fn new(spec: DiskSpec, draw: Draw) -> Self {
+    pub fn new(spec: DiskSpec, mut draw: Draw) -> Self {
         Self {
             spec,
             blobs: Blobs::new(spec.blob_bytes_max),
-            journal: Journal::default(),
+            journal: Journal::new(draw.next_u64()),
             under_way: VecDeque::new(),
             owed: VecDeque::new(),
             draw,
             free_ns: 0,
             batches_lost: 0,
+            failures: 0,
         }
     }
 
@@ -360,6 +369,11 @@ impl Disk {
     /// Batches that crashes have taken.
     pub fn batches_lost(&self) -> u64 {
         self.batches_lost
+    }
+
+    /// Commits that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// Batches asked for and not yet durable.
@@ -375,6 +389,7 @@ impl Disk {
         let at_ns = (now_ns + took_ns).max(self.free_ns);
         self.free_ns = at_ns;
         if self.draw.chance_ppm(self.spec.fail_ppm) {
+            self.failures += 1;
             return Commit::Failed { at_ns };
         }
         self.under_way.push_back((lsn, ops));
@@ -424,7 +439,7 @@ impl Disk {
     pub fn forget(&mut self) {
         self.under_way.clear();
         self.owed.clear();
-        self.journal = Journal::default();
+        self.journal = Journal::new(self.draw.next_u64());
         self.blobs = Blobs::new(self.spec.blob_bytes_max);
     }
 }
@@ -460,7 +475,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_journal_keeps_what_a_list_of_records_would(ops in proptest::collection::vec((0..3u8, 0..4u8, any::<u8>()), 0..60)) {
-            let mut journal = Journal::default();
+            let mut journal = Journal::new(1);
             let mut model: Vec<(Subject, u8)> = Vec::new();
             for (n, (kind, s, record)) in ops.into_iter().enumerate() {
                 journal.apply(Lsn(n as u64 + 1), vec![op(kind, s, record)]);
@@ -471,7 +486,7 @@ mod tests {
                     model.push((subject(s), record));
                 }
             }
-            let got: Vec<(Subject, u8)> = journal.records().into_iter().map(|r| (r.subject, r.record[0])).collect();
+            let got: Vec<(Subject, u8)> = journal.restore().records.into_iter().map(|r| (r.subject, r.record[0])).collect();
             prop_assert_eq!(got, model);
         }
     }

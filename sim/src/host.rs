@@ -10,9 +10,8 @@ use crate::net::Flight;
 use remote_network_core::action::Action;
 use remote_network_core::event::Event;
 use remote_network_core::id::{CommandId, OpId};
-use remote_network_core::node::{Node, NodeConfig, RecoverError};
+use remote_network_core::node::{Journal, Node, NodeConfig, RecoverError};
 use remote_network_core::rng::Rng;
-use remote_network_core::store::StoredRecord;
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::Transmit;
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
@@ -30,7 +29,7 @@ pub struct Birth {
     /// The wall clock at its start; its own clock starts at zero.
     pub wall: UnixTime,
     /// What its journal holds.
-    pub records: Vec<StoredRecord>,
+    pub journal: Journal,
 }
 
 /// A core as the world drives it. The real one is [`Node`]; the world's own tests drive a toy.
@@ -52,7 +51,7 @@ pub trait Core: Sized {
 impl Core for Node<QuicTransport> {
     fn restore(birth: Birth) -> Result<Self, RecoverError> {
         let transport = QuicTransport::new(birth.quic);
-        Node::restore(birth.config, transport, birth.seed, Instant::ZERO, birth.wall, birth.records)
+        Node::restore(birth.config, transport, birth.seed, Instant::ZERO, birth.wall, birth.journal)
     }
 
     fn handle(&mut self, now: Instant, wall: UnixTime, event: Event) {

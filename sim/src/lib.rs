@@ -11,7 +11,10 @@ pub mod expect;
 pub mod fold;
 pub mod host;
 pub mod net;
+pub mod plan;
 pub mod queue;
+pub mod report;
+pub mod scenario;
 pub mod trace;
 pub mod world;
 

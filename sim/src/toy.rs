@@ -36,8 +36,8 @@ const EVERY: Duration = Duration::from_secs(1);
 
 impl Core for Toy {
     fn restore(birth: Birth) -> Result<Self, RecoverError> {
-        let count = birth.records.iter().map(|r| u64::from(r.record[0])).max().unwrap_or(0);
-        let lsn = birth.records.iter().map(|r| r.lsn).max().unwrap_or(Lsn(0));
+        let count = birth.journal.records.iter().map(|r| u64::from(r.record[0])).max().unwrap_or(0);
+        let lsn = birth.journal.last;
         Ok(Self {
             config: birth.config,
             rng: Rng::from_seed(birth.seed),
@@ -139,9 +139,9 @@ mod tests {
             let crypto = realm.crypto(&keypair.public(), [n; 32], [n; 32]);
             let targets = (0..hosts).filter(|m| *m != n);
             let config = NodeConfig {
-                keypair,
+                public: true,
                 public_addrs: targets.map(|m| SocketAddr::from(([45, 0, 0, m + 1], 30906))).collect(),
-                ..config()
+                ..NodeConfig::new(keypair)
             };
             let clock = Clock { drift_ppb: i32::from(n) * 50_000, wall_off_ms: i64::from(n) * 1000 };
             let spec = HostSpec {
@@ -158,18 +158,6 @@ mod tests {
         }
         (0..u32::from(hosts)).for_each(|id| world.start(id));
         world
-    }
-
-    fn config() -> NodeConfig {
-        NodeConfig {
-            keypair: Keypair::from_seed(&[0; 32]),
-            topics: Vec::new(),
-            max_peers: 8,
-            public: true,
-            public_addrs: Vec::new(),
-            jobs_running_max: 4,
-            accept_jobs: true,
-        }
     }
 
     fn rough() -> Quality {

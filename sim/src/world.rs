@@ -214,18 +214,18 @@ impl<C: Core> World<C> {
         if real_tls {
             host.tls_rng = Some(remote_network_core::rng::Rng::derive(&core_seed, "tls"));
         }
-        let records = host.disk.journal().records();
-        for record in &records {
+        let journal = host.disk.journal().restore();
+        for record in &journal.records {
             self.trace.step(now_ns, id, Kind::Started, &record.record);
         }
         self.trace.step(now_ns, id, Kind::Started, &host.life.to_le_bytes());
-        self.checks.begins(id);
+        self.checks.begins(id, journal.last);
         let birth = Birth {
             config: host.config.clone(),
             quic: QuicConfig::new(crypto, base, derive_seed(&core_seed, "quic")),
             seed: core_seed,
             wall: host.clock.wall(now_ns),
-            records,
+            journal,
         };
         match seeded_restore(host, birth) {
             Ok(()) => {
