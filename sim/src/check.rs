@@ -125,6 +125,9 @@ pub enum Violation {
         /// Its state.
         state: &'static str,
     },
+    /// A fetch was said to be done and the object is not there, or another one is.
+    #[error("object {0:?} was said to be fetched, and is not there")]
+    WrongTransfer(Digest),
     /// A run failed although nothing gave it a reason to.
     #[error("run {run:?} failed although nothing went wrong: {why}")]
     RunFailed {

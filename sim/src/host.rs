@@ -3,75 +3,117 @@
 //! The machine outlives its core: a crash takes the core and what was under way, a restart builds a new one from the
 //! disk. Every start is a new *life*; answers meant for an earlier life are dropped, as a dead process hears nothing.
 
+use crate::crypto::null::Realm;
 use crate::crypto::seeded_tls;
 use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::net::Flight;
+use crate::replay::Tape;
 use remote_network_core::action::Action;
+use remote_network_core::drive::{Call, Driven};
 use remote_network_core::event::Event;
 use remote_network_core::id::{CommandId, OpId};
 use remote_network_core::node::{Journal, Node, NodeConfig, RecoverError};
 use remote_network_core::rng::Rng;
-use remote_network_core::time::{Deadline, Instant, UnixTime};
+use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transport::Transmit;
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
+use remote_network_core::transport::tls::{self, TlsError};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
+use std::io::Write;
+use thiserror::Error;
 
-/// What a core is built from.
+/// What cryptography a node runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cryptography {
+    /// TLS with randomness from this seed.
+    Tls([u8; 32]),
+    /// The null session.
+    Null {
+        /// The realm's secret.
+        realm: [u8; 32],
+        /// Feeds its nonces.
+        seed: [u8; 32],
+        /// Keys its reset tokens; outlives restarts.
+        reset_secret: [u8; 32],
+    },
+}
+
+/// Everything a core is built from: with the calls made into it, this is the whole of its run.
+#[derive(Clone, Debug)]
 pub struct Birth {
-    /// Its configuration.
+    /// Its configuration, private key included.
     pub config: NodeConfig,
-    /// How its transport is set up.
-    pub quic: QuicConfig,
+    /// What its journal holds.
+    pub journal: Journal,
     /// Feeds its generator.
     pub seed: [u8; 32],
     /// The wall clock at its start; its own clock starts at zero.
     pub wall: UnixTime,
-    /// What its journal holds.
-    pub journal: Journal,
+    /// Its cryptography.
+    pub cryptography: Cryptography,
+    /// Feeds QUIC.
+    pub quic_seed: [u8; 32],
+    /// QUIC's keep-alive.
+    pub keep_alive: Duration,
+    /// QUIC's idle time-out.
+    pub idle_timeout: Duration,
+    /// Whether QUIC probes for larger datagrams.
+    pub mtu_discovery: bool,
+    /// Connections alive at once.
+    pub connections_max: usize,
 }
 
-/// A core as the world drives it. The real one is [`Node`]; the world's own tests drive a toy.
-pub trait Core: Sized {
+impl Birth {
+    /// The transport it describes. QUIC only compares and subtracts moments, so that any base gives the same run.
+    pub fn quic(&self) -> Result<QuicConfig, TlsError> {
+        let crypto = match &self.cryptography {
+            Cryptography::Tls(_) => tls::crypto(&self.config.keypair, seeded_tls::provider())?,
+            Cryptography::Null { realm, seed, reset_secret } => {
+                Realm::new(*realm).crypto(&self.config.keypair.public(), *seed, *reset_secret)
+            }
+        };
+        Ok(QuicConfig {
+            keep_alive: self.keep_alive,
+            idle_timeout: self.idle_timeout,
+            mtu_discovery: self.mtu_discovery,
+            connections_max: self.connections_max,
+            ..QuicConfig::new(crypto, std::time::Instant::now(), self.quic_seed)
+        })
+    }
+
+    /// The generator lent to TLS while the core is called.
+    pub fn tls_rng(&self) -> Option<Rng> {
+        match &self.cryptography {
+            Cryptography::Tls(seed) => Some(Rng::from_seed(*seed)),
+            Cryptography::Null { .. } => None,
+        }
+    }
+}
+
+/// Why a core does not come up.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum BirthError {
+    /// It refuses its journal.
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A core that the world can bring up. The real one is [`Node`]; the world's own tests drive a toy.
+pub trait Core: Driven + Sized {
     /// Builds it from what is durable.
-    fn restore(birth: Birth) -> Result<Self, RecoverError>;
-    /// Something happened.
-    fn handle(&mut self, now: Instant, wall: UnixTime, event: Event);
-    /// Time passed.
-    fn handle_timeout(&mut self, now: Instant, wall: UnixTime);
-    /// Appends datagrams for one destination to `buf`.
-    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit>;
-    /// The next thing to do.
-    fn poll_action(&mut self) -> Option<Action>;
-    /// When it wants to be woken.
-    fn poll_timeout(&self) -> Option<Deadline>;
+    fn restore(birth: Birth) -> Result<Self, BirthError>;
 }
 
 impl Core for Node<QuicTransport> {
-    fn restore(birth: Birth) -> Result<Self, RecoverError> {
-        let transport = QuicTransport::new(birth.quic);
-        Node::restore(birth.config, transport, birth.seed, Instant::ZERO, birth.wall, birth.journal)
-    }
-
-    fn handle(&mut self, now: Instant, wall: UnixTime, event: Event) {
-        Node::handle(self, now, wall, event);
-    }
-
-    fn handle_timeout(&mut self, now: Instant, wall: UnixTime) {
-        Node::handle_timeout(self, now, wall);
-    }
-
-    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
-        Node::poll_transmit(self, now, max_datagrams, buf)
-    }
-
-    fn poll_action(&mut self) -> Option<Action> {
-        Node::poll_action(self)
-    }
-
-    fn poll_timeout(&self) -> Option<Deadline> {
-        Node::poll_timeout(self)
+    fn restore(birth: Birth) -> Result<Self, BirthError> {
+        let transport = QuicTransport::new(birth.quic()?);
+        let Birth { config, journal, seed, wall, .. } = birth;
+        Ok(Node::restore(config, transport, seed, Instant::ZERO, wall, journal)?)
     }
 }
 
@@ -161,6 +203,8 @@ pub struct Host<C> {
     pub commands: BTreeSet<CommandId>,
     /// The randomness lent to TLS, when it runs real TLS.
     pub tls_rng: Option<Rng>,
+    /// Where its life is recorded, if it is.
+    pub tape: Option<Tape<Box<dyn Write + Send>>>,
     /// How often its timer ran out without the clock moving on.
     pub idle_turns: u32,
     /// When its timer last ran out.
@@ -183,6 +227,7 @@ impl<C: Core> Host<C> {
             blob_ops: BTreeSet::new(),
             commands: BTreeSet::new(),
             tls_rng: None,
+            tape: None,
             idle_turns: 0,
             last_turn: Instant::ZERO,
         }
@@ -199,16 +244,63 @@ impl<C: Core> Host<C> {
         Some(self.started_ns.saturating_add(self.clock.elapsed(deadline.at)))
     }
 
-    /// Calls the core, with the randomness it may need.
-    pub fn call<R>(&mut self, world_ns: u64, f: impl FnOnce(&mut C, Instant, UnixTime) -> R) -> Option<R> {
-        let (now, wall) = (self.now(world_ns), self.clock.wall(world_ns));
+    /// Brings a core up.
+    pub fn rise(&mut self, birth: Birth) -> Result<(), BirthError> {
+        self.tls_rng = birth.tls_rng();
+        self.core = Some(seeded_tls::lend(&mut self.tls_rng, || C::restore(birth))?);
+        Ok(())
+    }
+
+    /// Tells the core of an event.
+    pub fn handle(&mut self, world_ns: u64, event: Event) {
+        let (now, wall) = self.clocks(world_ns, |()| Call::Event(&event));
+        if let Some(core) = &mut self.core {
+            seeded_tls::lend(&mut self.tls_rng, || core.handle(now, wall, event));
+        }
+    }
+
+    /// Tells the core that time has passed.
+    pub fn handle_timeout(&mut self, world_ns: u64) {
+        let (now, wall) = self.clocks(world_ns, |()| Call::Timeout);
+        if let Some(core) = &mut self.core {
+            seeded_tls::lend(&mut self.tls_rng, || core.handle_timeout(now, wall));
+        }
+    }
+
+    /// Asks the core for datagrams.
+    pub fn poll_transmit(
+        &mut self,
+        world_ns: u64,
+        max_datagrams: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let (now, _) = self.clocks(world_ns, |()| Call::Transmit { max_datagrams });
         let core = self.core.as_mut()?;
-        Some(seeded_tls::lend(&mut self.tls_rng, || f(core, now, wall)))
+        seeded_tls::lend(&mut self.tls_rng, || core.poll_transmit(now, max_datagrams, buf))
+    }
+
+    /// Asks the core what it wants.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        let action = self.core.as_mut()?.poll_action()?;
+        if let Some(tape) = &self.tape {
+            tape.action(&action);
+        }
+        Some(action)
+    }
+
+    /// The core's clocks, and the call noted if somebody records.
+    fn clocks<'a>(&self, world_ns: u64, call: impl FnOnce(()) -> Call<'a>) -> (Instant, UnixTime) {
+        let (now, wall) = (self.now(world_ns), self.clock.wall(world_ns));
+        if let Some(tape) = &self.tape {
+            tape.call(now, wall, call(()));
+        }
+        (now, wall)
     }
 
     /// The core is gone, with everything that was under way.
     pub fn fall(&mut self) {
         self.core = None;
+        self.tape = None;
         self.inbox = None;
         self.dht_ops.clear();
         self.blob_ops.clear();

@@ -13,6 +13,7 @@ pub mod host;
 pub mod net;
 pub mod plan;
 pub mod queue;
+pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod trace;

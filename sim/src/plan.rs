@@ -299,6 +299,13 @@ pub enum WorkKind {
     },
     /// See how the node is.
     Status,
+    /// Bring an object of another machine here: it gives a permission, and this one fetches.
+    Transfer {
+        /// Who has it.
+        from: HostId,
+        /// How long it is.
+        bytes: u64,
+    },
     /// Run a workflow of these executors' services; an object goes there and the results come back.
     Run {
         /// How its tasks hang together.
@@ -399,7 +406,16 @@ impl Plan {
                 self.work.push(Work { at_ms, host, what: WorkKind::Connect { to, by_address } });
             }
         }
-        for _ in 0..if scale { peers } else { peers.max(6) } {
+        for _ in 0..if scale { 2 * peers } else { peers } {
+            let (host, from) = (self.pick_host(draw), self.pick_host(draw));
+            let at_ms = draw.between(first_ms, last_ms);
+            let most = if draw.chance_ppm(200_000) { 3_000_000 } else { 100_000 };
+            let bytes = draw.below(most);
+            if host != from {
+                self.work.push(Work { at_ms, host, what: WorkKind::Transfer { from, bytes } });
+            }
+        }
+        for _ in 0..if scale { peers / 4 } else { peers.max(6) } {
             let host = self.pick_host(draw);
             let at_ms = draw.between(first_ms, last_ms);
             let tasks = if scale { 1 } else { draw.between(1, 4) };
@@ -533,6 +549,7 @@ impl Plan {
                 WorkKind::Cancel { .. }
                 | WorkKind::Connect { .. }
                 | WorkKind::Status
+                | WorkKind::Transfer { .. }
                 | WorkKind::Run { .. } => plan.work.push(work.clone()),
             }
         }
@@ -555,6 +572,7 @@ impl Plan {
             work.host == gone
                 || match &work.what {
                     WorkKind::Connect { to, .. } => *to == gone,
+                    WorkKind::Transfer { from, .. } => *from == gone,
                     WorkKind::Run { executors, .. } => executors.contains(&gone),
                     WorkKind::Status | WorkKind::Cancel { .. } => false,
                 }
@@ -648,6 +666,7 @@ mod tests {
                 known(&w.host)
                     && match &w.what {
                         WorkKind::Connect { to, .. } => known(to),
+                        WorkKind::Transfer { from, .. } => known(from),
                         WorkKind::Run { executors, .. } => executors.iter().all(known),
                         WorkKind::Cancel { nth } => {
                             matches!(plan.work.get(*nth), Some(Work { what: WorkKind::Run { .. }, .. }))

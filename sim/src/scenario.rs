@@ -6,8 +6,6 @@
 //! come to its end, every command must be answered, and at last every core must shut down in order.
 
 use crate::check::Violation;
-use crate::crypto::null::Realm;
-use crate::crypto::seeded_tls;
 use crate::disk::DiskSpec;
 use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
@@ -22,9 +20,9 @@ use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpe
 use remote_network_core::node::NodeConfig;
 use remote_network_core::port::{EngineLimits, Port};
 use remote_network_core::service::{Kind, Service, Visibility};
-use remote_network_core::transport::tls;
 use sha1::{Digest as _, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 const MS_NS: u64 = 1_000_000;
 /// An application tries again after this long.
@@ -35,6 +33,8 @@ const SUPERVISOR_MS: u64 = 5_000;
 const LOOK_MS: u64 = 2_000;
 /// How long an orderly shutdown may take.
 const SHUTDOWN_MS: u64 = 60_000;
+/// How long a permission to fetch lasts: longer than any plan.
+const TICKET_VALID: Duration = Duration::from_secs(30 * 86_400);
 /// Services any plan may name.
 const SERVICES: u8 = 16;
 
@@ -76,6 +76,8 @@ impl Mark {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Purpose {
     Work(usize),
+    /// The permission for a transfer.
+    Share(usize),
     Look(RunId),
     Offer,
     Shutdown,
@@ -144,16 +146,9 @@ impl<C: Core> Scenario<C> {
     /// Builds the world of a plan. Nothing has happened yet.
     pub fn new(plan: Plan) -> Self {
         let mut world = World::new(plan.seed, plan.dht);
-        let mut secret = [0; 32];
-        secret[..8].copy_from_slice(&plan.seed.to_le_bytes());
-        let realm = Realm::new(secret);
         for (id, host) in plan.hosts.iter().enumerate() {
             let mut draw = Draw::derive(plan.seed, "identity", id as u64);
             let keypair = Keypair::from_seed(&draw.seed());
-            // ring speaks TLS 1.3 with Ed25519, so that set-up cannot fail; without it the null session is used.
-            let real = host.real_tls.then(|| tls::crypto(&keypair, seeded_tls::provider()).ok()).flatten();
-            let real_tls = real.is_some();
-            let crypto = real.unwrap_or_else(|| realm.crypto(&keypair.public(), draw.seed(), draw.seed()));
             let config = NodeConfig {
                 topics: vec![DhtId(Sha1::digest(b"remote-network-mesh").into())],
                 public: true,
@@ -161,8 +156,7 @@ impl<C: Core> Scenario<C> {
             };
             let id = world.add(HostSpec {
                 config,
-                crypto,
-                real_tls,
+                real_tls: host.real_tls,
                 region: host.region,
                 quality: host.link,
                 clock: host.clock,
@@ -364,7 +358,7 @@ impl<C: Core> Scenario<C> {
         let lost: Vec<CommandId> =
             self.pending.iter().filter(|(_, (h, _))| *h == host).map(|(id, _)| *id).collect();
         for id in lost {
-            if let Some((_, Purpose::Work(nth))) = self.pending.remove(&id) {
+            if let Some((_, Purpose::Work(nth) | Purpose::Share(nth))) = self.pending.remove(&id) {
                 self.after(RETRY_MS, Mark::Work(nth));
             }
         }
@@ -429,7 +423,11 @@ impl<C: Core> Scenario<C> {
         let Some(work) = self.plan.work.get(nth).cloned().filter(|_| !self.done.contains(&nth)) else {
             return;
         };
+        if let WorkKind::Transfer { from, bytes } = work.what {
+            return self.share(nth, work.host, from, bytes);
+        }
         let command = match &work.what {
+            WorkKind::Transfer { .. } => return,
             WorkKind::Connect { to, by_address } => match self.world.hosts.get(*to as usize) {
                 Some(target) => Command::Connect {
                     peer: PeerName::Key(target.config.keypair.public()),
@@ -446,6 +444,48 @@ impl<C: Core> Scenario<C> {
         };
         if !self.give(work.host, command, Purpose::Work(nth)) {
             self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// A transfer begins where the object is: its owner permits it.
+    fn share(&mut self, nth: usize, to: HostId, from: HostId, bytes: u64) {
+        let object = object(self.plan.seed, nth, bytes);
+        let digest = Digest::of(&object);
+        let Some(consumer) = self.world.hosts.get(to as usize).map(|h| h.config.keypair.public()) else {
+            return;
+        };
+        let stored =
+            self.world.hosts.get_mut(from as usize).is_some_and(|h| h.disk.blobs.put(object).is_ok());
+        let share = Command::Share { digest, consumer, valid: TICKET_VALID };
+        if !stored || !self.give(from, share, Purpose::Share(nth)) {
+            self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// The permission is here: the other side fetches.
+    fn fetch(&mut self, nth: usize, ticket: Bytes) {
+        let Some(work) = self.plan.work.get(nth).cloned() else { return };
+        let WorkKind::Transfer { from, bytes: len } = work.what else { return };
+        let Some(owner) = self.world.hosts.get(from as usize).map(|h| h.config.keypair.public()) else {
+            return;
+        };
+        let digest = Digest::of(&object(self.plan.seed, nth, len));
+        let fetch = Command::Fetch { digest, len, from: owner, ticket };
+        if !self.give(work.host, fetch, Purpose::Work(nth)) {
+            self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// Whatever was fetched must be there, byte for byte.
+    fn judge_transfer(&mut self, nth: usize, host: HostId) {
+        let Some(WorkKind::Transfer { bytes, .. }) = self.plan.work.get(nth).map(|w| w.what.clone()) else {
+            return;
+        };
+        let right = object(self.plan.seed, nth, bytes);
+        let got = self.world.hosts.get(host as usize).and_then(|h| h.disk.blobs.get(&Digest::of(&right)));
+        let at_ns = self.world.now_ns();
+        if got.is_none_or(|got| got != right) {
+            self.world.checks.found(at_ns, host, Violation::WrongTransfer(Digest::of(&right)));
         }
     }
 
@@ -568,11 +608,19 @@ impl<C: Core> Scenario<C> {
             | Reply::Runs(_) => None,
         };
         match (purpose, error) {
+            (Purpose::Share(nth), None) => match reply {
+                Reply::Ticket(ticket) => self.fetch(nth, ticket),
+                other => {
+                    let what = format!("a permission was answered with {other:?}");
+                    self.world.checks.found(at_ns, host, Violation::Restless(what));
+                }
+            },
             (Purpose::Look(run), Some(CommandError::UnknownRun(_))) => {
                 self.world.checks.unknown_run(at_ns, host, run);
             }
             (Purpose::Look(_) | Purpose::Offer | Purpose::Shutdown, _) => {}
             (Purpose::Work(nth), None) => {
+                self.judge_transfer(nth, host);
                 self.done.insert(nth);
                 self.work.done += 1;
             }
@@ -580,7 +628,7 @@ impl<C: Core> Scenario<C> {
             (Purpose::Work(nth), Some(CommandError::UnknownRun(_))) => {
                 self.done.insert(nth);
             }
-            (Purpose::Work(nth), Some(_)) => self.after(RETRY_MS, Mark::Work(nth)),
+            (Purpose::Work(nth) | Purpose::Share(nth), Some(_)) => self.after(RETRY_MS, Mark::Work(nth)),
         }
     }
 

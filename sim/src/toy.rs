@@ -4,13 +4,14 @@
 //! in the DHT, and says what it saw.
 
 use crate::dht::signed_bytes;
-use crate::host::{Birth, Core};
+use crate::host::{Birth, BirthError, Core};
 use bytes::Bytes;
 use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
+use remote_network_core::drive::Driven;
 use remote_network_core::event::Event;
 use remote_network_core::id::{Lsn, OpIds, Signature};
-use remote_network_core::node::{NodeConfig, RecoverError};
+use remote_network_core::node::NodeConfig;
 use remote_network_core::port::{DhtEvent, DhtRequest, MutableItem};
 use remote_network_core::rng::Rng;
 use remote_network_core::store::{Room, StoreOp, Subject};
@@ -35,7 +36,7 @@ pub struct Toy {
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Core for Toy {
-    fn restore(birth: Birth) -> Result<Self, RecoverError> {
+    fn restore(birth: Birth) -> Result<Self, BirthError> {
         let count = birth.journal.records.iter().map(|r| u64::from(r.record[0])).max().unwrap_or(0);
         let lsn = birth.journal.last;
         Ok(Self {
@@ -51,7 +52,9 @@ impl Core for Toy {
             spins: false,
         })
     }
+}
 
+impl Driven for Toy {
     fn handle(&mut self, _now: Instant, _wall: UnixTime, event: Event) {
         match event {
             Event::Datagram(d) if d.payload.starts_with(b"ping") => {
@@ -120,7 +123,6 @@ impl Core for Toy {
 mod tests {
     use super::*;
     use crate::check::Violation;
-    use crate::crypto::null::Realm;
     use crate::dht::DhtSpec;
     use crate::disk::DiskSpec;
     use crate::engine::EngineSpec;
@@ -133,10 +135,8 @@ mod tests {
 
     fn world(hosts: u8, seed: u64, quality: Quality, disk: DiskSpec) -> World<Toy> {
         let mut world = World::new(seed, DhtSpec::default());
-        let realm = Realm::new([1; 32]);
         for n in 0..hosts {
             let keypair = Keypair::from_seed(&[n + 1; 32]);
-            let crypto = realm.crypto(&keypair.public(), [n; 32], [n; 32]);
             let targets = (0..hosts).filter(|m| *m != n);
             let config = NodeConfig {
                 public: true,
@@ -146,7 +146,6 @@ mod tests {
             let clock = Clock { drift_ppb: i32::from(n) * 50_000, wall_off_ms: i64::from(n) * 1000 };
             let spec = HostSpec {
                 config,
-                crypto,
                 real_tls: false,
                 region: n,
                 quality,

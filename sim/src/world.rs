@@ -12,25 +12,32 @@ use crate::dht::{Dht, DhtSpec};
 use crate::disk::{Commit, Disk, DiskSpec};
 use crate::draw::Draw;
 use crate::engine::{Engine, EngineSpec};
-use crate::host::{Birth, Clock, Core, Host, Inbox, SOCKET_BUFFER_DATAGRAMS};
+use crate::host::{Birth, Clock, Core, Cryptography, Host, Inbox, SOCKET_BUFFER_DATAGRAMS};
 use crate::net::{Arrival, Flight, Gateway, HostId, Net, Open, Quality};
 use crate::queue::{Due, Queue};
+use crate::replay::Tape;
 use crate::trace::{Kind, Trace};
 use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
+use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
 use remote_network_core::port::{
     BlobAnswer, BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
 };
 use remote_network_core::rng::derive_seed;
-use remote_network_core::transport::quic::{QuicConfig, QuicCrypto, QuicTransport};
+use remote_network_core::time::Duration;
+use remote_network_core::transport::quic::QuicTransport;
 use std::collections::VecDeque;
+use std::io::Write;
 use std::net::SocketAddr;
 
 /// Datagrams a core is asked for at once; they go to one destination.
 const BURST_DATAGRAMS: usize = 10;
+/// QUIC's times, as the product sets them.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timer turns of one host without its clock moving on; more is a busy loop.
 const IDLE_TURNS_MAX: u32 = 1_000;
 
@@ -84,9 +91,7 @@ pub enum Said {
 pub struct HostSpec {
     /// What its core is configured as.
     pub config: NodeConfig,
-    /// Its cryptography.
-    pub crypto: QuicCrypto,
-    /// Whether that cryptography draws randomness (real TLS).
+    /// Real TLS instead of the null session.
     pub real_tls: bool,
     /// Where it is.
     pub region: u8,
@@ -113,8 +118,8 @@ pub struct World<C: Core = Node<QuicTransport>> {
     queue: Queue<Happening>,
     trace: Trace,
     said: VecDeque<Said>,
-    cryptos: Vec<(QuicCrypto, bool)>,
-    base: std::time::Instant,
+    real_tls: Vec<bool>,
+    tape: Option<(HostId, Box<dyn Write + Send>)>,
     seed: u64,
     buf: Vec<u8>,
     next_command: u64,
@@ -132,9 +137,8 @@ impl<C: Core> World<C> {
             queue: Queue::default(),
             trace: Trace::default(),
             said: VecDeque::new(),
-            cryptos: Vec::new(),
-            // QUIC only ever compares and subtracts moments, so any base gives the same run.
-            base: std::time::Instant::now(),
+            real_tls: Vec::new(),
+            tape: None,
             seed,
             buf: Vec::with_capacity(BURST_DATAGRAMS * 1500),
             next_command: 0,
@@ -153,7 +157,7 @@ impl<C: Core> World<C> {
         let disk = Disk::new(spec.disk, Draw::derive(self.seed, "disk", u64::from(id)));
         let engine = Engine::new(spec.engine, Draw::derive(self.seed, "engine", u64::from(id)));
         self.checks.meet(id, spec.config.keypair.public());
-        self.cryptos.push((spec.crypto, spec.real_tls));
+        self.real_tls.push(spec.real_tls);
         self.hosts.push(Host::new(spec.config, spec.clock, disk, engine));
         id
     }
@@ -202,18 +206,25 @@ impl<C: Core> World<C> {
     /// Starts a machine from its disk. Nothing happens when it is up.
     pub fn start(&mut self, id: HostId) {
         let now_ns = self.now_ns();
-        let Some((crypto, real_tls)) = self.cryptos.get(id as usize).cloned() else { return };
-        let (seed, base) = (self.seed, self.base);
+        let seed = self.seed;
+        let real_tls = self.real_tls.get(id as usize).copied().unwrap_or_default();
         let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.core.is_none()) else { return };
         host.life += 1;
         host.started_ns = now_ns;
-        let label = format!("host {id} life {}", host.life);
-        let mut root = [0; 32];
-        root[..8].copy_from_slice(&seed.to_le_bytes());
-        let core_seed = derive_seed(&root, &label);
-        if real_tls {
-            host.tls_rng = Some(remote_network_core::rng::Rng::derive(&core_seed, "tls"));
-        }
+        let of_world = |label: String| {
+            let mut root = [0; 32];
+            root[..8].copy_from_slice(&seed.to_le_bytes());
+            derive_seed(&root, &label)
+        };
+        let core_seed = of_world(format!("host {id} life {}", host.life));
+        let cryptography = match real_tls {
+            true => Cryptography::Tls(derive_seed(&core_seed, "tls")),
+            false => Cryptography::Null {
+                realm: of_world("realm".into()),
+                seed: derive_seed(&core_seed, "null session"),
+                reset_secret: of_world(format!("host {id} reset")),
+            },
+        };
         let journal = host.disk.journal().restore();
         for record in &journal.records {
             self.trace.step(now_ns, id, Kind::Started, &record.record);
@@ -222,12 +233,21 @@ impl<C: Core> World<C> {
         self.checks.begins(id, journal.last);
         let birth = Birth {
             config: host.config.clone(),
-            quic: QuicConfig::new(crypto, base, derive_seed(&core_seed, "quic")),
-            seed: core_seed,
-            wall: host.clock.wall(now_ns),
             journal,
+            wall: host.clock.wall(now_ns),
+            cryptography,
+            quic_seed: derive_seed(&core_seed, "quic"),
+            seed: core_seed,
+            keep_alive: KEEP_ALIVE,
+            idle_timeout: IDLE_TIMEOUT,
+            mtu_discovery: true,
+            connections_max: CONNECTIONS_MAX,
         };
-        match seeded_restore(host, birth) {
+        if let Some((_, out)) = self.tape.take_if(|(host, _)| *host == id) {
+            // A recording that cannot be written is no recording; the run does not depend on it.
+            host.tape = Tape::begin(out, &birth).ok();
+        }
+        match host.rise(birth) {
             Ok(()) => {
                 let addrs = self.net.address(id).into_iter().collect();
                 self.feed(id, Event::LocalAddrs(addrs));
@@ -237,6 +257,11 @@ impl<C: Core> World<C> {
             }
             Err(why) => self.checks.found(now_ns, id, Violation::Unrecoverable(why.to_string())),
         }
+    }
+
+    /// Records the next life of a host to `out`.
+    pub fn record(&mut self, id: HostId, out: Box<dyn Write + Send>) {
+        self.tape = Some((id, out));
     }
 
     /// The power of a machine goes.
@@ -361,11 +386,11 @@ impl<C: Core> World<C> {
         host.idle_turns = if now == host.last_turn { host.idle_turns + 1 } else { 0 };
         host.last_turn = now;
         if host.idle_turns == IDLE_TURNS_MAX {
-            let reason = host.core.as_ref().and_then(Core::poll_timeout).map_or("", |d| d.reason);
+            let reason = host.core.as_ref().and_then(C::poll_timeout).map_or("", |d| d.reason);
             self.checks.found(now_ns, id, Violation::BusyLoop(reason));
             return;
         }
-        host.call(now_ns, |core, now, wall| core.handle_timeout(now, wall));
+        host.handle_timeout(now_ns);
         self.drain(id);
     }
 
@@ -405,7 +430,7 @@ impl<C: Core> World<C> {
         self.trace.step(now_ns, id, Kind::Received, &head.to_le_bytes());
         let Flight { from, to, ecn, payload, .. } = flight;
         let event = Event::Datagram(Datagram { from, to: Some(to.ip()), ecn, payload });
-        host.call(now_ns, |core, now, wall| core.handle(now, wall, event));
+        host.handle(now_ns, event);
     }
 
     /// Gives a core an event, or keeps it while the machine is paused.
@@ -414,9 +439,7 @@ impl<C: Core> World<C> {
         let Some(host) = self.host(id) else { return };
         match &mut host.inbox {
             Some(inbox) => inbox.events.push_back(event),
-            None => {
-                host.call(now_ns, |core, now, wall| core.handle(now, wall, event));
-            }
+            None => host.handle(now_ns, event),
         }
     }
 
@@ -473,8 +496,7 @@ impl<C: Core> World<C> {
         loop {
             let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.inbox.is_none()) else { break };
             buf.clear();
-            let sent = host.call(now_ns, |core, now, _| core.poll_transmit(now, BURST_DATAGRAMS, &mut buf));
-            if let Some(Some(transmit)) = sent {
+            if let Some(transmit) = host.poll_transmit(now_ns, BURST_DATAGRAMS, &mut buf) {
                 let size = transmit.size.min(buf.len());
                 let segment = transmit.segment_size.unwrap_or(size).max(1);
                 for payload in buf[..size].chunks(segment) {
@@ -486,7 +508,7 @@ impl<C: Core> World<C> {
                 }
                 continue;
             }
-            match host.core.as_mut().and_then(Core::poll_action) {
+            match host.poll_action() {
                 Some(action) => self.act(now_ns, id, action),
                 None => break,
             }
@@ -570,15 +592,6 @@ impl<C: Core> World<C> {
             queue.push(at_ns, Happening::Owed(Box::new(owed)));
         });
     }
-}
-
-fn seeded_restore<C: Core>(
-    host: &mut Host<C>,
-    birth: Birth,
-) -> Result<(), remote_network_core::node::RecoverError> {
-    let core = crate::crypto::seeded_tls::lend(&mut host.tls_rng, || C::restore(birth))?;
-    host.core = Some(core);
-    Ok(())
 }
 
 /// Folds an action in by what identifies it, without writing out large payloads.
