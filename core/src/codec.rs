@@ -347,7 +347,8 @@ pub fn compact_addr(addr: SocketAddr) -> Vec<u8> {
     out
 }
 
-/// Reads a compact address; `None` for any other length.
+/// Reads a compact address; `None` for any other length, and for IPv4 dressed as IPv6 in 16 bytes: an address has one
+/// form, or what is read and written again would not be what was signed.
 pub fn parse_compact_addr(bytes: &[u8]) -> Option<SocketAddr> {
     match bytes.len() {
         6 => {
@@ -355,8 +356,11 @@ pub fn parse_compact_addr(bytes: &[u8]) -> Option<SocketAddr> {
             Some(SocketAddr::new(Ipv4Addr::from(ip).into(), u16::from_be_bytes([bytes[4], bytes[5]])))
         }
         18 => {
-            let ip: [u8; 16] = bytes[..16].try_into().ok()?;
-            Some(SocketAddr::new(Ipv6Addr::from(ip).into(), u16::from_be_bytes([bytes[16], bytes[17]])))
+            let ip = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[..16]).ok()?);
+            if ip.to_ipv4_mapped().is_some() {
+                return None;
+            }
+            Some(SocketAddr::new(ip.into(), u16::from_be_bytes([bytes[16], bytes[17]])))
         }
         _ => None,
     }
@@ -429,5 +433,23 @@ impl FrameReader {
     /// What was buffered behind the last frame: the raw bytes that follow a head on a transfer stream.
     pub fn into_rest(self) -> Vec<u8> {
         self.buffered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compact_address_has_one_form() {
+        for addr in ["127.0.0.1:1", "[2001:db8::7]:65535", "0.0.0.0:0"] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert_eq!(parse_compact_addr(&compact_addr(addr)), Some(addr));
+        }
+        // Found by fuzzing: 18 bytes that were written again as 6.
+        let mapped: SocketAddr = "[::ffff:255.57.0.0]:0".parse().unwrap();
+        assert_eq!(compact_addr(mapped), [255, 57, 0, 0, 0, 0]);
+        let IpAddr::V6(ip) = mapped.ip() else { panic!("written as IPv6") };
+        assert_eq!(parse_compact_addr(&[&ip.octets()[..], &[0, 0]].concat()), None);
     }
 }

@@ -18,6 +18,8 @@ pub mod event;
 pub mod id;
 pub mod identity;
 pub mod job;
+#[cfg(test)]
+pub mod laws;
 pub mod limits;
 pub mod machine;
 pub mod node;

@@ -45,6 +45,36 @@ pub const SERVES_MAX: usize = 64;
 pub const SERVE_READ_AHEAD_BYTES: u64 = 1 << 20;
 /// Pieces written but not yet confirmed by the store, per fetch: the credit between stream and disk.
 pub const FETCH_WRITES_PENDING_MAX: usize = 4;
+/// Objects that are looked up in the store at once, before their turn to be fetched.
+pub const FETCH_LOOKUPS_MAX: usize = 16;
+/// Bytes asked of a transfer stream at once: enough to make a turn worth while, small beside a piece.
+pub const FETCH_READ_BYTES_MAX: usize = 256 * 1024;
+/// Sources of one object, of all who want it together.
+pub const FETCH_SOURCES_MAX: usize = 32;
+/// Those who wait for one object.
+pub const FETCH_WAITERS_MAX: usize = 256;
+/// Times all sources of an object are tried in vain, without one more piece, before it is given up.
+pub const FETCH_ROUNDS_MAX: u32 = 5;
+/// Pause after the first round in vain; it doubles, up to [`FETCH_BACKOFF_MAX`].
+pub const FETCH_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// Longest pause between rounds.
+pub const FETCH_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A source that sends no byte for this long while bytes are asked for has stalled.
+pub const FETCH_STALL_AFTER: Duration = Duration::from_secs(15);
+/// A stream must be open (a dial included) within this time.
+pub const FETCH_OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// Ranges of pieces in one request; an object with more holes is asked for in several.
+pub const FETCH_RANGES_MAX: usize = 1_024;
+/// Bytes of one read from the store for a served object; a piece is a whole number of them, but for the last.
+pub const SERVE_READ_BYTES: u64 = PIECE_BYTES_MIN;
+/// A consumer that takes no byte for this long is abandoned.
+pub const SERVE_STALL_AFTER: Duration = Duration::from_secs(30);
+/// Refusals on their way out; beyond, a stream is reset without words.
+pub const REFUSALS_MAX: usize = 256;
+/// Objects that others may fetch from here: about 100 bytes each.
+pub const GRANTS_MAX: usize = 65_536;
+/// Requesters of one object.
+pub const GRANT_REQUESTERS_MAX: usize = 64;
 /// Nodes of a workflow.
 pub const WORKFLOW_NODES_MAX: usize = 1_000;
 /// Edges of a workflow.

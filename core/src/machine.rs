@@ -1,6 +1,6 @@
 //! The one shape of every protocol: a machine that is told what happened and says what should happen.
 //!
-//! Laws that every machine obeys (checked by [`crate::laws`] for each of them):
+//! Laws that every machine obeys (checked by `crate::laws` for each of them):
 //! 1. a spurious [`Machine::handle_timeout`] (before the deadline) changes nothing;
 //! 2. after `handle_timeout(now)` the next deadline is later than `now`;
 //! 3. the same seed and inputs give the same outputs;

@@ -46,6 +46,20 @@ impl Room {
         Room::Grant,
     ];
 
+    /// Its name, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Room::Node => "node",
+            Room::Publisher => "publisher",
+            Room::KnownPeer => "known peers",
+            Room::CachedRecord => "cached records",
+            Room::Service => "services",
+            Room::Run => "runs",
+            Room::Job => "jobs",
+            Room::Grant => "grants",
+        }
+    }
+
     /// The room with this stored number.
     pub fn from_number(n: u8) -> Option<Room> {
         Room::ALL.into_iter().find(|r| *r as u8 == n)

@@ -6,14 +6,15 @@ use remote_network_driver_smol as driver;
 #[path = "../../driver-tokio/tests/conformance/mod.rs"]
 mod conformance;
 
-use conformance::TestDriver;
-use driver::{DriverError, Stopped};
+use conformance::Heard;
+use driver::{Driver, DriverError, Stopped};
+use remote_network_core::drive::Driven;
 
-fn on_this_thread(driver: TestDriver) -> Result<Stopped, DriverError> {
+fn on_this_thread<N: Driven + Send + 'static>(driver: Driver<N, Heard>) -> Result<Stopped, DriverError> {
     smol::block_on(driver.run())
 }
 
-fn on_an_executor(driver: TestDriver) -> Result<Stopped, DriverError> {
+fn on_an_executor<N: Driven + Send + 'static>(driver: Driver<N, Heard>) -> Result<Stopped, DriverError> {
     smol::block_on(smol::spawn(driver.run()))
 }
 

@@ -5,15 +5,16 @@ use remote_network_driver_tokio as driver;
 
 mod conformance;
 
-use conformance::TestDriver;
-use driver::{DriverError, Stopped};
+use conformance::Heard;
+use driver::{Driver, DriverError, Stopped};
+use remote_network_core::drive::Driven;
 use tokio::runtime::Builder;
 
-fn on_current_thread(driver: TestDriver) -> Result<Stopped, DriverError> {
+fn on_current_thread<N: Driven + Send + 'static>(driver: Driver<N, Heard>) -> Result<Stopped, DriverError> {
     Builder::new_current_thread().enable_all().build().unwrap().block_on(driver.run())
 }
 
-fn on_multi_thread(driver: TestDriver) -> Result<Stopped, DriverError> {
+fn on_multi_thread<N: Driven + Send + 'static>(driver: Driver<N, Heard>) -> Result<Stopped, DriverError> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(runtime.spawn(driver.run())).unwrap()
 }

@@ -5,5 +5,13 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod demo;
+pub mod doctor;
 pub mod keystore;
+pub mod logging;
 pub mod ports;
+pub mod recording;
+pub mod services;
+pub mod simulate;
+pub mod start;
+pub mod workflow_text;

@@ -7,13 +7,12 @@
 //!
 //! A link is *connecting* until the peer is identified, then *connected*, *idle* after a minute without activity,
 //! *stale* when it is about to be closed, and closed with code 0x100 after five minutes (SPEC 3.4); dialling again is
-//! transparent. Keep-alive packets and heartbeats of running jobs are no activity of a user, but a link with open
-//! transfers or jobs is never idle.
+//! transparent. QUIC's keep-alive is no activity; messages are, those of running jobs included, and so are transfers.
 
 use crate::codec::{DecodeError, Frame, FrameReader};
 use crate::command::PeerState;
 use crate::id::{ConnId, PublicKey, StreamId};
-use crate::limits::{CONTROL_QUEUE_BYTES_MAX, IDLE_CLOSE_AFTER};
+use crate::limits::CONTROL_QUEUE_BYTES_MAX;
 use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
@@ -45,6 +44,7 @@ pub struct Link {
     /// Whether the identity exchange succeeded.
     pub identified: bool,
     last_activity: Instant,
+    close_after: Duration,
     control: Option<StreamId>,
     reader: FrameReader,
     queue: VecDeque<Bytes>,
@@ -72,13 +72,19 @@ pub enum LinkFault {
 }
 
 /// All links of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Links {
+    close_after: Duration,
     links: BTreeMap<ConnId, Link>,
     by_peer: BTreeMap<PublicKey, ConnId>,
 }
 
 impl Links {
+    /// No links; one without activity for `close_after` is to be closed.
+    pub fn new(close_after: Duration) -> Self {
+        Self { close_after, links: BTreeMap::new(), by_peer: BTreeMap::new() }
+    }
+
     /// A handshake ended.
     #[allow(clippy::too_many_arguments)] // the facts of one event
     pub fn connected(
@@ -108,6 +114,7 @@ impl Links {
             since_wall: wall,
             identified: false,
             last_activity: now,
+            close_after: self.close_after,
             control: None,
             reader: FrameReader::default(),
             queue: VecDeque::new(),
@@ -255,11 +262,11 @@ impl Links {
         }
     }
 
-    /// Identified links without activity since [`IDLE_CLOSE_AFTER`].
+    /// Identified links that have been without activity for too long.
     pub fn expired(&self, now: Instant) -> Vec<ConnId> {
         self.links
             .iter()
-            .filter(|(_, l)| l.identified && now.since(l.last_activity) >= IDLE_CLOSE_AFTER)
+            .filter(|(_, l)| l.identified && now.since(l.last_activity) >= self.close_after)
             .map(|(c, _)| *c)
             .collect()
     }
@@ -271,7 +278,7 @@ impl Link {
         let quiet = now.since(self.last_activity);
         if !self.identified {
             PeerState::Connecting
-        } else if quiet + STALE_BEFORE >= IDLE_CLOSE_AFTER {
+        } else if quiet + STALE_BEFORE >= self.close_after {
             PeerState::Stale
         } else if quiet >= IDLE_AFTER {
             PeerState::Idle
@@ -285,6 +292,7 @@ impl Link {
 mod tests {
     use super::*;
     use crate::id::Keypair;
+    use crate::limits::IDLE_CLOSE_AFTER;
 
     fn keys() -> (PublicKey, PublicKey) {
         let (a, b) = (Keypair::from_seed(&[1; 32]).public(), Keypair::from_seed(&[2; 32]).public());
@@ -307,7 +315,7 @@ mod tests {
     fn of_two_simultaneous_dials_both_sides_keep_the_one_of_the_lower_key() {
         let (low, high) = keys();
         for (first_dialled_by_low, order) in [(true, [1, 2]), (false, [2, 1])] {
-            let (mut at_low, mut at_high) = (Links::default(), Links::default());
+            let (mut at_low, mut at_high) = (Links::new(IDLE_CLOSE_AFTER), Links::new(IDLE_CLOSE_AFTER));
             let mut kept = Vec::new();
             for conn in order {
                 // Connection 1 was dialled by the low key, connection 2 by the high one.
@@ -328,7 +336,7 @@ mod tests {
     #[test]
     fn a_peer_that_dials_again_later_has_forgotten_the_old_connection() {
         let (low, high) = keys();
-        let mut links = Links::default();
+        let mut links = Links::new(IDLE_CLOSE_AFTER);
         assert_eq!(join(&mut links, 0, &low, 1, high, true), Admission::Welcome);
         assert_eq!(join(&mut links, 60_000, &low, 2, high, false), Admission::Replaces(ConnId(1)));
         assert_eq!(links.of(&high).map(|(c, _)| c), Some(ConnId(2)));
@@ -340,7 +348,7 @@ mod tests {
     #[test]
     fn a_link_passes_from_connecting_to_stale() {
         let (low, high) = keys();
-        let mut links = Links::default();
+        let mut links = Links::new(IDLE_CLOSE_AFTER);
         join(&mut links, 0, &low, 1, high, true);
         let state =
             |links: &Links, s: u64| links.get(ConnId(1)).map(|l| l.state(Instant::from_millis(s * 1000)));

@@ -7,12 +7,10 @@
 
 use crate::codec::{Frame, FrameReader};
 use crate::id::{ConnId, StreamId};
+use crate::transfer::{StreamEvent, StreamKey};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
-
-/// A stream of a connection.
-pub type StreamKey = (ConnId, StreamId);
 
 /// Largest batch of bytes handed to a machine at once.
 const BATCH_MAX: usize = 64 * 1024;
@@ -48,14 +46,8 @@ pub enum StreamNews {
     Head(Frame),
     /// The first frame is malformed; the stream was reset.
     Malformed,
-    /// Bytes that were asked for.
-    Bytes(Owner, Bytes),
-    /// The peer finished; asked for by a read.
-    End(Owner),
-    /// The last write was taken.
-    Sent(Owner),
-    /// The stream or its connection is gone.
-    Gone(Owner),
+    /// Something for the machine whose stream it is.
+    Event(Owner, StreamEvent),
 }
 
 /// All transfer streams of a node.
@@ -75,11 +67,6 @@ impl Streams {
     pub fn accepted(&mut self, key: StreamKey) {
         let role = Role::Head(FrameReader::default());
         self.slots.insert(key, Slot { role, read: Some(BATCH_MAX), write: None, ended: false });
-    }
-
-    /// Whether the stream is one of these.
-    pub fn contains(&self, key: &StreamKey) -> bool {
-        self.slots.contains_key(key)
     }
 
     /// Streams open on a connection.
@@ -161,7 +148,7 @@ impl Streams {
             }
         }
         slot.write = None;
-        self.news.push_back((key, StreamNews::Sent(owner)));
+        self.news.push_back((key, StreamNews::Event(owner, StreamEvent::Sent)));
     }
 
     /// The connection is gone, and its streams with it.
@@ -175,7 +162,7 @@ impl Streams {
 
     fn gone(&mut self, key: StreamKey) {
         if let Some(Slot { role: Role::Owned(owner), .. }) = self.slots.remove(&key) {
-            self.news.push_back((key, StreamNews::Gone(owner)));
+            self.news.push_back((key, StreamNews::Event(owner, StreamEvent::Gone)));
         }
     }
 
@@ -185,11 +172,11 @@ impl Streams {
         match (&mut slot.role, chunk) {
             (Role::Owned(owner), chunk) => {
                 slot.read = None;
-                let news = match chunk {
-                    Chunk::Bytes(b) => StreamNews::Bytes(*owner, b),
-                    Chunk::End => StreamNews::End(*owner),
+                let event = match chunk {
+                    Chunk::Bytes(b) => StreamEvent::Bytes(b),
+                    Chunk::End => StreamEvent::End,
                 };
-                self.news.push_back((key, news));
+                self.news.push_back((key, StreamNews::Event(*owner, event)));
                 false
             }
             (Role::Head(reader), Chunk::Bytes(b)) => {

@@ -1,1 +1,471 @@
-//! (room)
+//! The catalogue: what this node offers, told to each peer that may use it, and what peers offer us.
+//!
+//! A node's own services are journaled. On connect and on every change a peer gets the whole list of what it may run
+//! (frame 0x03, at most [`SERVICES_MAX`] services, which fits one frame): no deltas, so nothing can get out of step. What
+//! a peer does not see it cannot order either; the executor checks the same rule again.
+//!
+//! A peer's list is kept for [`FORGET_AFTER`] beyond its connection, so that a run planned during a short absence still
+//! finds it.
+
+use super::offers::{Offerings, Offers};
+use super::{LISTED_MAX, Service, Visibility};
+use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
+use crate::command::{CommandError, Reply, ServiceView};
+use crate::id::{CommandId, Digest, PublicKey};
+use crate::job::workflow::Problem;
+use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
+use crate::machine::{Cx, Machine};
+use crate::store::{Room, StoreOp, StoredRecord, Subject};
+use crate::time::{Deadline, Duration, Instant};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Frame kind of a catalogue.
+pub const KIND: u8 = 0x03;
+/// How long the catalogue of a disconnected peer is kept.
+pub const FORGET_AFTER: Duration = Duration::from_secs(300);
+/// Catalogues of peers kept: one per connection there may be.
+pub const CATALOGUES_MAX: usize = CONNECTIONS_MAX;
+
+/// What can happen to the catalogue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// After [`Catalogue::restore`], once.
+    Started,
+    /// The user offers a service, or changes who may see it.
+    Add {
+        /// Answered with this id.
+        id: CommandId,
+        /// What.
+        service: Box<Service>,
+    },
+    /// The user withdraws a service.
+    Remove {
+        /// Answered with this id.
+        id: CommandId,
+        /// Which.
+        service: Digest,
+    },
+    /// A peer's control stream is up.
+    PeerUp(PublicKey),
+    /// It is gone.
+    PeerDown(PublicKey),
+    /// A peer's catalogue, as [`decode`] read it.
+    Received {
+        /// Whose.
+        peer: PublicKey,
+        /// What it offers us.
+        services: Vec<Service>,
+    },
+}
+
+/// What the catalogue can ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Journal this; later outputs rely on it.
+    Persist(StoreOp),
+    /// Send this on the peer's control stream.
+    Send {
+        /// Whom to.
+        peer: PublicKey,
+        /// What.
+        frame: Frame,
+    },
+    /// The node's own services changed: for the executor and the node's record.
+    Own(Vec<Service>),
+    /// A catalogue changed or (`None`) is forgotten: for the requester. The node's own comes under its own key.
+    Offers {
+        /// Whose.
+        peer: PublicKey,
+        /// What it offers us.
+        services: Option<Vec<Service>>,
+    },
+    /// The answer to a command.
+    Reply {
+        /// The command.
+        id: CommandId,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// Own services and those of peers.
+#[derive(Clone, Debug)]
+pub struct Catalogue {
+    me: PublicKey,
+    own: BTreeMap<Digest, Service>,
+    offers: Offerings,
+    up: BTreeSet<PublicKey>,
+    forget: BTreeMap<PublicKey, Instant>,
+}
+
+/// The frame that tells a peer its catalogue.
+pub fn encode<'a>(services: impl Iterator<Item = &'a Service>) -> Frame {
+    let list: Vec<Value> = services.map(|s| Value::from(s.to_dict())).collect();
+    Frame::new(KIND, &Dict::new().with("s", list))
+}
+
+/// Reads a peer's catalogue; every service in it is well-formed.
+pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
+    if frame.kind != KIND {
+        return Err(DecodeError::Unknown { what: "catalogue message", number: u64::from(frame.kind) });
+    }
+    let d = Dict::decode(&frame.body, FRAME_BODY_MAX)?;
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for v in d.list("s", SERVICES_MAX)? {
+        let Value::Dict(s) = v else { return Err(DecodeError::invalid("s", "not a dictionary")) };
+        let service = Service::from_dict(s)?;
+        if !seen.insert(service.id()) {
+            return Err(DecodeError::invalid("s", "a service is listed twice"));
+        }
+        out.push(service);
+    }
+    Ok(out)
+}
+
+fn encode_own(s: &Service) -> Bytes {
+    let (number, listed) = match &s.visibility {
+        Visibility::Everyone => (0u64, &[][..]),
+        Visibility::Listed(peers) => (1, peers.as_slice()),
+        Visibility::OnlyMe => (2, &[][..]),
+    };
+    let listed: Vec<Value> = listed.iter().map(Value::from).collect();
+    let d = Dict::new().with("l", listed).with("s", s.to_dict()).with("v", 1u64).with("vis", number);
+    d.encode().into()
+}
+
+fn decode_own(bytes: &[u8]) -> Result<Service, DecodeError> {
+    let d = Dict::decode(bytes, FRAME_BODY_MAX)?;
+    match d.u64("v")? {
+        1 => {}
+        number => return Err(DecodeError::Unknown { what: "service record version", number }),
+    }
+    let key = |v: &Value| {
+        PublicKey::from_slice(v.as_bytes().unwrap_or_default())
+            .map_err(|e| DecodeError::invalid("l", e.to_string()))
+    };
+    let visibility = match d.u64("vis")? {
+        0 => Visibility::Everyone,
+        1 => Visibility::Listed(d.list("l", LISTED_MAX)?.iter().map(key).collect::<Result<_, _>>()?),
+        2 => Visibility::OnlyMe,
+        number => return Err(DecodeError::Unknown { what: "visibility", number }),
+    };
+    Ok(Service { visibility, ..Service::from_dict(d.dict("s")?)? })
+}
+
+impl Catalogue {
+    /// Folds the records of [`Room::Service`]; others are skipped. Follow with [`Input::Started`]. The error names the
+    /// record.
+    pub fn restore(me: PublicKey, records: &[StoredRecord]) -> Result<Self, (u64, DecodeError)> {
+        let mut own = BTreeMap::new();
+        for r in records.iter().filter(|r| r.subject.room == Room::Service) {
+            let service = decode_own(&r.record).map_err(|e| (r.lsn.0, e))?;
+            own.insert(service.id(), service);
+        }
+        let mut offers = Offerings::default();
+        offers.set(me, Some(own.values().cloned().collect()));
+        Ok(Self { me, own, offers, up: BTreeSet::new(), forget: BTreeMap::new() })
+    }
+
+    /// The node's own services.
+    pub fn own(&self) -> impl Iterator<Item = &Service> {
+        self.own.values()
+    }
+
+    /// Whether an own service needs `digest` in the local store.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.own.values().any(|s| s.module == *digest)
+    }
+
+    /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
+    pub fn summary(&self) -> (u32, Digest) {
+        let public = || self.own.iter().filter(|(_, s)| s.visibility == Visibility::Everyone);
+        let ids: Vec<&[u8]> = public().map(|(id, _)| &id.0[..]).collect();
+        (u32::try_from(ids.len()).unwrap_or(u32::MAX), Digest::in_domain("rn/catalogue/v1", &ids))
+    }
+
+    /// Everything on offer, own services first.
+    pub fn views(&self) -> Vec<ServiceView> {
+        let view = |(owner, s): (PublicKey, &Service)| ServiceView {
+            owner,
+            local: owner == self.me,
+            service: s.clone(),
+        };
+        let mut all: Vec<ServiceView> = self.offers.all().into_iter().map(view).collect();
+        all.sort_by_key(|v| !v.local);
+        all
+    }
+
+    /// What is on offer, for planning.
+    pub fn offers(&self) -> &Offerings {
+        &self.offers
+    }
+
+    fn tell(&self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
+        let frame = encode(self.own.values().filter(|s| s.allows(&peer)));
+        cx.emit(Output::Send { peer, frame });
+    }
+
+    fn changed(&mut self, cx: &mut Cx<'_, Output>) {
+        let own: Vec<Service> = self.own.values().cloned().collect();
+        self.offers.set(self.me, Some(own.clone()));
+        cx.emit(Output::Own(own.clone()));
+        cx.emit(Output::Offers { peer: self.me, services: Some(own) });
+        for peer in &self.up {
+            self.tell(cx, *peer);
+        }
+    }
+
+    fn add(&mut self, cx: &mut Cx<'_, Output>, service: Service) -> Reply {
+        let problem = |reason: String| {
+            let place = "service".to_owned();
+            Reply::Error(CommandError::Invalid(vec![Problem { place, reason }]))
+        };
+        // What a peer could not read must not be offered.
+        if let Err(e) = Service::from_dict(&service.to_dict()) {
+            return problem(e.to_string());
+        }
+        if let Visibility::Listed(peers) = &service.visibility
+            && peers.len() > LISTED_MAX
+        {
+            return problem(format!("{} listed peers, at most {LISTED_MAX}", peers.len()));
+        }
+        let id = service.id();
+        if self.own.len() >= SERVICES_MAX && !self.own.contains_key(&id) {
+            return Reply::Error(CommandError::Limit("services offered by a node"));
+        }
+        let subject = Subject::new(Room::Service, &id.0);
+        cx.emit(Output::Persist(StoreOp::Replace { subject, record: encode_own(&service) }));
+        self.own.insert(id, service);
+        self.changed(cx);
+        Reply::Done
+    }
+
+    fn remove(&mut self, cx: &mut Cx<'_, Output>, id: Digest) -> Reply {
+        if self.own.remove(&id).is_none() {
+            return Reply::Error(CommandError::UnknownService(id));
+        }
+        cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Service, &id.0) }));
+        self.changed(cx);
+        Reply::Done
+    }
+
+    fn received(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, services: Vec<Service>) {
+        if peer == self.me || !self.up.contains(&peer) {
+            return;
+        }
+        if self.offers.len() > CATALOGUES_MAX && !self.offers.knows(&peer) {
+            let Some(oldest) = self.forget.iter().min_by_key(|(_, at)| **at).map(|(p, _)| *p) else { return };
+            self.forget(cx, oldest);
+        }
+        self.offers.set(peer, Some(services.clone()));
+        cx.emit(Output::Offers { peer, services: Some(services) });
+    }
+
+    fn forget(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
+        self.forget.remove(&peer);
+        self.offers.set(peer, None);
+        cx.emit(Output::Offers { peer, services: None });
+    }
+}
+
+impl Machine for Catalogue {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
+        match input {
+            Input::Started => self.changed(cx),
+            Input::Add { id, service } => {
+                let reply = self.add(cx, *service);
+                cx.emit(Output::Reply { id, reply });
+            }
+            Input::Remove { id, service } => {
+                let reply = self.remove(cx, service);
+                cx.emit(Output::Reply { id, reply });
+            }
+            Input::PeerUp(peer) if peer != self.me => {
+                self.up.insert(peer);
+                self.forget.remove(&peer);
+                self.tell(cx, peer);
+            }
+            Input::PeerDown(peer) if peer != self.me => {
+                self.up.remove(&peer);
+                if self.offers.knows(&peer) {
+                    self.forget.insert(peer, cx.now + FORGET_AFTER);
+                }
+            }
+            Input::PeerUp(_) | Input::PeerDown(_) => {}
+            Input::Received { peer, services } => self.received(cx, peer, services),
+        }
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Cx<'_, Output>) {
+        let due: Vec<PublicKey> =
+            self.forget.iter().filter(|(_, at)| **at <= cx.now).map(|(p, _)| *p).collect();
+        for peer in due {
+            self.forget(cx, peer);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline> {
+        self.forget.values().min().map(|at| Deadline::new(*at, "forget a catalogue"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Keypair, Lsn};
+    use crate::laws::{Rig, check_within};
+    use crate::port::EngineLimits;
+    use crate::service::{DESCRIPTION_MAX, Kind, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
+    use proptest::prelude::*;
+
+    fn key(n: u8) -> PublicKey {
+        Keypair::from_seed(&[n; 32]).public()
+    }
+
+    fn service(name: &str, visibility: Visibility) -> Service {
+        Service {
+            kind: Kind::Wasm,
+            name: name.into(),
+            description: String::new(),
+            version: "1".into(),
+            module: Digest::of(name.as_bytes()),
+            module_len: 1,
+            stdin: true,
+            mounts: Vec::new(),
+            limits: EngineLimits { memory_bytes: 1, time_ms: 1, output_bytes: 1 },
+            visibility,
+        }
+    }
+
+    fn rig() -> Rig<Catalogue> {
+        Rig::new(Catalogue::restore(key(1), &[]).unwrap(), [0; 32])
+    }
+
+    fn add(rig: &mut Rig<Catalogue>, s: Service) -> Vec<Output> {
+        rig.tell(Input::Add { id: CommandId(1), service: Box::new(s) })
+    }
+
+    fn told(out: &[Output], to: PublicKey) -> Option<Vec<String>> {
+        out.iter().rev().find_map(|o| match o {
+            Output::Send { peer, frame } if *peer == to => {
+                Some(decode(frame).unwrap().into_iter().map(|s| s.name).collect())
+            }
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_peer_is_told_what_it_may_run_and_nothing_else() {
+        let mut r = rig();
+        add(&mut r, service("open", Visibility::Everyone));
+        add(&mut r, service("for-two", Visibility::Listed(vec![key(2)])));
+        add(&mut r, service("mine", Visibility::OnlyMe));
+        let two = told(&r.tell(Input::PeerUp(key(2))), key(2)).unwrap();
+        assert_eq!(two.len(), 2);
+        let three = told(&r.tell(Input::PeerUp(key(3))), key(3)).unwrap();
+        assert_eq!(three, ["open"]);
+        let out = add(&mut r, service("new", Visibility::Everyone));
+        assert_eq!(told(&out, key(3)).unwrap().len(), 2, "told again on change");
+        assert_eq!(r.machine.summary().0, 2, "the record counts what everyone may run");
+    }
+
+    #[test]
+    fn own_services_survive_a_restart_with_their_visibility() {
+        let mut r = rig();
+        let mut records = Vec::new();
+        for s in [service("a", Visibility::Listed(vec![key(2)])), service("b", Visibility::OnlyMe)] {
+            for o in add(&mut r, s) {
+                if let Output::Persist(StoreOp::Replace { subject, record }) = o {
+                    records.push(StoredRecord { lsn: Lsn(1), subject, record });
+                }
+            }
+        }
+        let again = Catalogue::restore(key(1), &records).unwrap();
+        assert!(again.own().eq(r.machine.own()));
+        assert_eq!(again.own().count(), 2);
+    }
+
+    #[test]
+    fn a_catalogue_outlives_its_connection_for_five_minutes() {
+        let mut r = rig();
+        r.tell(Input::PeerUp(key(2)));
+        r.tell(Input::Received { peer: key(2), services: vec![service("a", Visibility::Everyone)] });
+        r.tell(Input::PeerDown(key(2)));
+        assert!(r.wait(FORGET_AFTER - Duration::from_millis(1)).is_empty());
+        assert!(r.machine.offers().knows(&key(2)));
+        let out = r.wait(Duration::from_millis(1));
+        assert_eq!(out, vec![Output::Offers { peer: key(2), services: None }]);
+    }
+
+    #[test]
+    fn a_service_peers_could_not_read_is_refused() {
+        let mut r = rig();
+        let out = add(&mut r, service("Not A Name", Visibility::Everyone));
+        assert!(matches!(
+            &out[..],
+            [Output::Reply { reply: Reply::Error(CommandError::Invalid(p)), .. }] if p.len() == 1
+        ));
+        for i in 0..SERVICES_MAX {
+            add(&mut r, service(&format!("s{i}"), Visibility::Everyone));
+        }
+        let out = add(&mut r, service("one-more", Visibility::Everyone));
+        assert!(matches!(&out[..], [Output::Reply { reply: Reply::Error(CommandError::Limit(_)), .. }]));
+    }
+
+    #[test]
+    fn the_largest_catalogue_fits_a_frame() {
+        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out };
+        let big = |i: usize| Service {
+            name: format!("{i:0>64}"),
+            description: "d".repeat(DESCRIPTION_MAX),
+            version: "v".repeat(NAME_MAX),
+            mounts: vec![mount.clone(); MOUNTS_MAX],
+            limits: EngineLimits { memory_bytes: 1 << 62, time_ms: 1 << 62, output_bytes: 1 << 62 },
+            module_len: 1 << 62,
+            ..service("x", Visibility::Everyone)
+        };
+        let all: Vec<Service> = (0..SERVICES_MAX).map(big).collect();
+        let frame = encode(all.iter());
+        assert!(frame.body.len() <= FRAME_BODY_MAX, "{}", frame.body.len());
+        assert_eq!(decode(&frame), Ok(all));
+    }
+
+    #[test]
+    fn the_catalogue_obeys_the_laws_and_its_bounds() {
+        let peer = || (1u8..5).prop_map(key);
+        let name = || prop::sample::select(vec!["a", "b", "c"]);
+        let input = prop_oneof![
+            name().prop_map(|n| Input::Add {
+                id: CommandId(7),
+                service: Box::new(service(n, Visibility::Everyone))
+            }),
+            name().prop_map(|n| Input::Remove {
+                id: CommandId(7),
+                service: service(n, Visibility::Everyone).id()
+            }),
+            peer().prop_map(Input::PeerUp),
+            peer().prop_map(Input::PeerDown),
+            (peer(), name()).prop_map(|(peer, n)| Input::Received {
+                peer,
+                services: vec![service(n, Visibility::Everyone)]
+            }),
+        ];
+        check_within(
+            || Catalogue::restore(key(1), &[]).unwrap(),
+            input,
+            |c| assert!(c.offers().len() <= CATALOGUES_MAX + 1 && c.own().count() <= SERVICES_MAX),
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_catalogues_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&Frame { kind: KIND, body });
+        }
+    }
+}

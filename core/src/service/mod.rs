@@ -4,6 +4,7 @@
 //! module with the same ports has the same id everywhere and a receipt can name it.
 
 pub mod catalogue;
+pub mod offers;
 
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};

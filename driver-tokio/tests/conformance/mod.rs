@@ -3,6 +3,10 @@
 //! The node is a small one that sends what it was given, answers as told, and tells the test what it hears. Times are
 //! compared, never waited for; `PATIENCE` only turns a hang into a failure.
 
+mod quic;
+
+pub use quic::quic_carries_a_body_larger_than_its_windows;
+
 use crate::driver::{BindOptions, Clock, Driver, DriverError, Socket, Stopped, bind, event_channel};
 use async_channel::Sender;
 use remote_network_core::action::{Action, ActionSink};
@@ -56,6 +60,10 @@ macro_rules! suite {
             #[test]
             fn stopping_says_goodbye_and_tells_the_fault() {
                 law::stopping_says_goodbye_and_tells_the_fault($run);
+            }
+            #[test]
+            fn quic_carries_a_body_larger_than_its_windows() {
+                law::quic_carries_a_body_larger_than_its_windows($run);
             }
             #[test]
             fn a_closed_event_channel_ends_it_after_what_was_queued() {

@@ -1,0 +1,109 @@
+//! Where others see us: votes for our own address.
+//!
+//! Every peer we meet says from which address our packets came. One peer can lie, so an address counts only if at least
+//! half of those who spoke (per family) say the same; with one peer that is this peer, because a network of two has no
+//! more. Each peer has one vote per family, its latest.
+
+use crate::id::PublicKey;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Voters remembered; more would not change a majority any more. The oldest vote goes first.
+pub const VOTERS_MAX: usize = 64;
+/// Addresses believed per family: the majority, or two halves.
+pub const BELIEVED_MAX: usize = 2;
+
+/// The votes.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    votes: BTreeMap<(bool, PublicKey), (u64, SocketAddr)>,
+    clock: u64,
+}
+
+impl Observed {
+    /// `by` sees us at `addr`.
+    pub fn vote(&mut self, by: PublicKey, addr: SocketAddr) {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        self.clock += 1;
+        self.votes.insert((addr.is_ipv6(), by), (self.clock, addr));
+        if self.votes.len() > VOTERS_MAX {
+            let oldest = self.votes.iter().min_by_key(|(_, (at, _))| *at).map(|(k, _)| *k);
+            if let Some(k) = oldest {
+                self.votes.remove(&k);
+            }
+        }
+    }
+
+    /// Nobody's word counts any more: the node's own network changed.
+    pub fn clear(&mut self) {
+        self.votes.clear();
+    }
+
+    /// All addresses and how many peers say so, most first.
+    pub fn counted(&self) -> Vec<(SocketAddr, u32)> {
+        let mut count: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for (_, addr) in self.votes.values() {
+            *count.entry(*addr).or_default() += 1;
+        }
+        let mut out: Vec<_> = count.into_iter().collect();
+        out.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+        out
+    }
+
+    /// The addresses that count, most voted first.
+    pub fn believed(&self) -> Vec<SocketAddr> {
+        let counted = self.counted();
+        let of_family = |v6: bool| {
+            let family: Vec<_> = counted.iter().filter(|(a, _)| a.is_ipv6() == v6).collect();
+            let voters: u32 = family.iter().map(|(_, n)| n).sum();
+            family.into_iter().filter(move |(_, n)| n * 2 >= voters).map(|(a, _)| *a).take(BELIEVED_MAX)
+        };
+        of_family(false).chain(of_family(true)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Keypair;
+
+    fn key(n: u8) -> PublicKey {
+        Keypair::from_seed(&[n; 32]).public()
+    }
+
+    fn addr(port: u16) -> SocketAddr {
+        ([203, 0, 113, 7], port).into()
+    }
+
+    #[test]
+    fn a_single_peer_is_believed_and_a_single_liar_is_not() {
+        let mut o = Observed::default();
+        o.vote(key(1), addr(1));
+        assert_eq!(o.believed(), [addr(1)]);
+        o.vote(key(2), addr(1));
+        o.vote(key(3), addr(666));
+        assert_eq!(o.believed(), [addr(1)]);
+        assert_eq!(o.counted(), [(addr(1), 2), (addr(666), 1)]);
+    }
+
+    #[test]
+    fn a_peer_has_one_vote_per_family_its_latest() {
+        let mut o = Observed::default();
+        for port in 1..100 {
+            o.vote(key(1), addr(port));
+        }
+        let v6 = "[2001:db8::1]:9".parse().unwrap();
+        o.vote(key(1), v6);
+        assert_eq!(o.believed(), [addr(99), v6]);
+    }
+
+    #[test]
+    fn votes_are_bounded_and_the_oldest_goes() {
+        let mut o = Observed::default();
+        for n in 0..=VOTERS_MAX as u8 {
+            o.vote(key(n + 1), addr(u16::from(n) + 1));
+        }
+        assert_eq!(o.votes.len(), VOTERS_MAX);
+        assert!(o.counted().iter().all(|(a, _)| *a != addr(1)));
+    }
+}

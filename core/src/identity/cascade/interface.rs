@@ -1,0 +1,181 @@
+//! What the cascade is told and what it asks for.
+
+use super::CONNECT_TIMEOUT;
+use crate::dht::lookup::LookupFailed;
+use crate::dht::record::NodeRecord;
+use crate::id::{CommandId, PublicKey};
+use crate::identity::exchange::PeerFault;
+use crate::transport::{CloseReason, DialError};
+use std::fmt;
+use std::net::SocketAddr;
+use thiserror::Error;
+
+/// What the cascade is told at its start.
+#[derive(Clone, Debug)]
+pub struct CascadeConfig {
+    /// Who we are.
+    pub own: PublicKey,
+    /// Connected peers beyond which nobody unwanted is dialled.
+    pub max_peers: usize,
+    /// Connected peers below which known ones are dialled.
+    pub min_peers: usize,
+    /// Loopback and private ranges may be dialled.
+    pub private_networks: bool,
+}
+
+/// A dial; answered once by [`Input::Dialled`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct DialId(pub u64);
+
+/// Why a dial came to nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum DialFailed {
+    /// It could not start.
+    #[error(transparent)]
+    NotStarted(#[from] DialError),
+    /// The connection ended before the peer was identified.
+    #[error(transparent)]
+    Closed(#[from] CloseReason),
+    /// The peer broke the identity exchange.
+    #[error("the peer {0}")]
+    Fault(#[from] PeerFault),
+    /// Another peer is there.
+    #[error("another peer answered there")]
+    OtherPeer,
+    /// Nothing was heard of the dial any more.
+    #[error("no answer")]
+    NoAnswer,
+}
+
+/// Why a peer was not reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ConnectFailed {
+    /// It is this node.
+    Own,
+    /// The user blocks it.
+    Blocked,
+    /// Too many connects wait.
+    Busy,
+    /// Everything was tried.
+    Unreachable {
+        /// What the DHT said when there was no record.
+        lookup: Option<LookupFailed>,
+        /// The record holds relay attachments and no address to dial.
+        only_relays: bool,
+        /// Each address in order, and why it failed.
+        tried: Vec<(SocketAddr, DialFailed)>,
+        /// The time for a command was over before everything was tried.
+        timed_out: bool,
+    },
+}
+
+impl fmt::Display for ConnectFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectFailed::Own => f.write_str("that is this node"),
+            ConnectFailed::Blocked => f.write_str("it is blocked here"),
+            ConnectFailed::Busy => f.write_str("too many connects wait already"),
+            ConnectFailed::Unreachable { lookup, only_relays, tried, timed_out } => {
+                let mut words: Vec<String> = lookup.iter().map(ToString::to_string).collect();
+                if *only_relays {
+                    words.push("its record offers relays only".into());
+                }
+                words.extend(tried.iter().map(|(addr, why)| format!("{addr}: {why}")));
+                if *timed_out {
+                    words.push(format!("not finished within {} s", CONNECT_TIMEOUT.as_secs()));
+                }
+                if words.is_empty() {
+                    words.push("its record holds no address that may be dialled from here".into());
+                }
+                f.write_str(&words.join("; "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConnectFailed {}
+
+/// What can happen to the cascade.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The node is up.
+    Start,
+    /// A peer was learnt of, or spoken of again; perhaps it is at `addr`.
+    Learnt {
+        /// Who.
+        key: PublicKey,
+        /// Where somebody says it is.
+        addr: Option<SocketAddr>,
+    },
+    /// Somebody of our topic may be there.
+    Hint(SocketAddr),
+    /// A lookup ended. Those nobody here asked for are ignored.
+    Found {
+        /// Whose.
+        key: PublicKey,
+        /// The record, believed, or why there is none.
+        result: Result<Box<NodeRecord>, LookupFailed>,
+    },
+    /// A dial ended: who was identified there, or why nobody.
+    Dialled {
+        /// Which.
+        dial: DialId,
+        /// How.
+        result: Result<PublicKey, DialFailed>,
+    },
+    /// A peer is connected and identified, by whosever dial.
+    Connected {
+        /// Who.
+        key: PublicKey,
+        /// Where its packets come from.
+        addr: SocketAddr,
+    },
+    /// A peer is connected no more.
+    Disconnected(PublicKey),
+    /// The user wants a peer. Answered by one `ConnectDone`.
+    Connect {
+        /// The command.
+        id: CommandId,
+        /// Whom.
+        key: PublicKey,
+        /// Where to try first.
+        addr: Option<SocketAddr>,
+    },
+    /// Whether jobs need this peer connected.
+    Wanted(PublicKey, bool),
+    /// The user blocks this peer: nothing is tried any more.
+    Blocked(PublicKey),
+    /// The addresses that are ours: never dialled, and their public IPs tell who is a neighbour.
+    OwnAddrs(Vec<SocketAddr>),
+}
+
+/// What the cascade asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Fetch a record; answer with `Found`.
+    Lookup(PublicKey),
+    /// The cached record of this peer led nowhere.
+    Invalidate(PublicKey),
+    /// Dial; answer with `Dialled`, and `Connected` when it succeeds.
+    Dial {
+        /// Comes back with the answer.
+        dial: DialId,
+        /// Whom; `None`: whoever is there.
+        peer: Option<PublicKey>,
+        /// Where.
+        addr: SocketAddr,
+    },
+    /// The answer to a `Connect`, exactly once.
+    ConnectDone {
+        /// The command.
+        id: CommandId,
+        /// Whom.
+        key: PublicKey,
+        /// Connected, or everything that failed.
+        result: Result<(), ConnectFailed>,
+    },
+    /// Too few peers are connected: say so many known ones with `Learnt`.
+    WantPeers(usize),
+    /// Something was not taken.
+    Refused(&'static str),
+}

@@ -1,0 +1,583 @@
+//! The requester: drives this node's runs from submission to their end.
+//!
+//! Each step is a decision on durable state ([`Run`], folded from the journal) and soft state (who is connected, when
+//! something was last heard). What is decided becomes a record first; the message that relies on it is emitted after, and the
+//! gate holds it until the record is durable. [`advance`] looks at a run and does whatever is due, and is harmless when
+//! nothing is: after a restart the same function derives again what was outstanding.
+//!
+//! Leases: an executor that is silent for [`SUSPECT_AFTER`] or disconnected is suspect, after [`LOST_AFTER`] lost. A lost
+//! attempt stays open: the task may be ordered elsewhere under the next fence, and whichever receipt comes first wins.
+
+mod advance;
+mod answer;
+mod view;
+
+use super::message::{JobState, Message};
+use super::run::{Run, RunRecord};
+use super::validate::{Findings, check};
+use super::workflow::Workflow;
+use crate::codec::{DecodeError, Frame};
+use crate::command::{CommandError, Reply, RunState};
+use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
+use crate::limits::{LOST_AFTER, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX, SUSPECT_AFTER};
+use crate::machine::{Cx, Machine};
+use crate::service::Service;
+use crate::service::offers::Offerings;
+use crate::store::{Room, StoreOp, StoredRecord, Subject};
+use crate::time::{Deadline, Duration, Instant};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a run waits for named peers to show their catalogues.
+pub const VALIDATING_MAX: Duration = Duration::from_secs(30);
+/// How long a task waits for any of its executors to be there and take it.
+pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a preferred executor that is not connected is waited for before the next one is taken.
+pub const PREFERENCE_GRACE: Duration = Duration::from_secs(5);
+/// How often a missing peer is asked for again.
+pub const NEED_AGAIN: Duration = Duration::from_secs(10);
+/// First pause before an unanswered order or cancel is sent again; doubles up to [`RESEND_MAX`].
+pub const RESEND_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between repetitions.
+pub const RESEND_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for executors to confirm a cancel: their grace of 10 s, a lost lease, and room for repetitions.
+pub const CANCEL_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Attempts that machines or the network may spoil before a task fails.
+pub const INFRA_RETRIES: usize = 10;
+/// First pause after such an attempt when no other executor is fresh; doubles up to [`BACKOFF_MAX`].
+pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Open attempts at one executor: well below what it admits of one requester, enough to keep it busy.
+pub const ATTEMPTS_PER_PEER_MAX: usize = 64;
+/// Standard error up to this size is fetched with the results, so that logs outlive the executor's memory of them.
+pub const LOG_BYTES_MAX: u64 = 1 << 20;
+/// How long the end of a run waits for logs; results are waited for, logs are not worth it.
+pub const LOGS_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Attempts to fetch one result before the run fails.
+pub const FETCH_TRIES_MAX: u32 = 10;
+
+/// What can happen to the requester.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// After [`Requester::restore`], once: takes up whatever was outstanding.
+    Started,
+    /// The user submits a run.
+    Submit {
+        /// Answered with this id.
+        id: CommandId,
+        /// Chosen by the client.
+        run: RunId,
+        /// What.
+        workflow: Box<Workflow>,
+    },
+    /// The user cancels a run.
+    Cancel {
+        /// Answered with this id.
+        id: CommandId,
+        /// Which.
+        run: RunId,
+    },
+    /// A catalogue changed; `None`: it is forgotten. The node's own is among them, under its own key.
+    Offers {
+        /// Whose.
+        peer: PublicKey,
+        /// What it offers us.
+        services: Option<Vec<Service>>,
+    },
+    /// A peer's control stream is up. The node itself is a peer that is up from the start.
+    PeerUp(PublicKey),
+    /// It is gone.
+    PeerDown(PublicKey),
+    /// A dial failed: words for people.
+    Unreachable {
+        /// Whom.
+        peer: PublicKey,
+        /// Why.
+        why: String,
+    },
+    /// A message from an executor.
+    Message {
+        /// Proven by TLS.
+        peer: PublicKey,
+        /// What it says.
+        message: Box<Message>,
+    },
+    /// So many verified bytes of a wanted object are here.
+    Progress {
+        /// Which.
+        digest: Digest,
+        /// Bytes.
+        done: u64,
+    },
+    /// A wanted object is here, whole and durable.
+    Fetched(Digest),
+    /// A wanted object could not be fetched now.
+    FetchFailed {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What the requester can ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Journal this; later outputs rely on it.
+    Persist(StoreOp),
+    /// Send this on the peer's control stream, or hand it to this node's own executor.
+    Send {
+        /// Whom to.
+        peer: PublicKey,
+        /// What.
+        frame: Frame,
+    },
+    /// Connect to this peer if it can be found.
+    NeedPeer(PublicKey),
+    /// Bring this object here; answered by exactly one `Fetched` or `FetchFailed`.
+    Want {
+        /// Which.
+        digest: Digest,
+        /// Its length.
+        len: u64,
+        /// Who has it, with a ticket if one is needed. The requester needs none: it was granted the object when it was sealed.
+        sources: Vec<(PublicKey, Option<Bytes>)>,
+    },
+    /// Serve this object to whoever shows a ticket of this requester. Idempotent.
+    Grant {
+        /// Which.
+        digest: Digest,
+        /// Whose tickets are good: this node's.
+        requester: PublicKey,
+    },
+    /// The opposite.
+    Revoke {
+        /// Which.
+        digest: Digest,
+        /// Whose tickets are no longer good.
+        requester: PublicKey,
+    },
+    /// A run changed; see [`Requester::view`].
+    RunChanged(RunId),
+    /// A task changed; see [`Requester::task_view`].
+    TaskChanged {
+        /// Of this run.
+        run: RunId,
+        /// Its index in the plan.
+        task: usize,
+    },
+    /// The answer to a command.
+    Reply {
+        /// The command.
+        id: CommandId,
+        /// The answer.
+        reply: Box<Reply>,
+    },
+}
+
+/// How an open attempt sounds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Silence {
+    None,
+    Suspect,
+    Lost,
+}
+
+/// Soft side of an open attempt.
+#[derive(Clone, Debug)]
+struct Live {
+    run: RunId,
+    task: usize,
+    fence: u32,
+    peer: PublicKey,
+    /// When it was granted or last heard of.
+    heard: Instant,
+    silence: Silence,
+    state: Option<JobState>,
+    /// When the order (or the cancel) is sent again; `None`: no need.
+    resend_at: Option<Instant>,
+    resend_wait: Duration,
+    cancel_since: Option<Instant>,
+}
+
+/// Soft side of a peer.
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    up: bool,
+    /// When it was last asked for.
+    needed: Option<Instant>,
+    busy_until: Option<Instant>,
+    trouble: Option<String>,
+}
+
+/// Soft side of a task.
+#[derive(Clone, Debug, Default)]
+struct SoftTask {
+    /// Since when it has nobody working on it although it could.
+    idle_since: Option<Instant>,
+    backoff_until: Option<Instant>,
+}
+
+/// Soft side of an active run.
+#[derive(Clone, Debug)]
+struct Soft {
+    since: Instant,
+    findings: Findings,
+    tasks: Vec<SoftTask>,
+    /// When its end stops waiting for logs.
+    logs_until: Option<Instant>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum WantState {
+    Asked,
+    Again(Instant),
+    Here,
+    Dead(String),
+}
+
+/// An object that is brought here.
+#[derive(Clone, Debug)]
+struct Want {
+    len: u64,
+    holder: PublicKey,
+    required: bool,
+    tries: u32,
+    done: u64,
+    state: WantState,
+}
+
+/// Drives this node's runs.
+#[derive(Clone, Debug)]
+pub struct Requester {
+    keypair: Keypair,
+    me: PublicKey,
+    runs: BTreeMap<RunId, Run>,
+    soft: BTreeMap<RunId, Soft>,
+    /// Jobs of active runs.
+    jobs: BTreeMap<JobId, (RunId, usize, u32)>,
+    live: BTreeMap<JobId, Live>,
+    peers: BTreeMap<PublicKey, Peer>,
+    wants: BTreeMap<Digest, Want>,
+    offers: Offerings,
+    refused: u64,
+    /// When timers were last looked at: what was due then has been done.
+    looked: Instant,
+}
+
+impl Requester {
+    /// Folds the records of [`Room::Run`]; others are skipped. Follow with [`Input::Started`]. The error names the record.
+    pub fn restore(keypair: Keypair, records: &[StoredRecord]) -> Result<Self, (u64, DecodeError)> {
+        let mut runs: BTreeMap<RunId, Run> = BTreeMap::new();
+        for r in records.iter().filter(|r| r.subject.room == Room::Run) {
+            let fail = |e| (r.lsn.0, e);
+            let id = RunId::from_slice(&r.subject.key)
+                .map_err(|e| fail(DecodeError::invalid("run", e.to_string())))?;
+            let (record, at) = RunRecord::decode(&r.record).map_err(fail)?;
+            runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, at);
+        }
+        Ok(Self {
+            me: keypair.public(),
+            keypair,
+            runs,
+            soft: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            live: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            offers: Offerings::default(),
+            refused: 0,
+            looked: Instant::ZERO,
+        })
+    }
+
+    /// A run's durable state.
+    pub fn run(&self, run: &RunId) -> Option<&Run> {
+        self.runs.get(run)
+    }
+
+    /// All runs' durable state, for checkers.
+    pub fn runs(&self) -> &BTreeMap<RunId, Run> {
+        &self.runs
+    }
+
+    /// Runs not yet at their end.
+    pub fn active(&self) -> usize {
+        self.soft.len()
+    }
+
+    /// Messages that made no sense from their sender: forged receipts, jobs of others.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Whether any run of this node needs `digest` in the local store: as a source, or as a kept result.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.wants.contains_key(digest)
+            || self
+                .runs
+                .values()
+                .any(|r| advance::sources(r).any(|o| o.digest == *digest) || view::keeps(r, digest))
+    }
+
+    /// Journals a fact and makes it so.
+    fn record(&mut self, cx: &mut Cx<'_, Output>, id: RunId, record: RunRecord) {
+        let bytes = Bytes::from(record.encode(cx.wall));
+        cx.emit(Output::Persist(StoreOp::Append { subject: Subject::new(Room::Run, &id.0), record: bytes }));
+        let task = match &record {
+            RunRecord::Attempt { task, .. }
+            | RunRecord::Accepted { task, .. }
+            | RunRecord::Closed { task, .. }
+            | RunRecord::Committed { task, .. }
+            | RunRecord::TaskFailed { task, .. } => Some(*task),
+            RunRecord::Submitted { .. }
+            | RunRecord::Planned { .. }
+            | RunRecord::CancelRequested
+            | RunRecord::Ended { .. } => None,
+        };
+        self.runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, cx.wall);
+        cx.emit(match task {
+            Some(task) => Output::TaskChanged { run: id, task },
+            None => Output::RunChanged(id),
+        });
+    }
+
+    fn send(&self, cx: &mut Cx<'_, Output>, peer: PublicKey, message: &Message) {
+        if self.is_up(&peer) {
+            cx.emit(Output::Send { peer, frame: message.to_frame() });
+        }
+    }
+
+    fn is_up(&self, peer: &PublicKey) -> bool {
+        self.peers.get(peer).is_some_and(|p| p.up)
+    }
+
+    fn need(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
+        let p = self.peers.entry(peer).or_default();
+        let again = p.needed.is_none_or(|at| cx.now >= at + NEED_AGAIN);
+        if !p.up && again {
+            p.needed = Some(cx.now);
+            cx.emit(Output::NeedPeer(peer));
+        }
+    }
+
+    fn submit(&mut self, cx: &mut Cx<'_, Output>, id: CommandId, run: RunId, workflow: Workflow) {
+        let reply = self.accept(cx, run, workflow);
+        cx.emit(Output::Reply { id, reply: Box::new(reply) });
+        self.advance(cx, run);
+    }
+
+    fn accept(&mut self, cx: &mut Cx<'_, Output>, run: RunId, workflow: Workflow) -> Reply {
+        if let Some(known) = self.runs.get(&run) {
+            let same = known.workflow == super::plan::workflow_digest(&workflow);
+            return if same { Reply::Submitted(run) } else { Reply::Error(CommandError::RunConflict(run)) };
+        }
+        if self.soft.len() >= RUNS_ACTIVE_MAX {
+            return Reply::Error(CommandError::Limit("runs that have not ended"));
+        }
+        match check(&workflow, &self.offers) {
+            Ok(plan) => self.record(cx, run, RunRecord::Planned { plan }),
+            Err(f) if f.curable() => self.record(cx, run, RunRecord::Submitted { workflow }),
+            Err(f) => return Reply::Error(CommandError::Invalid(f.problems)),
+        }
+        self.activate(cx, run);
+        Reply::Submitted(run)
+    }
+
+    /// Gives an active run its soft side.
+    fn activate(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let tasks = vec![SoftTask::default(); run.tasks.len()];
+        let soft = Soft { since: cx.now, findings: Findings::default(), tasks, logs_until: None };
+        self.soft.insert(id, soft);
+        let mut sources: BTreeSet<Digest> = BTreeSet::new();
+        sources.extend(advance::sources(run).map(|o| o.digest));
+        for digest in sources {
+            cx.emit(Output::Grant { digest, requester: self.me });
+        }
+        for (task, t) in run.tasks.iter().enumerate() {
+            for a in &t.attempts {
+                self.jobs.insert(a.job, (id, task, a.order.fence));
+            }
+            for a in t.open() {
+                let live = Live {
+                    run: id,
+                    task,
+                    fence: a.order.fence,
+                    peer: a.peer(),
+                    heard: cx.now,
+                    silence: Silence::Suspect,
+                    state: None,
+                    resend_at: Some(cx.now + RESEND_MIN),
+                    resend_wait: RESEND_MIN,
+                    cancel_since: None,
+                };
+                self.live.insert(a.job, live);
+            }
+        }
+    }
+
+    fn start(&mut self, cx: &mut Cx<'_, Output>) {
+        let active: Vec<RunId> = self.runs.values().filter(|r| r.ended.is_none()).map(|r| r.id).collect();
+        for id in active {
+            if !self.soft.contains_key(&id) {
+                self.activate(cx, id);
+                self.advance(cx, id);
+            }
+        }
+    }
+
+    fn cancel(&mut self, cx: &mut Cx<'_, Output>, id: CommandId, run: RunId) {
+        let reply = match self.runs.get(&run) {
+            None => Reply::Error(CommandError::UnknownRun(run)),
+            Some(r) => {
+                if r.ended.is_none() && r.cancel.is_none() {
+                    self.record(cx, run, RunRecord::CancelRequested);
+                }
+                Reply::Done
+            }
+        };
+        cx.emit(Output::Reply { id, reply: Box::new(reply) });
+        self.advance(cx, run);
+    }
+
+    fn peer_up(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
+        let p = self.peers.entry(peer).or_default();
+        *p = Peer { up: true, ..Peer::default() };
+        for l in self.live.values_mut().filter(|l| l.peer == peer) {
+            // Its inventory is on the way and will say what needs no repetition.
+            l.resend_at = Some(cx.now + RESEND_MIN);
+            l.resend_wait = RESEND_MIN;
+        }
+        self.advance_all(cx);
+    }
+
+    fn peer_down(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
+        if let Some(p) = self.peers.get_mut(&peer) {
+            p.up = false;
+        }
+        for l in self.live.values_mut().filter(|l| l.peer == peer && l.silence == Silence::None) {
+            l.silence = Silence::Suspect;
+            cx.emit(Output::TaskChanged { run: l.run, task: l.task });
+        }
+        self.advance_all(cx);
+    }
+
+    fn advance_all(&mut self, cx: &mut Cx<'_, Output>) {
+        for id in self.soft.keys().copied().collect::<Vec<_>>() {
+            self.advance(cx, id);
+        }
+    }
+
+    /// Ended runs beyond [`RUNS_KEPT_MAX`] are forgotten, oldest first.
+    fn prune(&mut self, cx: &mut Cx<'_, Output>) {
+        let mut ended: Vec<(crate::time::UnixTime, RunId)> =
+            self.runs.values().filter_map(|r| r.ended.as_ref().map(|(.., at)| (*at, r.id))).collect();
+        if ended.len() <= RUNS_KEPT_MAX {
+            return;
+        }
+        ended.sort();
+        for (_, id) in ended.drain(..ended.len() - RUNS_KEPT_MAX) {
+            self.runs.remove(&id);
+            cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Run, &id.0) }));
+        }
+    }
+
+    fn fetched(&mut self, cx: &mut Cx<'_, Output>, digest: &Digest) {
+        if let Some(w) = self.wants.get_mut(digest) {
+            w.state = WantState::Here;
+            w.done = w.len;
+            self.advance_all(cx);
+        }
+    }
+
+    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, digest: &Digest, why: String) {
+        let Some(w) = self.wants.get_mut(digest).filter(|w| w.state == WantState::Asked) else { return };
+        w.tries += 1;
+        let tries_max = if w.required { FETCH_TRIES_MAX } else { 3 };
+        w.state = if w.tries >= tries_max {
+            WantState::Dead(why)
+        } else {
+            WantState::Again(cx.now + doubled(RESEND_MIN, w.tries, RESEND_MAX * 2))
+        };
+        self.advance_all(cx);
+    }
+}
+
+/// `first` doubled `times`, at most `max`.
+fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
+    first.saturating_mul(1u32.checked_shl(times).unwrap_or(u32::MAX)).min(max)
+}
+
+impl Machine for Requester {
+    type Input = Input;
+    type Output = Output;
+
+    fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
+        match input {
+            Input::Started => self.start(cx),
+            Input::Submit { id, run, workflow } => self.submit(cx, id, run, *workflow),
+            Input::Cancel { id, run } => self.cancel(cx, id, run),
+            Input::Offers { peer, services } => {
+                self.offers.set(peer, services);
+                let waiting = self.runs.values().filter(|r| r.state() == RunState::Validating).map(|r| r.id);
+                for id in waiting.collect::<Vec<_>>() {
+                    self.advance(cx, id);
+                }
+            }
+            Input::PeerUp(peer) => self.peer_up(cx, peer),
+            Input::PeerDown(peer) => self.peer_down(cx, peer),
+            Input::Unreachable { peer, why } => {
+                if let Some(p) = self.peers.get_mut(&peer) {
+                    p.trouble = Some(why);
+                }
+            }
+            Input::Message { peer, message } => self.answer(cx, peer, *message),
+            Input::Progress { digest, done } => {
+                if let Some(w) = self.wants.get_mut(&digest) {
+                    w.done = done.min(w.len);
+                }
+            }
+            Input::Fetched(digest) => self.fetched(cx, &digest),
+            Input::FetchFailed { digest, why } => self.fetch_failed(cx, &digest, why),
+        }
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Cx<'_, Output>) {
+        let mut touched: BTreeSet<RunId> = BTreeSet::new();
+        for job in self.live.keys().copied().collect::<Vec<_>>() {
+            touched.extend(self.live_timeout(cx, &job));
+        }
+        self.ask(cx);
+        let due = |id: &RunId| self.run_deadline(id).is_some_and(|d| d.at <= cx.now);
+        touched.extend(self.soft.keys().copied().filter(due).collect::<Vec<_>>());
+        for id in touched {
+            self.advance(cx, id);
+        }
+        self.looked = cx.now;
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline> {
+        let live = self.live.values().flat_map(|l| {
+            let silence = match l.silence {
+                Silence::None => Some(Deadline::new(l.heard + SUSPECT_AFTER, "lease: suspect")),
+                Silence::Suspect => Some(Deadline::new(l.heard + LOST_AFTER, "lease: lost")),
+                Silence::Lost => None,
+            };
+            let resend =
+                l.resend_at.filter(|_| self.is_up(&l.peer)).map(|at| Deadline::new(at, "send again"));
+            let cancel = l.cancel_since.map(|at| Deadline::new(at + CANCEL_WAIT_MAX, "cancel: give up"));
+            [silence, resend, cancel]
+        });
+        let wants = self.wants.values().map(|w| match w.state {
+            WantState::Again(at) => Some(Deadline::new(at, "fetch again")),
+            WantState::Asked | WantState::Here | WantState::Dead(_) => None,
+        });
+        let runs = self.soft.keys().map(|id| self.run_deadline(id));
+        live.chain(wants).chain(runs).fold(None, Deadline::earlier)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,479 @@
+//! A run as its requester's journal has it: records, and the state they fold to.
+//!
+//! [`Run::evolve`] is the only mutation. It is total: any sequence of decodable records yields a state. Nothing soft is in
+//! here (who is connected, when something was last heard), so a restarted requester has exactly this and asks the world
+//! for the rest.
+
+use super::encoding::string_of;
+use super::order::Order;
+use super::plan::{InputFrom, PLAN_BYTES_MAX, Plan, decode_workflow, encode_workflow, workflow_digest};
+use super::receipt::{Commit, Receipt};
+use super::signed::{Signed, Statement};
+use super::workflow::Workflow;
+use crate::codec::{DecodeError, Dict};
+use crate::command::RunState;
+use crate::id::{Digest, JobId, PublicKey, RunId};
+use crate::port::{EngineOutput, ExitClass};
+use crate::time::UnixTime;
+
+/// Largest record of a run.
+pub const RUN_RECORD_BYTES_MAX: usize = PLAN_BYTES_MAX + 4096;
+/// Longest words about an end.
+pub const END_WORDS_MAX: usize = 2_000;
+
+/// Why an attempt is over without having won. The class decides about the next one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum CloseClass {
+    /// The task's own failure: exit code, trap.
+    User,
+    /// A limit was hit.
+    Resource,
+    /// It can never work.
+    Permanent,
+    /// A machine's or the network's trouble.
+    Infra,
+    /// The executor had no room.
+    Busy,
+    /// The executor will not run this; it is not asked again.
+    Refused,
+    /// The executor lied; it gets nothing more of this run.
+    Byzantine,
+    /// It was stopped because the run ends.
+    Cancelled,
+}
+
+impl CloseClass {
+    const ALL: [CloseClass; 8] = [
+        CloseClass::User,
+        CloseClass::Resource,
+        CloseClass::Permanent,
+        CloseClass::Infra,
+        CloseClass::Busy,
+        CloseClass::Refused,
+        CloseClass::Byzantine,
+        CloseClass::Cancelled,
+    ];
+
+    /// The class of a receipt that is no success. An execution that the executor stopped on its own is its trouble.
+    pub fn of_exit(class: ExitClass) -> CloseClass {
+        match class {
+            ExitClass::User => CloseClass::User,
+            ExitClass::Resource => CloseClass::Resource,
+            ExitClass::Permanent => CloseClass::Permanent,
+            ExitClass::Success | ExitClass::Infra | ExitClass::Cancelled => CloseClass::Infra,
+        }
+    }
+}
+
+/// One fact about a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RunRecord {
+    /// It was submitted and waits for peers before it can be planned.
+    Submitted {
+        /// What.
+        workflow: Workflow,
+    },
+    /// It was compiled. The first record when nothing had to be waited for.
+    Planned {
+        /// The plan.
+        plan: Plan,
+    },
+    /// An order is about to leave.
+    Attempt {
+        /// Index of the task.
+        task: usize,
+        /// The signed order; it names executor and fence.
+        order: Signed<Order>,
+    },
+    /// The executor has it in its journal.
+    Accepted {
+        /// Index of the task.
+        task: usize,
+        /// Which attempt.
+        fence: u32,
+        /// The executor's incarnation.
+        incarnation: u64,
+    },
+    /// An attempt is over without having won.
+    Closed {
+        /// Index of the task.
+        task: usize,
+        /// Which attempt.
+        fence: u32,
+        /// Why.
+        class: CloseClass,
+        /// Why, for people.
+        words: String,
+        /// Receipt and commit, when it ended with a receipt that verifies.
+        proof: Option<(Signed<Receipt>, Signed<Commit>)>,
+    },
+    /// The one commit point: this receipt is the task's result.
+    Committed {
+        /// Index of the task.
+        task: usize,
+        /// The winning attempt.
+        fence: u32,
+        /// Its receipt.
+        receipt: Signed<Receipt>,
+        /// The signed commit.
+        commit: Signed<Commit>,
+    },
+    /// The task has failed for good.
+    TaskFailed {
+        /// Index of the task.
+        task: usize,
+        /// Why.
+        words: String,
+    },
+    /// The user wants it stopped. Nothing is dispatched after this.
+    CancelRequested,
+    /// It is over.
+    Ended {
+        /// How: a terminal state.
+        state: RunState,
+        /// Why, for people; empty for a success.
+        words: String,
+    },
+}
+
+fn signed_in<T: Statement>(d: &Dict, key: &'static str) -> Result<Signed<T>, DecodeError> {
+    Signed::decode(d.bytes(key, T::BODY_BYTES_MAX + 128)?)
+}
+
+fn task_dict(kind: u64, task: usize, fence: u32) -> Dict {
+    Dict::new().with("k", kind).with("t", u64::try_from(task).unwrap_or(u64::MAX)).with("f", fence)
+}
+
+fn words_in(d: &Dict) -> Result<String, DecodeError> {
+    string_of(d.need("w")?, "w", END_WORDS_MAX * 4)
+}
+
+impl RunRecord {
+    /// Canonical bytes for the journal, with the wall time of the fact.
+    pub fn encode(&self, at: UnixTime) -> Vec<u8> {
+        let d = match self {
+            RunRecord::Submitted { workflow } => {
+                Dict::new().with("k", 0u64).with("wf", encode_workflow(workflow).as_slice())
+            }
+            RunRecord::Planned { plan } => Dict::new().with("k", 1u64).with("plan", plan.encode().as_slice()),
+            RunRecord::Attempt { task, order } => {
+                task_dict(2, *task, order.fence).with("o", order.encode().as_slice())
+            }
+            RunRecord::Accepted { task, fence, incarnation } => {
+                task_dict(3, *task, *fence).with("inc", &incarnation.to_be_bytes()[..])
+            }
+            RunRecord::Closed { task, fence, class, words, proof } => {
+                let d = task_dict(4, *task, *fence).with("c", *class as u64).with("w", words.as_str());
+                match proof {
+                    Some((r, c)) => d.with("r", r.encode().as_slice()).with("m", c.encode().as_slice()),
+                    None => d,
+                }
+            }
+            RunRecord::Committed { task, fence, receipt, commit } => task_dict(5, *task, *fence)
+                .with("r", receipt.encode().as_slice())
+                .with("m", commit.encode().as_slice()),
+            RunRecord::TaskFailed { task, words } => task_dict(6, *task, 0).with("w", words.as_str()),
+            RunRecord::CancelRequested => Dict::new().with("k", 7u64),
+            RunRecord::Ended { state, words } => {
+                let state = match state {
+                    RunState::Succeeded => 0u64,
+                    RunState::Cancelled => 2,
+                    RunState::Failed
+                    | RunState::Validating
+                    | RunState::Running
+                    | RunState::Paused
+                    | RunState::Cancelling
+                    | RunState::Finalizing => 1,
+                };
+                Dict::new().with("k", 8u64).with("s", state).with("w", words.as_str())
+            }
+        };
+        d.with("at", at.as_millis()).with("v", 1u64).encode()
+    }
+
+    /// Reads what [`RunRecord::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<(RunRecord, UnixTime), DecodeError> {
+        let d = Dict::decode(bytes, RUN_RECORD_BYTES_MAX)?;
+        match d.u64("v")? {
+            1 => {}
+            number => return Err(DecodeError::Unknown { what: "run record version", number }),
+        }
+        let task = || d.u32("t").map(|t| t as usize);
+        let record = match d.u64("k")? {
+            0 => RunRecord::Submitted { workflow: decode_workflow(d.bytes("wf", PLAN_BYTES_MAX)?)? },
+            1 => RunRecord::Planned { plan: Plan::decode(d.bytes("plan", PLAN_BYTES_MAX)?)? },
+            2 => RunRecord::Attempt { task: task()?, order: signed_in(&d, "o")? },
+            3 => RunRecord::Accepted {
+                task: task()?,
+                fence: d.u32("f")?,
+                incarnation: u64::from_be_bytes(d.array("inc")?),
+            },
+            4 => {
+                let number = d.u64("c")?;
+                let class = CloseClass::ALL
+                    .into_iter()
+                    .find(|c| *c as u64 == number)
+                    .ok_or(DecodeError::Unknown { what: "close class", number })?;
+                let proof = match d.get("r") {
+                    Some(_) => Some((signed_in(&d, "r")?, signed_in(&d, "m")?)),
+                    None => None,
+                };
+                RunRecord::Closed { task: task()?, fence: d.u32("f")?, class, words: words_in(&d)?, proof }
+            }
+            5 => RunRecord::Committed {
+                task: task()?,
+                fence: d.u32("f")?,
+                receipt: signed_in(&d, "r")?,
+                commit: signed_in(&d, "m")?,
+            },
+            6 => RunRecord::TaskFailed { task: task()?, words: words_in(&d)? },
+            7 => RunRecord::CancelRequested,
+            8 => {
+                let state = match d.u64("s")? {
+                    0 => RunState::Succeeded,
+                    1 => RunState::Failed,
+                    2 => RunState::Cancelled,
+                    number => return Err(DecodeError::Unknown { what: "run state", number }),
+                };
+                RunRecord::Ended { state, words: words_in(&d)? }
+            }
+            number => return Err(DecodeError::Unknown { what: "run record", number }),
+        };
+        Ok((record, UnixTime::from_millis(d.u64("at")?)))
+    }
+}
+
+/// An attempt that is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Closed {
+    /// Why.
+    pub class: CloseClass,
+    /// Why, for people.
+    pub words: String,
+    /// Receipt and commit, if it ended with a receipt.
+    pub proof: Option<(Signed<Receipt>, Signed<Commit>)>,
+}
+
+/// One order of a task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// The signed order.
+    pub order: Signed<Order>,
+    /// The job it names.
+    pub job: JobId,
+    /// The executor's incarnation, once it has accepted.
+    pub incarnation: Option<u64>,
+    /// Set when it is over without having won.
+    pub closed: Option<Closed>,
+}
+
+impl Attempt {
+    /// Who was asked.
+    pub fn peer(&self) -> PublicKey {
+        self.order.executor
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TaskEnd {
+    /// By a receipt that was committed.
+    Committed {
+        /// The winning attempt.
+        fence: u32,
+        /// Its receipt.
+        receipt: Box<Signed<Receipt>>,
+        /// The signed commit.
+        commit: Box<Signed<Commit>>,
+    },
+    /// For good.
+    Failed {
+        /// Why.
+        words: String,
+    },
+}
+
+/// A task of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Task {
+    /// Attempts in the order of their fences.
+    pub attempts: Vec<Attempt>,
+    /// Its end.
+    pub end: Option<TaskEnd>,
+    /// When the last record about it was written.
+    pub since: UnixTime,
+}
+
+impl Task {
+    /// The attempt with this fence.
+    pub fn attempt(&self, fence: u32) -> Option<&Attempt> {
+        self.attempts.iter().find(|a| a.order.fence == fence)
+    }
+
+    /// Attempts that may still win.
+    pub fn open(&self) -> impl Iterator<Item = &Attempt> {
+        let undecided = self.end.is_none();
+        self.attempts.iter().filter(move |a| undecided && a.closed.is_none())
+    }
+
+    /// The committed receipt.
+    pub fn receipt(&self) -> Option<&Signed<Receipt>> {
+        match &self.end {
+            Some(TaskEnd::Committed { receipt, .. }) => Some(receipt),
+            Some(TaskEnd::Failed { .. }) | None => None,
+        }
+    }
+
+    /// The committed receipt, or that of the last failure.
+    pub fn last_receipt(&self) -> Option<&Signed<Receipt>> {
+        let closed = || self.attempts.iter().rev().filter_map(|a| a.closed.as_ref()?.proof.as_ref());
+        self.receipt().or_else(|| closed().map(|(r, _)| r).next())
+    }
+
+    /// Attempts closed for one of `classes`.
+    pub fn closed_for(&self, classes: &[CloseClass]) -> usize {
+        self.attempts.iter().filter_map(|a| a.closed.as_ref()).filter(|c| classes.contains(&c.class)).count()
+    }
+}
+
+/// A run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// Which.
+    pub id: RunId,
+    /// When it was submitted.
+    pub submitted: UnixTime,
+    /// Its name.
+    pub name: String,
+    /// Digest of its workflow: two submissions with the same one are the same run.
+    pub workflow: Digest,
+    /// The workflow while it is not yet planned.
+    pub pending: Option<Workflow>,
+    /// The plan.
+    pub plan: Option<Plan>,
+    /// Digest of the plan.
+    pub spec: Digest,
+    /// Tasks in the plan's order.
+    pub tasks: Vec<Task>,
+    /// When the user wanted it stopped.
+    pub cancel: Option<UnixTime>,
+    /// Its end.
+    pub ended: Option<(RunState, String, UnixTime)>,
+}
+
+impl Run {
+    /// A run before its first record.
+    pub fn new(id: RunId) -> Run {
+        let none = Digest([0; 32]);
+        Run {
+            id,
+            submitted: UnixTime::default(),
+            name: String::new(),
+            workflow: none,
+            pending: None,
+            plan: None,
+            spec: none,
+            tasks: Vec::new(),
+            cancel: None,
+            ended: None,
+        }
+    }
+
+    /// Applies one record: the only mutation.
+    pub fn evolve(&mut self, record: RunRecord, at: UnixTime) {
+        match record {
+            RunRecord::Submitted { workflow } => {
+                self.submitted = at;
+                self.name = workflow.name.clone();
+                self.workflow = workflow_digest(&workflow);
+                self.pending = Some(workflow);
+            }
+            RunRecord::Planned { plan } => {
+                if self.pending.take().is_none() {
+                    self.submitted = at;
+                }
+                self.name = plan.name.clone();
+                self.workflow = plan.workflow;
+                self.spec = plan.spec_digest();
+                self.tasks = vec![Task { attempts: Vec::new(), end: None, since: at }; plan.tasks.len()];
+                self.plan = Some(plan);
+            }
+            RunRecord::Attempt { task, order } => {
+                let job = order.job();
+                if let Some(t) = self.touch(task, at) {
+                    t.attempts.push(Attempt { order, job, incarnation: None, closed: None });
+                }
+            }
+            RunRecord::Accepted { task, fence, incarnation } => {
+                if let Some(a) = self.touch(task, at).and_then(|t| attempt_mut(t, fence)) {
+                    a.incarnation = Some(incarnation);
+                }
+            }
+            RunRecord::Closed { task, fence, class, words, proof } => {
+                if let Some(a) = self.touch(task, at).and_then(|t| attempt_mut(t, fence)) {
+                    a.closed = Some(Closed { class, words, proof });
+                }
+            }
+            RunRecord::Committed { task, fence, receipt, commit } => {
+                if let Some(t) = self.touch(task, at) {
+                    t.end = Some(TaskEnd::Committed {
+                        fence,
+                        receipt: Box::new(receipt),
+                        commit: Box::new(commit),
+                    });
+                }
+            }
+            RunRecord::TaskFailed { task, words } => {
+                if let Some(t) = self.touch(task, at) {
+                    t.end = Some(TaskEnd::Failed { words });
+                }
+            }
+            RunRecord::CancelRequested => self.cancel = Some(at),
+            RunRecord::Ended { state, words } => {
+                self.pending = None;
+                self.ended = Some((state, words, at));
+            }
+        }
+    }
+
+    fn touch(&mut self, task: usize, at: UnixTime) -> Option<&mut Task> {
+        let t = self.tasks.get_mut(task)?;
+        t.since = at;
+        Some(t)
+    }
+
+    /// The state a user sees.
+    pub fn state(&self) -> RunState {
+        let done = |t: &Task| t.receipt().is_some();
+        match &self.ended {
+            Some((state, ..)) => *state,
+            None if self.cancel.is_some() => RunState::Cancelling,
+            None if self.plan.is_none() => RunState::Validating,
+            None if self.failed_task().is_some() || self.tasks.iter().all(done) => RunState::Finalizing,
+            None => RunState::Running,
+        }
+    }
+
+    /// The first task that failed for good, with its reason.
+    pub fn failed_task(&self) -> Option<(usize, &str)> {
+        self.tasks.iter().enumerate().find_map(|(i, t)| match &t.end {
+            Some(TaskEnd::Failed { words }) => Some((i, words.as_str())),
+            Some(TaskEnd::Committed { .. }) | None => None,
+        })
+    }
+
+    /// The committed output that an input names, and who holds it.
+    pub fn output_of(&self, from: &InputFrom) -> Option<(PublicKey, &EngineOutput)> {
+        match from {
+            InputFrom::Object(_) => None,
+            InputFrom::Task { task, port } => {
+                let receipt = self.tasks.get(*task)?.receipt()?;
+                Some((receipt.executor, receipt.output(port)?))
+            }
+        }
+    }
+}
+
+fn attempt_mut(task: &mut Task, fence: u32) -> Option<&mut Attempt> {
+    task.attempts.iter_mut().find(|a| a.order.fence == fence)
+}

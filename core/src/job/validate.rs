@@ -1,0 +1,519 @@
+//! Validation: everything that is wrong with a workflow, at once, each with its place and how to mend it.
+//!
+//! Nothing runs before a workflow compiles (SPEC 7.2). The check is pure: workflow and catalogues in, a [`Plan`] or all
+//! problems out. One kind of problem may mend itself: a task names a peer whose catalogue is not here yet. Such
+//! [`Findings`] are `curable` by meeting those peers, and the requester waits for them a while.
+
+use super::order::TASK_TEXT_BYTES_MAX;
+use super::plan::{
+    CANDIDATES_MAX, InputFrom, PLAN_BYTES_MAX, Plan, PlannedInput, PlannedSink, PlannedTask, RETRIES_MAX,
+    WORKFLOW_NAME_MAX, encode_workflow, workflow_digest,
+};
+use super::workflow::{Edge, End, NodeKind, Problem, TaskSpec, Workflow};
+use crate::id::{Digest, PublicKey};
+use crate::limits::{
+    OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
+    WORKFLOW_NODES_MAX,
+};
+use crate::port::{EngineLimits, Port};
+use crate::service::offers::Offers;
+use crate::service::{Mount, MountDirection, NAME_MAX, Service, valid_name};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Longest name of an environment variable in bytes.
+const ENV_NAME_MAX: usize = NAME_MAX * 4;
+/// Services named in a suggestion.
+const SUGGESTIONS_MAX: usize = 3;
+
+/// What is wrong with a workflow.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Findings {
+    /// Everything that is wrong, in the order of the workflow.
+    pub problems: Vec<Problem>,
+    /// Peers that are named and whose catalogue is not here.
+    pub absent: BTreeSet<PublicKey>,
+    incurable: bool,
+}
+
+impl Findings {
+    /// Whether meeting the absent peers might mend all of it.
+    pub fn curable(&self) -> bool {
+        !self.incurable && !self.absent.is_empty()
+    }
+
+    fn add(&mut self, place: impl Into<String>, reason: impl Into<String>) {
+        self.incurable = true;
+        self.problems.push(Problem { place: place.into(), reason: reason.into() });
+    }
+}
+
+/// Compiles `workflow`, or says everything that is wrong with it.
+pub fn validate(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Vec<Problem>> {
+    check(workflow, offers).map_err(|f| f.problems)
+}
+
+/// Like [`validate`], and tells whether absent peers might mend it.
+pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings> {
+    let mut findings = Findings::default();
+    check_sizes(workflow, &mut findings);
+    if findings.incurable {
+        return Err(findings);
+    }
+    let index = check_ids(workflow, &mut findings);
+    let mut services = BTreeMap::new();
+    for (at, (id, kind)) in workflow.nodes.iter().enumerate() {
+        if let NodeKind::Task(spec) = kind {
+            check_task(id, spec, &mut findings);
+            if let Some(choice) = resolve(id, spec, offers, &mut findings) {
+                services.insert(at, choice);
+            }
+        }
+    }
+    let edges = check_edges(workflow, &index, &services, &mut findings);
+    check_inputs(workflow, &edges, &services, &mut findings);
+    let order = topological(workflow, &edges, &mut findings);
+    if !findings.problems.is_empty() {
+        return Err(findings);
+    }
+    let plan = compile(workflow, &edges, &services, &order);
+    if plan.encode().len() > PLAN_BYTES_MAX {
+        findings.add(
+            "nodes",
+            format!("the compiled plan is larger than {PLAN_BYTES_MAX} bytes; split the workflow"),
+        );
+        return Err(findings);
+    }
+    Ok(plan)
+}
+
+/// A resolved service and who may run it.
+struct Choice<'a> {
+    service: &'a Service,
+    id: Digest,
+    candidates: Vec<PublicKey>,
+}
+
+/// An edge whose nodes exist, by their indices.
+struct Wire<'a> {
+    from: usize,
+    to: usize,
+    edge: &'a Edge,
+}
+
+fn check_sizes(w: &Workflow, f: &mut Findings) {
+    if w.nodes.len() > WORKFLOW_NODES_MAX {
+        f.add("nodes", format!("{} nodes, at most {WORKFLOW_NODES_MAX} are allowed", w.nodes.len()));
+    }
+    if w.edges.len() > WORKFLOW_EDGES_MAX {
+        f.add("edges", format!("{} edges, at most {WORKFLOW_EDGES_MAX} are allowed", w.edges.len()));
+    }
+    if w.name.len() > WORKFLOW_NAME_MAX || w.name.chars().any(char::is_control) {
+        f.add("name", format!("at most {WORKFLOW_NAME_MAX} bytes without control characters"));
+    }
+    if !w.nodes.iter().any(|(_, k)| matches!(k, NodeKind::Task(_))) {
+        f.add("nodes", "there is no task; add a node with a `service`");
+    }
+    if !f.incurable && encode_workflow(w).len() > PLAN_BYTES_MAX {
+        f.add("nodes", format!("the workflow is larger than {PLAN_BYTES_MAX} bytes; split it"));
+    }
+}
+
+fn check_ids<'a>(w: &'a Workflow, f: &mut Findings) -> BTreeMap<&'a str, usize> {
+    let mut index = BTreeMap::new();
+    for (at, (id, kind)) in w.nodes.iter().enumerate() {
+        if !valid_name(id) {
+            f.add(format!("nodes.{id}"), format!("an id has 1 to {NAME_MAX} of a-z, 0-9, `-`, `_`, `.`"));
+        }
+        if index.insert(id.as_str(), at).is_some() {
+            f.add(format!("nodes.{id}"), "this id is used twice; rename one of the nodes");
+        }
+        if let NodeKind::Source(objects) = kind
+            && objects.iter().any(|o| o.len > OBJECT_BYTES_MAX)
+        {
+            f.add(format!("nodes.{id}"), format!("an object is larger than {OBJECT_BYTES_MAX} bytes"));
+        }
+    }
+    index
+}
+
+fn check_task(id: &str, t: &TaskSpec, f: &mut Findings) {
+    let place = |what: &str| format!("nodes.{id}.{what}");
+    if t.args.len() > TASK_ARGS_MAX {
+        f.add(place("args"), format!("{} arguments, at most {TASK_ARGS_MAX} are allowed", t.args.len()));
+    }
+    if t.env.len() > TASK_ARGS_MAX {
+        f.add(place("env"), format!("{} variables, at most {TASK_ARGS_MAX} are allowed", t.env.len()));
+    }
+    let fits = |s: &str| s.len() <= TASK_ARG_BYTES_MAX && !s.contains('\0');
+    for (i, arg) in t.args.iter().enumerate().filter(|(_, a)| !fits(a)) {
+        let n = arg.len();
+        f.add(place(&format!("args[{i}]")), format!("{n} bytes; at most {TASK_ARG_BYTES_MAX}, and no NUL"));
+    }
+    for (name, value) in &t.env {
+        if name.is_empty() || name.len() > ENV_NAME_MAX || name.contains(['=', '\0']) {
+            f.add(place("env"), format!("`{}` is no name of a variable", name.escape_debug()));
+        }
+        if !fits(value) {
+            let n = value.len();
+            f.add(
+                place(&format!("env.{name}")),
+                format!("{n} bytes; at most {TASK_ARG_BYTES_MAX}, and no NUL"),
+            );
+        }
+    }
+    let text: usize = t.args.iter().map(String::len).sum::<usize>()
+        + t.env.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+    if text > TASK_TEXT_BYTES_MAX {
+        let reason = format!(
+            "{text} bytes of arguments and environment, at most {TASK_TEXT_BYTES_MAX} together; pass larger values \
+             through a port"
+        );
+        f.add(place("args"), reason);
+    }
+    if t.retries > RETRIES_MAX {
+        f.add(place("retries"), format!("{} retries, at most {RETRIES_MAX}", t.retries));
+    }
+    if t.timeout_ms == Some(0) {
+        f.add(place("timeout"), "a time limit of zero; leave it out for the service's own limit");
+    }
+    if t.peers.len() > CANDIDATES_MAX {
+        f.add(place("peers"), format!("{} peers, at most {CANDIDATES_MAX} are allowed", t.peers.len()));
+    }
+}
+
+fn resolve<'a>(id: &str, t: &TaskSpec, offers: &'a dyn Offers, f: &mut Findings) -> Option<Choice<'a>> {
+    let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
+    let by_id: Option<Digest> = t.service.parse().ok();
+    let all = offers.all();
+    let matching: Vec<(PublicKey, &Service, Digest)> = all
+        .iter()
+        .map(|(p, s)| (*p, *s, s.id()))
+        .filter(|(_, s, sid)| by_id.map_or(s.name == t.service, |wanted| wanted == *sid))
+        .collect();
+    let usable: Vec<_> = matching.iter().filter(|(p, ..)| named(p)).collect();
+    let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
+    // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
+    let count = |sid: &Digest| usable.iter().filter(|(_, _, s)| s == sid).count();
+    let best = usable.iter().min_by(|a, b| {
+        rank(&a.0)
+            .cmp(&rank(&b.0))
+            .then_with(|| count(&b.2).cmp(&count(&a.2)))
+            .then_with(|| b.1.version.cmp(&a.1.version))
+            .then_with(|| a.2.cmp(&b.2))
+    });
+    if let Some((_, service, sid)) = best {
+        let mut candidates: Vec<PublicKey> =
+            usable.iter().filter(|(_, _, s)| s == sid).map(|(p, ..)| *p).collect();
+        candidates.sort_by_key(rank);
+        candidates.dedup();
+        candidates.truncate(CANDIDATES_MAX);
+        return Some(Choice { service, id: *sid, candidates });
+    }
+    explain_missing(id, t, offers, &matching, f);
+    None
+}
+
+fn explain_missing(
+    id: &str,
+    t: &TaskSpec,
+    offers: &dyn Offers,
+    matching: &[(PublicKey, &Service, Digest)],
+    f: &mut Findings,
+) {
+    let absent: Vec<PublicKey> = t.peers.iter().filter(|p| !offers.knows(p)).copied().collect();
+    let elsewhere: Vec<String> = matching.iter().map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
+    if !absent.is_empty() {
+        let names: Vec<String> = absent.iter().map(PublicKey::to_string).collect();
+        f.problems.push(Problem {
+            place: format!("nodes.{id}.peers"),
+            reason: format!("not connected to {}: what it offers is not known", names.join(", ")),
+        });
+        f.absent.extend(absent);
+    } else if !elsewhere.is_empty() {
+        let reason = format!("none of these peers offers `{}`; {} does", t.service, elsewhere.join(", "));
+        f.add(format!("nodes.{id}.peers"), reason);
+    } else {
+        let near = near_names(&t.service, offers);
+        let hint = if near.is_empty() {
+            "no peer offers any service; connect to one, or add a service here".to_owned()
+        } else {
+            format!("did you mean {}?", near.join(" or "))
+        };
+        f.add(format!("nodes.{id}.service"), format!("nobody offers `{}`; {hint}", t.service));
+    }
+}
+
+/// Names of offered services nearest to `name`.
+fn near_names(name: &str, offers: &dyn Offers) -> Vec<String> {
+    let names: BTreeSet<&str> = offers.all().iter().map(|(_, s)| s.name.as_str()).collect();
+    let mut ranked: Vec<_> = names.into_iter().map(|n| (edit_distance(name, n), n)).collect();
+    ranked.sort();
+    ranked.into_iter().take(SUGGESTIONS_MAX).map(|(_, n)| format!("`{n}`")).collect()
+}
+
+/// Levenshtein distance over bytes; both sides cut to [`NAME_MAX`].
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b) = (&a.as_bytes()[..a.len().min(NAME_MAX)], &b.as_bytes()[..b.len().min(NAME_MAX)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn check_edges<'a>(
+    w: &'a Workflow,
+    index: &BTreeMap<&str, usize>,
+    services: &BTreeMap<usize, Choice<'_>>,
+    f: &mut Findings,
+) -> Vec<Wire<'a>> {
+    let mut wires = Vec::new();
+    for (i, edge) in w.edges.iter().enumerate() {
+        let from = known(&edge.from, &format!("edges[{i}].from"), index, f);
+        let to = known(&edge.to, &format!("edges[{i}].to"), index, f);
+        let (Some(from), Some(to)) = (from, to) else { continue };
+        let service = |at| services.get(&at).map(|c| c.service);
+        if let Err(reason) = gives(&w.nodes[from].1, service(from), &edge.from) {
+            f.add(format!("edges[{i}].from"), reason);
+        }
+        if let Err(reason) = takes(&w.nodes[to].1, service(to), &edge.to) {
+            f.add(format!("edges[{i}].to"), reason);
+        }
+        wires.push(Wire { from, to, edge });
+    }
+    wires
+}
+
+fn known(end: &End, place: &str, index: &BTreeMap<&str, usize>, f: &mut Findings) -> Option<usize> {
+    let at = index.get(end.node.as_str()).copied();
+    if at.is_none() {
+        let near = index.keys().min_by_key(|n| edit_distance(&end.node, n)).copied().unwrap_or_default();
+        f.add(place, format!("there is no node `{}`; did you mean `{near}`?", end.node));
+    }
+    at
+}
+
+fn mounts(service: &Service, direction: MountDirection) -> impl Iterator<Item = &Mount> {
+    service.mounts.iter().filter(move |m| m.direction == direction)
+}
+
+fn mount_list(service: &Service, direction: MountDirection) -> String {
+    let names: Vec<String> = mounts(service, direction).map(|m| format!("`{}`", m.name)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Whether data may leave a node at this end. Unresolved services are reported elsewhere.
+fn gives(kind: &NodeKind, service: Option<&Service>, end: &End) -> Result<(), String> {
+    let node = &end.node;
+    match (kind, &end.port) {
+        (NodeKind::Source(_), Port::Stdout) => Ok(()),
+        (NodeKind::Source(_), Port::Stdin | Port::Stderr | Port::Mount(_)) => {
+            Err(format!("`{node}` is a source; its only port is `out`"))
+        }
+        (NodeKind::Sink, Port::Stdin | Port::Stdout | Port::Stderr | Port::Mount(_)) => {
+            Err(format!("`{node}` is a sink; nothing comes out of it"))
+        }
+        (NodeKind::Task(_), Port::Stdin) => {
+            Err(format!("`stdin` of `{node}` is an input; an edge starts at `stdout`, `stderr` or a mount"))
+        }
+        (NodeKind::Task(_), Port::Stdout | Port::Stderr) => Ok(()),
+        (NodeKind::Task(_), Port::Mount(name)) => match service {
+            Some(s) if !mounts(s, MountDirection::Out).any(|m| m.name == *name) => Err(format!(
+                "`{}` has no output mount `{name}`; its output mounts: {}",
+                s.name,
+                mount_list(s, MountDirection::Out)
+            )),
+            Some(_) | None => Ok(()),
+        },
+    }
+}
+
+/// Whether data may enter a node at this end.
+fn takes(kind: &NodeKind, service: Option<&Service>, end: &End) -> Result<(), String> {
+    let node = &end.node;
+    match (kind, &end.port) {
+        (NodeKind::Sink, Port::Stdin) => Ok(()),
+        (NodeKind::Sink, Port::Stdout | Port::Stderr | Port::Mount(_)) => {
+            Err(format!("`{node}` is a sink; its only port is `in`"))
+        }
+        (NodeKind::Source(_), Port::Stdin | Port::Stdout | Port::Stderr | Port::Mount(_)) => {
+            Err(format!("`{node}` is a source; nothing goes into it"))
+        }
+        (NodeKind::Task(_), Port::Stdout | Port::Stderr) => {
+            Err(format!("an output of `{node}`; an edge ends at `stdin` or an input mount"))
+        }
+        (NodeKind::Task(_), Port::Stdin) => match service {
+            Some(s) if !s.stdin => Err(format!(
+                "`{}` does not read standard input; its input mounts: {}",
+                s.name,
+                mount_list(s, MountDirection::In)
+            )),
+            Some(_) | None => Ok(()),
+        },
+        (NodeKind::Task(_), Port::Mount(name)) => match service {
+            Some(s) if !mounts(s, MountDirection::In).any(|m| m.name == *name) => Err(format!(
+                "`{}` has no input mount `{name}`; its input mounts: {}",
+                s.name,
+                mount_list(s, MountDirection::In)
+            )),
+            Some(_) | None => Ok(()),
+        },
+    }
+}
+
+fn check_inputs(w: &Workflow, wires: &[Wire<'_>], services: &BTreeMap<usize, Choice<'_>>, f: &mut Findings) {
+    for (at, (id, kind)) in w.nodes.iter().enumerate() {
+        let into = || wires.iter().filter(move |x| x.to == at);
+        let objects: usize = into()
+            .map(|x| match &w.nodes[x.from].1 {
+                NodeKind::Source(objects) => objects.len(),
+                NodeKind::Task(_) | NodeKind::Sink => 1,
+            })
+            .sum();
+        match kind {
+            NodeKind::Source(_) => {}
+            NodeKind::Sink => {
+                if into().next().is_none() {
+                    f.add(format!("nodes.{id}"), "nothing is kept here; add an edge to its `in`");
+                }
+            }
+            NodeKind::Task(_) => {
+                if objects > TASK_INPUTS_MAX {
+                    let reason =
+                        format!("{objects} inputs, at most {TASK_INPUTS_MAX}; join some of them first");
+                    f.add(format!("nodes.{id}"), reason);
+                }
+                let Some(choice) = services.get(&at) else { continue };
+                let fed = |port: &Port| into().any(|x| x.edge.to.port == *port);
+                if choice.service.stdin && !fed(&Port::Stdin) {
+                    let reason =
+                        format!("`{}` reads standard input; add an edge to its `stdin`", choice.service.name);
+                    f.add(format!("nodes.{id}.stdin"), reason);
+                }
+                for m in mounts(choice.service, MountDirection::In) {
+                    if !fed(&Port::Mount(m.name.clone())) {
+                        let reason = format!("input mount `{}` is empty; add an edge to it", m.name);
+                        f.add(format!("nodes.{id}.{}", m.name), reason);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Node indices in topological order (Kahn), declared order among equals; names a cycle if there is one.
+fn topological(w: &Workflow, wires: &[Wire<'_>], f: &mut Findings) -> Vec<usize> {
+    let mut waiting = vec![0usize; w.nodes.len()];
+    let mut next: Vec<Vec<usize>> = vec![Vec::new(); w.nodes.len()];
+    for x in wires {
+        waiting[x.to] += 1;
+        next[x.from].push(x.to);
+    }
+    let mut ready: BTreeSet<usize> = (0..w.nodes.len()).filter(|i| waiting[*i] == 0).collect();
+    let mut order = Vec::with_capacity(w.nodes.len());
+    while let Some(at) = ready.pop_first() {
+        order.push(at);
+        for to in &next[at] {
+            waiting[*to] -= 1;
+            if waiting[*to] == 0 {
+                ready.insert(*to);
+            }
+        }
+    }
+    if order.len() < w.nodes.len() {
+        let cycle: Vec<&str> =
+            find_cycle(wires, &waiting).into_iter().map(|i| w.nodes[i].0.as_str()).collect();
+        let reason = format!("{} is a cycle; remove one of its edges", cycle.join(" → "));
+        f.add("edges", reason);
+    }
+    order
+}
+
+/// A cycle among the nodes that Kahn's algorithm left: each of them has a predecessor that was left as well, so walking
+/// backwards must come by some node twice.
+fn find_cycle(wires: &[Wire<'_>], waiting: &[usize]) -> Vec<usize> {
+    let left = |i: usize| waiting[i] > 0;
+    let Some(start) = (0..waiting.len()).find(|i| left(*i)) else { return Vec::new() };
+    let mut path = vec![start];
+    loop {
+        let here = path[path.len() - 1];
+        let Some(before) = wires.iter().find(|x| x.to == here && left(x.from)).map(|x| x.from) else {
+            return path;
+        };
+        if let Some(seen) = path.iter().position(|p| *p == before) {
+            let mut cycle = path.split_off(seen);
+            cycle.push(before);
+            cycle.reverse();
+            return cycle;
+        }
+        path.push(before);
+    }
+}
+
+fn compile(
+    w: &Workflow,
+    wires: &[Wire<'_>],
+    services: &BTreeMap<usize, Choice<'_>>,
+    order: &[usize],
+) -> Plan {
+    let is_task = |at: &&usize| matches!(w.nodes[**at].1, NodeKind::Task(_));
+    let place: BTreeMap<usize, usize> =
+        order.iter().filter(is_task).enumerate().map(|(planned, at)| (*at, planned)).collect();
+    let sources = |x: &Wire<'_>| -> Vec<InputFrom> {
+        match &w.nodes[x.from].1 {
+            NodeKind::Source(objects) => objects.iter().cloned().map(InputFrom::Object).collect(),
+            NodeKind::Task(_) | NodeKind::Sink => place
+                .get(&x.from)
+                .map(|task| InputFrom::Task { task: *task, port: x.edge.from.port.clone() })
+                .into_iter()
+                .collect(),
+        }
+    };
+    let into = |at: usize| wires.iter().filter(move |x| x.to == at);
+    let mut tasks = Vec::new();
+    for at in order {
+        let (NodeKind::Task(spec), Some(choice)) = (&w.nodes[*at].1, services.get(at)) else { continue };
+        let mut outputs: BTreeSet<Port> =
+            wires.iter().filter(|x| x.from == *at).map(|x| x.edge.from.port.clone()).collect();
+        outputs.insert(Port::Stderr);
+        let inputs = into(*at).flat_map(|x| {
+            let to = x.edge.to.port.clone();
+            sources(x).into_iter().map(move |from| PlannedInput { to: to.clone(), from })
+        });
+        let own = choice.service.limits;
+        tasks.push(PlannedTask {
+            id: w.nodes[*at].0.clone(),
+            declared: u32::try_from(*at).unwrap_or(u32::MAX),
+            service: choice.id,
+            service_name: choice.service.name.clone(),
+            module: choice.service.module,
+            args: spec.args.clone(),
+            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            limits: EngineLimits { time_ms: spec.timeout_ms.unwrap_or(own.time_ms).min(own.time_ms), ..own },
+            retries: spec.retries,
+            inputs: inputs.collect(),
+            outputs: outputs.into_iter().collect(),
+            candidates: choice.candidates.clone(),
+            spread: spec.peers.is_empty(),
+        });
+    }
+    let sinks = w.nodes.iter().enumerate().filter(|(_, (_, k))| *k == NodeKind::Sink);
+    Plan {
+        name: w.name.clone(),
+        workflow: workflow_digest(w),
+        tasks,
+        sinks: sinks
+            .map(|(at, (id, _))| PlannedSink { id: id.clone(), inputs: into(at).flat_map(sources).collect() })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

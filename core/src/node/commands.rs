@@ -1,0 +1,301 @@
+//! What the application asks, and what it gets.
+//!
+//! A command is answered exactly once: at once, when its records are durable, when a peer was reached, or when its time
+//! is over. Views are made from the machines' state when they are asked for; nothing is kept twice.
+
+use super::wiring::{Inside, command_waiter};
+use super::{Life, Node};
+use crate::command::{Command, CommandError, PeerView, Placement, Reply, ServiceView, StatusView};
+use crate::dht::record::{NodeType, RecordContent};
+use crate::id::{CommandId, Digest, OpId, OpIds, PeerName, PublicKey};
+use crate::identity::cascade::ConnectFailed;
+use crate::identity::{book, cascade};
+use crate::job::plan::Plan;
+use crate::job::requester;
+use crate::job::validate;
+use crate::job::workflow::Workflow;
+use crate::service::catalogue;
+use crate::time::{Deadline, Duration, Instant, UnixTime};
+use crate::transfer::ticket::Ticket;
+use crate::transfer::{fetch, serve};
+use crate::transport::Transport;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// How long a plan waits for the catalogues of named peers.
+const PLAN_WITHIN: Duration = Duration::from_secs(10);
+/// Plans and fetches waiting at once.
+const WAITING_MAX: usize = 64;
+
+/// Commands that are not answered yet, beyond those the machines hold.
+#[derive(Debug)]
+pub(super) struct Commands {
+    ops: OpIds,
+    plans: BTreeMap<CommandId, (Workflow, Instant)>,
+    fetches: BTreeMap<CommandId, Digest>,
+}
+
+impl Commands {
+    pub(super) fn new(room: u8) -> Self {
+        Self { ops: OpIds::new(room), plans: BTreeMap::new(), fetches: BTreeMap::new() }
+    }
+
+    pub(super) fn issue_op(&mut self) -> OpId {
+        self.ops.issue()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Deadline> {
+        self.plans.values().map(|(_, until)| *until).min().map(|at| Deadline::new(at, "plan"))
+    }
+}
+
+impl<T: Transport> Node<T> {
+    pub(super) fn command(&mut self, id: CommandId, command: Command) {
+        if !matches!(self.life, Life::Running) && command != Command::Shutdown {
+            return self.reply(id, Reply::Error(CommandError::ShuttingDown));
+        }
+        match command {
+            Command::Status => self.reply(id, Reply::Status(Box::new(self.status()))),
+            Command::Peers => self.reply(id, Reply::Peers(self.peers())),
+            Command::Peer(name) => {
+                let view = self.resolve(&name).and_then(|key| self.peer_view(&key));
+                self.reply(
+                    id,
+                    view.map_or(Reply::Error(CommandError::UnknownPeer(name)), |v| Reply::Peer(Box::new(v))),
+                );
+            }
+            Command::Connect { peer, addr } => self.connect(id, peer, addr),
+            Command::AddService(service) => {
+                self.inbox.push_back(Inside::Catalogue(catalogue::Input::Add { id, service }));
+            }
+            Command::RemoveService(service) => {
+                self.inbox.push_back(Inside::Catalogue(catalogue::Input::Remove { id, service }));
+            }
+            Command::Services => {
+                let services: Vec<ServiceView> = self.catalogue.views();
+                self.reply(id, Reply::Services(services));
+            }
+            Command::Plan(workflow) => self.plan(id, *workflow, self.now + PLAN_WITHIN),
+            Command::Submit { run, workflow } => {
+                self.inbox.push_back(Inside::Requester(requester::Input::Submit { id, run, workflow }));
+            }
+            Command::Runs => self.reply(id, Reply::Runs(self.requester.views())),
+            Command::Run(run) => {
+                let view = self.requester.view(&run);
+                self.reply(
+                    id,
+                    view.map_or(Reply::Error(CommandError::UnknownRun(run)), |v| Reply::Run(Box::new(v))),
+                );
+            }
+            Command::Cancel(run) => {
+                self.inbox.push_back(Inside::Requester(requester::Input::Cancel { id, run }));
+            }
+            Command::Share { digest, consumer, valid } => self.share(id, digest, consumer, valid),
+            Command::Fetch { digest, len, from, ticket } => self.fetch(id, digest, len, from, &ticket),
+            Command::Shutdown => self.begin_stop(id),
+        }
+    }
+
+    fn resolve(&self, name: &PeerName) -> Option<PublicKey> {
+        match name {
+            PeerName::Key(key) => Some(*key),
+            PeerName::Id(_) => self.book.resolve(name),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ connect
+
+    fn connect(&mut self, id: CommandId, peer: PeerName, addr: Option<SocketAddr>) {
+        match self.resolve(&peer) {
+            Some(key) => {
+                self.inbox.push_back(Inside::Book(book::Input::Named(key)));
+                self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr }));
+            }
+            None => self.reply(id, Reply::Error(CommandError::UnknownPeer(peer))),
+        }
+    }
+
+    pub(super) fn connect_command_done(
+        &mut self,
+        id: CommandId,
+        key: PublicKey,
+        result: Result<(), ConnectFailed>,
+    ) {
+        let reply = match (result, self.peer_view(&key)) {
+            (Ok(()), Some(view)) => Reply::Peer(Box::new(view)),
+            (Ok(()), None) => Reply::Done,
+            (Err(e), _) => Reply::Error(CommandError::Unreachable { peer: key, why: e.to_string() }),
+        };
+        self.reply(id, reply);
+    }
+
+    // ------------------------------------------------------------------------------------ plans
+
+    /// Plans a workflow; waits until `until` for the catalogues of peers it names.
+    fn plan(&mut self, id: CommandId, workflow: Workflow, until: Instant) {
+        match validate::check(&workflow, self.catalogue.offers()) {
+            Ok(plan) => self.reply(id, Reply::Planned(Ok(placements(&plan)))),
+            Err(findings)
+                if findings.curable() && self.now < until && self.commands.plans.len() < WAITING_MAX =>
+            {
+                for peer in &findings.absent {
+                    self.need_peer(*peer);
+                }
+                self.commands.plans.insert(id, (workflow, until));
+            }
+            Err(findings) => self.reply(id, Reply::Planned(Err(findings.problems))),
+        }
+    }
+
+    /// A catalogue came: waiting plans may be complete now.
+    pub(super) fn catalogues_changed(&mut self) {
+        for (id, (workflow, until)) in std::mem::take(&mut self.commands.plans) {
+            self.plan(id, workflow, until);
+        }
+    }
+
+    pub(super) fn commands_timeout(&mut self) {
+        if self.commands.poll_timeout().is_some_and(|d| d.at <= self.now) {
+            self.catalogues_changed();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ objects
+
+    fn share(&mut self, id: CommandId, digest: Digest, consumer: PublicKey, valid: Duration) {
+        let ticket = Ticket::sign(&self.config.keypair, digest, consumer, self.wall.plus(valid));
+        self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester: self.me }));
+        // The grant is recorded before anything else is settled, and the reply waits for it in the gate.
+        self.settle_inside();
+        self.reply(id, Reply::Ticket(ticket.encode().into()));
+    }
+
+    fn fetch(&mut self, id: CommandId, digest: Digest, len: u64, from: PublicKey, ticket: &Bytes) {
+        if self.commands.fetches.len() >= WAITING_MAX {
+            return self.reply(id, Reply::Error(CommandError::Limit("fetches waiting")));
+        }
+        let ticket = match Ticket::decode(ticket) {
+            Ok(ticket) => ticket,
+            Err(e) => {
+                let why = format!("not a ticket: {e}");
+                return self.reply(id, Reply::Error(CommandError::Fetch { digest, why }));
+            }
+        };
+        self.commands.fetches.insert(id, digest);
+        let sources = vec![(from, Some(ticket))];
+        self.inbox.push_back(Inside::Fetch(fetch::Input::Want {
+            digest,
+            len,
+            sources,
+            waiter: command_waiter(id),
+        }));
+    }
+
+    pub(super) fn fetch_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
+        if self.commands.fetches.remove(&id).is_some() {
+            self.reply(
+                id,
+                match result {
+                    Ok(()) => Reply::Done,
+                    Err(why) => Reply::Error(CommandError::Fetch { digest, why }),
+                },
+            );
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ views
+
+    fn status(&self) -> StatusView {
+        let (dht_nodes, dht_reachable) = self.dht.health();
+        let mut refused: Vec<(&'static str, u64)> = self.refused.iter().map(|(k, v)| (*k, *v)).collect();
+        let jobs = self.requester.refused() + self.executor.refused();
+        if jobs > 0 {
+            refused.push(("job-message", jobs));
+        }
+        StatusView {
+            key: self.me,
+            peer_id: self.me.peer_id(),
+            uptime: self.now.since(self.born),
+            local_addrs: self.local_addrs.clone(),
+            observed_addrs: self.dht.observed(),
+            connected: count(self.links.up()),
+            known: count(self.book.len()),
+            dht_nodes,
+            dht_reachable,
+            record: self.dht.published(),
+            record_waiting: self.dht.waiting(),
+            services: count(self.catalogue.own().count()),
+            runs_active: count(self.requester.active()),
+            jobs_active: count(self.executor.held().len()),
+            refused,
+        }
+    }
+
+    /// All known peers, connected ones first, then the most recently seen.
+    fn peers(&self) -> Vec<PeerView> {
+        let mut keys: Vec<PublicKey> = self.book.iter().map(|(k, _)| *k).collect();
+        keys.extend(self.links.iter().map(|(_, l)| l.peer));
+        keys.sort_unstable();
+        keys.dedup();
+        let mut views: Vec<PeerView> = keys.iter().filter_map(|k| self.peer_view(k)).collect();
+        views.sort_by_key(|v| (v.state, std::cmp::Reverse(v.seen.1), v.key));
+        views
+    }
+
+    pub(super) fn peer_view(&self, key: &PublicKey) -> Option<PeerView> {
+        let known = self.book.get(key);
+        let link = self.links.of(key);
+        if known.is_none() && link.is_none() {
+            return None;
+        }
+        let stats = link.and_then(|(conn, _)| self.transport.stats(conn));
+        let seen = known.map_or((self.wall, self.wall), |p| (p.first_seen, p.last_seen));
+        let since: UnixTime = link.map_or(seen.1, |(_, l)| l.since_wall);
+        Some(PeerView {
+            key: *key,
+            peer_id: key.peer_id(),
+            state: self.peer_state(key),
+            since,
+            addr: link.map(|(_, l)| l.addr),
+            rtt_us: stats.map(|s| s.rtt_us),
+            bytes: stats.map_or((0, 0), |s| (s.bytes_tx, s.bytes_rx)),
+            seen,
+            source: known.map_or("met", |p| p.source.as_str()),
+            trouble: if link.is_some() { None } else { self.cascade.trouble(key) },
+            services: count(self.catalogue.offers().of(key).len()),
+        })
+    }
+
+    /// What our record says; its endpoints are filled in by the DHT room.
+    pub(super) fn record_content(&self) -> RecordContent {
+        let (services, catalogue) = self.catalogue.summary();
+        RecordContent {
+            node_type: if self.config.public { NodeType::Public } else { NodeType::Private },
+            services,
+            catalogue: (services > 0).then_some(catalogue),
+            ..RecordContent::default()
+        }
+    }
+}
+
+fn placements(plan: &Plan) -> Vec<Placement> {
+    plan.tasks
+        .iter()
+        .map(|t| Placement {
+            task: t.id.clone(),
+            service: t.service,
+            service_name: t.service_name.clone(),
+            peers: t.candidates.clone(),
+            why: match (t.spread, t.candidates.len()) {
+                (_, 1) => "the only peer that offers it and was asked for".to_owned(),
+                (true, n) => format!("{n} peers offer it; the least busy is taken"),
+                (false, n) => format!("the first of {n} named peers that is there"),
+            },
+        })
+        .collect()
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

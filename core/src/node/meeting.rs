@@ -1,0 +1,455 @@
+//! Connections: who is let in, what is said first, who is dialled, which streams belong to whom.
+//!
+//! A dial ends when the peer is *identified*, not when QUIC is connected: until then nobody is told of the peer, and no
+//! message of a job passes. All failures on the way come back to the cascade in words that a person can act on.
+
+use super::links::{Admission, LinkFault};
+use super::streams::{Owner, StreamNews};
+use super::wiring::{Inside, drive};
+use super::{Life, Node};
+use crate::codec::Frame;
+use crate::command::{Notice, PeerState};
+use crate::dht;
+use crate::dht::record::{NodeType, Role};
+use crate::id::{CommandId, ConnId, OpId, PublicKey};
+use crate::identity::cascade::{ConnectFailed, DialFailed, DialId};
+use crate::identity::exchange::{self, Exchange, Identity, PeerFault};
+use crate::identity::{book, cascade};
+use crate::job::{executor, message::Message, requester};
+use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
+use crate::machine::Machine;
+use crate::service::catalogue;
+use crate::time::{Deadline, Instant};
+use crate::transfer::{StreamKey, fetch, serve};
+use crate::transport::{CloseReason, Transport, TransportEvent, close_code};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Ids of the node's own connects, apart from those of commands.
+const OWN_CONNECTS: u64 = 1 << 63;
+
+/// What is under way between peers.
+#[derive(Debug, Default)]
+pub(super) struct Meeting {
+    /// Dials whose peer is not identified yet.
+    dials: BTreeMap<ConnId, (DialId, Option<PublicKey>)>,
+    /// Transfer streams wanted, by peer, in order.
+    opens: BTreeMap<PublicKey, Vec<OpId>>,
+    next_connect: u64,
+    idle_check: Option<Instant>,
+}
+
+impl<T: Transport> Node<T> {
+    // ------------------------------------------------------------------------------------ dials
+
+    /// Dials for the cascade.
+    pub(super) fn dial(&mut self, dial: DialId, peer: Option<PublicKey>, addr: SocketAddr) {
+        let started = match &peer {
+            Some(key) => self.transport.dial(self.now, key, addr),
+            None => self.transport.dial_any(self.now, addr),
+        };
+        match started {
+            Ok(conn) => {
+                self.meeting.dials.insert(conn, (dial, peer));
+            }
+            Err(e) => self.dialled(dial, Err(DialFailed::NotStarted(e))),
+        }
+    }
+
+    fn dialled(&mut self, dial: DialId, result: Result<PublicKey, DialFailed>) {
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Dialled { dial, result }));
+    }
+
+    /// A job needs this peer: it is tried until it is here.
+    pub(super) fn need_peer(&mut self, peer: PublicKey) {
+        if !self.links.is_up(&peer) {
+            self.inbox.push_back(Inside::Book(book::Input::Named(peer)));
+            self.connect_for_ourselves(peer);
+        }
+    }
+
+    fn connect_for_ourselves(&mut self, key: PublicKey) {
+        self.meeting.next_connect += 1;
+        let id = CommandId(OWN_CONNECTS | self.meeting.next_connect);
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr: None }));
+    }
+
+    /// A connect ended: a command's, or one of our own.
+    pub(super) fn connect_done(&mut self, id: CommandId, key: PublicKey, result: Result<(), ConnectFailed>) {
+        if id.0 & OWN_CONNECTS == 0 {
+            self.connect_command_done(id, key, result);
+            return;
+        }
+        if let Err(e) = result
+            && !self.links.is_up(&key)
+        {
+            let why = e.to_string();
+            self.inbox
+                .push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
+            self.fail_opens(&key, &why);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ transport
+
+    pub(super) fn transport_event(&mut self, event: TransportEvent) {
+        match event {
+            TransportEvent::Connected { conn, peer, addr, dialled } => {
+                self.connected(conn, peer, addr, dialled)
+            }
+            TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
+            TransportEvent::Opened { conn, stream } => {
+                if !self.links.adopt_control(conn, stream) {
+                    self.streams.accepted((conn, stream));
+                    self.streams.readable(&mut self.transport, (conn, stream));
+                }
+            }
+            TransportEvent::Readable { conn, stream } => {
+                if self.links.is_control(conn, stream) {
+                    self.read_control(conn);
+                } else {
+                    self.streams.readable(&mut self.transport, (conn, stream));
+                }
+            }
+            TransportEvent::Writable { conn, stream } => {
+                if self.links.is_control(conn, stream) {
+                    self.links.flush(&mut self.transport, conn);
+                } else {
+                    self.streams.writable(&mut self.transport, (conn, stream));
+                }
+            }
+            TransportEvent::StreamsAvailable { conn } => {
+                self.links.open_control(&mut self.transport, conn);
+                if let Some(peer) = self.links.get(conn).map(|l| l.peer) {
+                    self.open_waiting(&peer);
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, conn: ConnId, peer: PublicKey, addr: SocketAddr, dialled: bool) {
+        let refusal = if peer == self.me {
+            Some((close_code::WRONG_PEER, "this is the node itself"))
+        } else if self.book.is_blocked(&peer) {
+            Some((close_code::BLOCKED, "blocked"))
+        } else if !matches!(self.life, Life::Running) {
+            Some((close_code::SHUTDOWN, "the node shuts down"))
+        } else {
+            None
+        };
+        if let Some((code, words)) = refusal {
+            self.refuse("connection-refused");
+            self.transport.close(self.now, conn, code, words);
+            return;
+        }
+        match self.links.connected(self.now, self.wall, &self.me, conn, peer, addr, dialled) {
+            Admission::Welcome => {}
+            Admission::Replaces(old) => {
+                if self.links.get(old).is_some_and(|l| l.identified) {
+                    self.peer_down(&peer);
+                }
+                self.transport.close(self.now, old, close_code::DUPLICATE, "a newer connection is kept");
+            }
+            Admission::Duplicate => {
+                // The other connection of the pair brings the peer; a dial of ours has found whom it looked for.
+                if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
+                    self.dialled(dial, Ok(peer));
+                }
+                self.transport.close(self.now, conn, close_code::DUPLICATE, "another connection is kept");
+                return;
+            }
+        }
+        let wanted = self.meeting.dials.get(&conn).and_then(|(_, peer)| *peer);
+        self.exchanges.insert(conn, Exchange::new(self.identity(), peer, wanted, addr));
+        self.meeting.idle_check.get_or_insert(self.now + IDLE_CHECK_EVERY);
+        if dialled {
+            self.links.open_control(&mut self.transport, conn);
+        }
+        self.exchange(conn, exchange::Input::Start);
+        self.notify_peer(&peer);
+    }
+
+    fn closed(&mut self, conn: ConnId, reason: CloseReason) {
+        self.exchanges.remove(&conn);
+        self.streams.connection_gone(conn);
+        let dial = self.meeting.dials.remove(&conn);
+        if reason == CloseReason::WrongPeer {
+            self.refuse("dial-found-another-peer");
+        }
+        if let Some((dial, _)) = dial {
+            self.dialled(dial, Err(DialFailed::Closed(reason)));
+        }
+        let Some((link, current)) = self.links.closed(conn) else { return };
+        if current && link.identified {
+            self.peer_down(&link.peer);
+        }
+        if current {
+            self.notify_peer(&link.peer);
+        }
+        if self.links.len() == 0 {
+            self.meeting.idle_check = None;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ identity
+
+    fn identity(&self) -> Identity {
+        Identity {
+            key: self.me,
+            dht_id: self.dht_id,
+            node_type: if self.config.public { NodeType::Public } else { NodeType::Private },
+            role: Role::default(),
+            is_relay: false,
+            topics: self.config.topics.iter().copied().take(exchange::TOPICS_MAX).collect(),
+            versions: exchange::VERSIONS.to_vec(),
+        }
+    }
+
+    fn exchange(&mut self, conn: ConnId, input: exchange::Input) {
+        let Some(machine) = self.exchanges.get_mut(&conn) else { return };
+        let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, |m, cx| m.handle(cx, input));
+        self.after_exchange(conn, out);
+    }
+
+    fn after_exchange(&mut self, conn: ConnId, out: Vec<exchange::Output>) {
+        for o in out {
+            match o {
+                exchange::Output::Send(frame) => self.send_on(conn, &frame),
+                exchange::Output::Identified(peer) => self.identified(conn, peer),
+                exchange::Output::Learnt(hints) => {
+                    self.inbox.push_back(Inside::Book(book::Input::Told(hints)))
+                }
+                exchange::Output::Other(frame) => {
+                    if let Some(peer) = self.links.get(conn).map(|l| l.peer) {
+                        self.message(conn, peer, &frame);
+                    }
+                }
+                exchange::Output::Fault(fault) => self.faulted(conn, fault),
+            }
+        }
+    }
+
+    fn identified(&mut self, conn: ConnId, peer: Box<exchange::PeerIdentity>) {
+        let key = peer.identity.key;
+        let Some(addr) = self.links.get(conn).map(|l| l.addr) else { return };
+        self.links.identified(conn);
+        if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
+            self.dialled(dial, Ok(key));
+        }
+        let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
+        if let Some(observed) = peer.observed {
+            self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: key, addr: observed }));
+        }
+        self.inbox.push_back(Inside::Book(book::Input::Met { peer, addr }));
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Connected { key, addr }));
+        self.exchange(conn, exchange::Input::Share(share));
+        self.inbox.push_back(Inside::Catalogue(catalogue::Input::PeerUp(key)));
+        self.inbox.push_back(Inside::Requester(requester::Input::PeerUp(key)));
+        self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(key)));
+        self.open_waiting(&key);
+        self.notify_peer(&key);
+    }
+
+    fn peer_down(&mut self, peer: &PublicKey) {
+        self.inbox.push_back(Inside::Book(book::Input::Seen(*peer)));
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Disconnected(*peer)));
+        self.inbox.push_back(Inside::Catalogue(catalogue::Input::PeerDown(*peer)));
+        self.inbox.push_back(Inside::Requester(requester::Input::PeerDown(*peer)));
+        self.inbox.push_back(Inside::Executor(executor::Input::PeerDown(*peer)));
+    }
+
+    fn faulted(&mut self, conn: ConnId, fault: PeerFault) {
+        self.refuse(fault.reason());
+        let words = fault.to_string();
+        if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
+            self.dialled(dial, Err(DialFailed::Fault(fault)));
+        }
+        self.transport.close(self.now, conn, close_code::IDENTITY, &words);
+    }
+
+    // ------------------------------------------------------------------------------------ control streams
+
+    fn read_control(&mut self, conn: ConnId) {
+        loop {
+            match self.links.read(&mut self.transport, conn) {
+                Ok(Some(frame)) => {
+                    self.links.active(self.now, conn);
+                    if self.exchanges.contains_key(&conn) {
+                        self.exchange(conn, exchange::Input::Frame(frame));
+                    }
+                }
+                Ok(None) => return,
+                Err(fault) => {
+                    let words = match &fault {
+                        LinkFault::Malformed(e) => e.to_string(),
+                        LinkFault::ControlClosed => "the control stream ended".to_owned(),
+                    };
+                    self.refuse("control-stream-broken");
+                    self.transport.close(self.now, conn, close_code::PROTOCOL, &words);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A frame behind the identity exchange. Kinds that are not known are a newer peer's and are passed over.
+    fn message(&mut self, conn: ConnId, peer: PublicKey, frame: &Frame) {
+        let broken = match frame.kind {
+            catalogue::KIND => match catalogue::decode(frame) {
+                Ok(services) => {
+                    let received = catalogue::Input::Received { peer, services };
+                    self.inbox.push_back(Inside::Catalogue(received));
+                    None
+                }
+                Err(e) => Some(e),
+            },
+            0x10..=0x1f => match Message::from_frame(frame) {
+                Ok(message) => {
+                    self.job_message(peer, message);
+                    None
+                }
+                Err(e) => Some(e),
+            },
+            _ => None,
+        };
+        if let Some(e) = broken {
+            self.refuse("message-malformed");
+            self.transport.close(self.now, conn, close_code::PROTOCOL, &e.to_string());
+        }
+    }
+
+    /// Sends a frame to a peer, or to this node's own machines. Without a link it is dropped: every machine sends again
+    /// what matters when the peer is back.
+    pub(super) fn send_frame(&mut self, peer: PublicKey, frame: &Frame) {
+        if peer == self.me {
+            // Through its wire form, so that a node's own jobs take the very same way.
+            match Message::from_frame(frame) {
+                Ok(message) => self.job_message(peer, message),
+                Err(_) => debug_assert!(frame.kind == catalogue::KIND, "our own message decodes"),
+            }
+        } else if let Some((conn, link)) = self.links.of(&peer)
+            && link.identified
+        {
+            self.send_on(conn, frame);
+        }
+    }
+
+    fn send_on(&mut self, conn: ConnId, frame: &Frame) {
+        if !self.links.send(&mut self.transport, conn, frame) {
+            self.refuse("control-queue-full");
+            self.transport.close(self.now, conn, close_code::PROTOCOL, "control stream is not read");
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ transfer streams
+
+    /// A fetch wants a stream to a peer.
+    pub(super) fn open_transfer(&mut self, op: OpId, peer: PublicKey) {
+        if peer == self.me {
+            let why = "the object is not in this node's own store".to_owned();
+            self.inbox.push_back(Inside::Fetch(fetch::Input::OpenFailed { op, why }));
+            return;
+        }
+        self.meeting.opens.entry(peer).or_default().push(op);
+        if self.links.is_up(&peer) {
+            self.open_waiting(&peer);
+        } else {
+            self.connect_for_ourselves(peer);
+        }
+    }
+
+    /// Opens the streams that wait for this peer, as many as it allows.
+    fn open_waiting(&mut self, peer: &PublicKey) {
+        let Some((conn, _)) = self.links.of(peer).filter(|(_, l)| l.identified) else { return };
+        let Some(mut waiting) = self.meeting.opens.remove(peer) else { return };
+        let mut opened = 0;
+        for op in &waiting {
+            let Some(stream) = self.transport.open(conn) else { break };
+            let stream: StreamKey = (conn, stream);
+            self.streams.opened(stream, Owner::Fetch);
+            self.inbox.push_back(Inside::Fetch(fetch::Input::Opened { op: *op, stream }));
+            opened += 1;
+        }
+        waiting.drain(..opened);
+        if !waiting.is_empty() {
+            self.meeting.opens.insert(*peer, waiting);
+        }
+    }
+
+    fn fail_opens(&mut self, peer: &PublicKey, why: &str) {
+        for op in self.meeting.opens.remove(peer).unwrap_or_default() {
+            let failed = fetch::Input::OpenFailed { op, why: why.to_owned() };
+            self.inbox.push_back(Inside::Fetch(failed));
+        }
+    }
+
+    pub(super) fn stream_news(&mut self, stream: StreamKey, news: StreamNews) {
+        self.links.active(self.now, stream.0);
+        let (owner, event) = match news {
+            StreamNews::Head(frame) => {
+                let Some(link) = self.links.get(stream.0).filter(|l| l.identified) else {
+                    self.refuse("transfer-before-identity");
+                    self.streams.abandon(&mut self.transport, stream);
+                    return;
+                };
+                let request = serve::Input::Request { stream, peer: link.peer, frame };
+                self.inbox.push_back(Inside::Serve(request));
+                return;
+            }
+            StreamNews::Malformed => return self.refuse("transfer-malformed"),
+            StreamNews::Event(owner, event) => (owner, event),
+        };
+        self.inbox.push_back(match owner {
+            Owner::Fetch => Inside::Fetch(fetch::Input::Stream { stream, event }),
+            Owner::Serve => Inside::Serve(serve::Input::Stream { stream, event }),
+        });
+    }
+
+    // ------------------------------------------------------------------------------------ time
+
+    pub(super) fn meeting_deadline(&self) -> Option<Deadline> {
+        let exchanges = self
+            .exchanges
+            .values()
+            .filter(|e| !e.done())
+            .filter_map(Machine::poll_timeout)
+            .fold(None, |a, b| Deadline::earlier(a, Some(b)));
+        Deadline::earlier(self.meeting.idle_check.map(|at| Deadline::new(at, "idle check")), exchanges)
+    }
+
+    pub(super) fn meeting_timeout(&mut self) {
+        let due = |d: Option<Deadline>| d.is_some_and(|d| d.at <= self.now);
+        let late: Vec<ConnId> =
+            self.exchanges.iter().filter(|(_, e)| due(e.poll_timeout())).map(|(c, _)| *c).collect();
+        for conn in late {
+            let Some(machine) = self.exchanges.get_mut(&conn) else { continue };
+            let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, Machine::handle_timeout);
+            self.after_exchange(conn, out);
+        }
+        if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
+            self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);
+            for conn in self.links.expired(self.now) {
+                if self.streams.on(conn) == 0 {
+                    self.transport.close(self.now, conn, close_code::IDLE, "idle timeout");
+                }
+            }
+        }
+    }
+
+    fn notify_peer(&mut self, peer: &PublicKey) {
+        if let Some(view) = self.peer_view(peer) {
+            self.notify(Notice::Peer(Box::new(view)));
+        }
+    }
+
+    /// The state of the connection to a peer.
+    pub(super) fn peer_state(&self, peer: &PublicKey) -> PeerState {
+        self.links.of(peer).map_or(PeerState::Closed, |(conn, link)| {
+            if self.streams.on(conn) > 0 && link.identified {
+                PeerState::Connected
+            } else {
+                link.state(self.now)
+            }
+        })
+    }
+}

@@ -1,0 +1,447 @@
+//! Which machine's output is which machine's input, and what waits for the journal.
+//!
+//! Everything that leaves a journaling machine (frames, port requests, answers) goes through the gate. What only moves
+//! inside the node does not: it changes nothing that others could rely on, and after a crash the machines derive it anew.
+
+use super::gate::Effect;
+use super::{Node, rng};
+use crate::action::Action;
+use crate::command::{Notice, Reply};
+use crate::dht;
+use crate::dht::lookup::LookupFailed;
+use crate::id::{CommandId, Digest, OpId, PublicKey};
+use crate::identity::{book, cascade};
+use crate::job::{executor, message::Addressee, message::Message, requester};
+use crate::machine::{Cx, Machine};
+use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
+use crate::rng::Rng;
+use crate::service::catalogue;
+use crate::store::StoreOp;
+use crate::time::{Instant, UnixTime};
+use crate::transfer::fetch::Waiter;
+use crate::transfer::ticket::Ticket;
+use crate::transfer::{StreamKey, StreamOp, fetch, serve};
+use crate::transport::Transport;
+
+/// Who waits for an object: the requester's results, the executor's inputs, or a command.
+pub(super) const REQUESTER: Waiter = Waiter([1; 16]);
+pub(super) const EXECUTOR: Waiter = Waiter([2; 16]);
+
+/// The waiter of a command's fetch. Its first byte keeps it apart from the two above.
+pub(super) fn command_waiter(id: CommandId) -> Waiter {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&id.0.to_be_bytes());
+    Waiter(bytes)
+}
+
+fn waiting_command(waiter: &Waiter) -> Option<CommandId> {
+    let (zeros, id) = waiter.0.split_at(8);
+    (zeros == [0; 8]).then(|| CommandId(u64::from_be_bytes(id.try_into().unwrap_or_default())))
+}
+
+/// Sources as the fetcher takes them. A ticket that does not decode is none: the holder refuses, and the failure names it.
+fn tickets(sources: Vec<(PublicKey, Option<bytes::Bytes>)>) -> Vec<(PublicKey, Option<Ticket>)> {
+    let ticket = |t: Option<bytes::Bytes>| t.and_then(|t| Ticket::decode(&t).ok());
+    sources.into_iter().map(|(s, t)| (s, ticket(t))).collect()
+}
+
+/// One generator per machine.
+pub(super) struct Rngs {
+    pub(super) node: Rng,
+    pub(super) exchange: Rng,
+    dht: Rng,
+    book: Rng,
+    cascade: Rng,
+    fetch: Rng,
+    serve: Rng,
+    catalogue: Rng,
+    requester: Rng,
+    executor: Rng,
+}
+
+impl Rngs {
+    pub(super) fn new(seed: &[u8; 32]) -> Self {
+        Self {
+            node: rng(seed, "node"),
+            exchange: rng(seed, "exchange"),
+            dht: rng(seed, "dht"),
+            book: rng(seed, "book"),
+            cascade: rng(seed, "cascade"),
+            fetch: rng(seed, "fetch"),
+            serve: rng(seed, "serve"),
+            catalogue: rng(seed, "catalogue"),
+            requester: rng(seed, "requester"),
+            executor: rng(seed, "executor"),
+        }
+    }
+}
+
+/// An input on its way to a machine.
+#[derive(Debug)]
+pub(super) enum Inside {
+    Dht(dht::Input),
+    Book(book::Input),
+    Cascade(cascade::Input),
+    Fetch(fetch::Input),
+    Serve(serve::Input),
+    Catalogue(catalogue::Input),
+    Requester(requester::Input),
+    Executor(executor::Input),
+}
+
+/// Lets a machine handle one thing and returns what it emitted.
+pub(super) fn drive<M: Machine>(
+    machine: &mut M,
+    rng: &mut Rng,
+    now: Instant,
+    wall: UnixTime,
+    f: impl FnOnce(&mut M, &mut Cx<'_, M::Output>),
+) -> Vec<M::Output> {
+    let mut out = Vec::new();
+    f(machine, &mut Cx::new(now, wall, rng, &mut out));
+    out
+}
+
+/// `drive` on a machine of the node, by the name of its field and of its generator.
+macro_rules! drive {
+    ($node:ident, $machine:ident, $rng:ident, $f:expr) => {
+        drive(&mut $node.$machine, &mut $node.rngs.$rng, $node.now, $node.wall, $f)
+    };
+}
+
+impl<T: Transport> Node<T> {
+    /// Hands one input to its machine and routes what follows.
+    pub(super) fn step(&mut self, input: Inside) {
+        match input {
+            Inside::Dht(i) => {
+                let out = drive!(self, dht, dht, |m, cx| m.handle(cx, i));
+                self.after_dht(out);
+            }
+            Inside::Book(i) => {
+                let out = drive!(self, book, book, |m, cx| m.handle(cx, i));
+                self.after_book(out);
+            }
+            Inside::Cascade(i) => {
+                let out = drive!(self, cascade, cascade, |m, cx| m.handle(cx, i));
+                self.after_cascade(out);
+            }
+            Inside::Fetch(i) => {
+                let out = drive!(self, fetcher, fetch, |m, cx| m.handle(cx, i));
+                self.after_fetch(out);
+            }
+            Inside::Serve(i) => {
+                let out = drive!(self, server, serve, |m, cx| m.handle(cx, i));
+                self.after_serve(out);
+            }
+            Inside::Catalogue(i) => {
+                let out = drive!(self, catalogue, catalogue, |m, cx| m.handle(cx, i));
+                self.after_catalogue(out);
+            }
+            Inside::Requester(i) => {
+                let out = drive!(self, requester, requester, |m, cx| m.handle(cx, i));
+                self.after_requester(out);
+            }
+            Inside::Executor(i) => {
+                let out = drive!(self, executor, executor, |m, cx| m.handle(cx, i));
+                self.after_executor(out);
+            }
+        }
+    }
+
+    /// Wakes every machine whose deadline has come.
+    pub(super) fn machines_timeout(&mut self) {
+        let now = self.now;
+        let due = |d: Option<crate::time::Deadline>| d.is_some_and(|d| d.at <= now);
+        if due(self.dht.poll_timeout()) {
+            let out = drive!(self, dht, dht, Machine::handle_timeout);
+            self.after_dht(out);
+        }
+        if due(self.book.poll_timeout()) {
+            let out = drive!(self, book, book, Machine::handle_timeout);
+            self.after_book(out);
+        }
+        if due(self.cascade.poll_timeout()) {
+            let out = drive!(self, cascade, cascade, Machine::handle_timeout);
+            self.after_cascade(out);
+        }
+        if due(self.fetcher.poll_timeout()) {
+            let out = drive!(self, fetcher, fetch, Machine::handle_timeout);
+            self.after_fetch(out);
+        }
+        if due(self.server.poll_timeout()) {
+            let out = drive!(self, server, serve, Machine::handle_timeout);
+            self.after_serve(out);
+        }
+        if due(self.catalogue.poll_timeout()) {
+            let out = drive!(self, catalogue, catalogue, Machine::handle_timeout);
+            self.after_catalogue(out);
+        }
+        if due(self.requester.poll_timeout()) {
+            let out = drive!(self, requester, requester, Machine::handle_timeout);
+            self.after_requester(out);
+        }
+        if due(self.executor.poll_timeout()) {
+            let out = drive!(self, executor, executor, Machine::handle_timeout);
+            self.after_executor(out);
+        }
+    }
+
+    fn persist(&mut self, op: StoreOp) {
+        self.gate.persist(op);
+    }
+
+    fn hold(&mut self, action: Action) {
+        self.gate.hold(Effect::Action(action));
+    }
+
+    /// Answers a command once everything recorded so far is durable.
+    pub(super) fn reply(&mut self, id: CommandId, reply: Reply) {
+        self.hold(Action::Reply { id, reply });
+    }
+
+    pub(super) fn notify(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Notify(notice));
+    }
+
+    fn after_dht(&mut self, out: Vec<dht::Output>) {
+        for o in out {
+            match o {
+                dht::Output::Persist(op) => self.persist(op),
+                dht::Output::Dht { op, request } => self.hold(Action::Dht { op, request }),
+                dht::Output::Found { key, result } => {
+                    let presence = match &result {
+                        Ok(_) => book::Presence::Record,
+                        Err(LookupFailed::NotFound) => book::Presence::NoRecord,
+                        Err(LookupFailed::Refused | LookupFailed::Request(_)) => book::Presence::Unknown,
+                    };
+                    self.inbox.push_back(Inside::Book(book::Input::Looked(key, presence)));
+                    self.inbox.push_back(Inside::Cascade(cascade::Input::Found { key, result }));
+                }
+                dht::Output::Hint(addr) => self.inbox.push_back(Inside::Cascade(cascade::Input::Hint(addr))),
+                dht::Output::Published { seq, stored } => self.notify(Notice::Published { seq, stored }),
+                dht::Output::Refused(why) => self.refuse(why),
+            }
+        }
+    }
+
+    fn after_book(&mut self, out: Vec<book::Output>) {
+        for o in out {
+            match o {
+                book::Output::Persist(op) => self.persist(op),
+                book::Output::New { key, addr } => {
+                    self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
+                }
+                book::Output::Lookup(key) => self.inbox.push_back(Inside::Dht(dht::Input::Lookup(key))),
+                // Nothing is under way for a peer nobody has seen for a day.
+                book::Output::Forgotten(_) => {}
+                book::Output::Refused(why) => self.refuse(why),
+            }
+        }
+    }
+
+    fn after_cascade(&mut self, out: Vec<cascade::Output>) {
+        for o in out {
+            match o {
+                cascade::Output::Lookup(key) => self.inbox.push_back(Inside::Dht(dht::Input::Lookup(key))),
+                cascade::Output::Invalidate(key) => {
+                    self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(key)))
+                }
+                cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
+                cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
+                cascade::Output::WantPeers(n) => {
+                    for (key, addr) in self.book.most_recent(n) {
+                        self.inbox.push_back(Inside::Cascade(cascade::Input::Learnt { key, addr }));
+                    }
+                }
+                cascade::Output::Refused(why) => self.refuse(why),
+            }
+        }
+    }
+
+    fn after_fetch(&mut self, out: Vec<fetch::Output>) {
+        for o in out {
+            match o {
+                fetch::Output::Open { op, peer } => self.open_transfer(op, peer),
+                fetch::Output::Stream { stream, op } => self.stream_op(stream, op),
+                // Content-addressed writes commit nothing: they need not wait for the journal.
+                fetch::Output::Blob { op, request } => self.actions.push_back(Action::Blob { op, request }),
+                fetch::Output::Progress { digest, len, done } => {
+                    self.arrived.insert(digest);
+                    self.inbox.push_back(Inside::Requester(requester::Input::Progress { digest, done }));
+                    self.notify(Notice::Transfer { digest, done, len });
+                }
+                fetch::Output::Fetched { digest, waiters, .. } => {
+                    let new = self.arrived.remove(&digest);
+                    self.fetched(digest, &waiters, new);
+                }
+                fetch::Output::FetchFailed { digest, waiters, why, .. } => {
+                    self.arrived.remove(&digest);
+                    self.fetch_failed(digest, &waiters, &why.to_string());
+                }
+                fetch::Output::Lied { .. } => self.refuse("transfer-lie"),
+            }
+        }
+    }
+
+    fn fetched(&mut self, digest: Digest, waiters: &[Waiter], new: bool) {
+        for w in waiters {
+            match *w {
+                REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
+                EXECUTOR => self.inbox.push_back(Inside::Executor(executor::Input::Fetched { digest, new })),
+                _ => {
+                    if let Some(id) = waiting_command(w) {
+                        self.fetch_command_done(id, digest, Ok(()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn fetch_failed(&mut self, digest: Digest, waiters: &[Waiter], why: &str) {
+        for w in waiters {
+            let why = why.to_owned();
+            match *w {
+                REQUESTER => {
+                    self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
+                }
+                EXECUTOR => {
+                    self.inbox.push_back(Inside::Executor(executor::Input::FetchFailed { digest, why }))
+                }
+                _ => {
+                    if let Some(id) = waiting_command(w) {
+                        self.fetch_command_done(id, digest, Err(why));
+                    }
+                }
+            }
+        }
+    }
+
+    fn after_serve(&mut self, out: Vec<serve::Output>) {
+        for o in out {
+            match o {
+                serve::Output::Persist(op) => self.persist(op),
+                serve::Output::Stream { stream, op } => self.stream_op(stream, op),
+                serve::Output::Blob { op, request } => self.actions.push_back(Action::Blob { op, request }),
+                serve::Output::GrantFull { .. } => self.refuse("transfer-grants-full"),
+                serve::Output::Served { .. } => {}
+                serve::Output::Fault { .. } => self.refuse("transfer-malformed"),
+            }
+        }
+    }
+
+    pub(super) fn stream_op(&mut self, stream: StreamKey, op: StreamOp) {
+        let (streams, transport) = (&mut self.streams, &mut self.transport);
+        match op {
+            StreamOp::Read { max } => streams.want(transport, stream, max),
+            StreamOp::Send { bytes } => streams.send(transport, stream, bytes),
+            StreamOp::Finish => streams.finish(transport, stream),
+            StreamOp::Release => streams.release(transport, stream),
+            StreamOp::Reset => streams.abandon(transport, stream),
+        }
+    }
+
+    fn after_catalogue(&mut self, out: Vec<catalogue::Output>) {
+        for o in out {
+            match o {
+                catalogue::Output::Persist(op) => self.persist(op),
+                catalogue::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
+                catalogue::Output::Own(services) => {
+                    self.inbox.push_back(Inside::Executor(executor::Input::Services(services)));
+                    let content = Box::new(self.record_content());
+                    self.inbox.push_back(Inside::Dht(dht::Input::Content(content)));
+                }
+                catalogue::Output::Offers { peer, services } => {
+                    self.inbox.push_back(Inside::Requester(requester::Input::Offers { peer, services }));
+                    self.catalogues_changed();
+                }
+                catalogue::Output::Reply { id, reply } => self.reply(id, reply),
+            }
+        }
+    }
+
+    fn after_requester(&mut self, out: Vec<requester::Output>) {
+        for o in out {
+            match o {
+                requester::Output::Persist(op) => self.persist(op),
+                requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
+                requester::Output::NeedPeer(peer) => self.need_peer(peer),
+                requester::Output::Want { digest, len, sources } => {
+                    let want =
+                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
+                    self.inbox.push_back(Inside::Fetch(want));
+                }
+                requester::Output::Grant { digest, requester } => {
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                }
+                requester::Output::Revoke { digest, requester } => {
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                }
+                requester::Output::RunChanged(run) => {
+                    if let Some(view) = self.requester.summary_of(&run) {
+                        self.notify(Notice::Run(Box::new(view)));
+                    }
+                }
+                requester::Output::TaskChanged { run, task } => {
+                    if let Some(view) = self.requester.task_view(&run, task) {
+                        self.notify(Notice::Task { run, task: Box::new(view) });
+                    }
+                }
+                requester::Output::Reply { id, reply } => self.reply(id, *reply),
+            }
+        }
+    }
+
+    fn after_executor(&mut self, out: Vec<executor::Output>) {
+        for o in out {
+            match o {
+                executor::Output::Persist(op) => self.persist(op),
+                executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
+                executor::Output::Want { digest, len, sources } => {
+                    let want =
+                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
+                    self.inbox.push_back(Inside::Fetch(want));
+                }
+                executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
+                executor::Output::Grant { digest, requester } => {
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                }
+                executor::Output::Revoke { digest, requester } => {
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                }
+                executor::Output::Remove { digest } => self.remove_object(digest),
+            }
+        }
+    }
+
+    /// Removes an object that no job needs any more, unless a service or a run of this node does.
+    fn remove_object(&mut self, digest: Digest) {
+        if self.catalogue.holds(&digest) || self.requester.holds(&digest) || self.executor.holds(&digest) {
+            return;
+        }
+        let op = self.commands.issue_op();
+        self.hold(Action::Blob { op, request: BlobRequest::Remove { digest } });
+    }
+
+    /// An answer of the store goes to who asked. Removals are asked by the node itself and need no answer.
+    pub(super) fn blob_answer(&mut self, op: OpId, result: Result<BlobAnswer, BlobFailed>) {
+        match op.room() {
+            super::op_room::FETCH => self.inbox.push_back(Inside::Fetch(fetch::Input::Blob { op, result })),
+            super::op_room::SERVE => self.inbox.push_back(Inside::Serve(serve::Input::Blob { op, result })),
+            super::op_room::NODE => {
+                if result.is_err_and(|e| e != BlobFailed::NotFound) {
+                    self.refuse("store-remove-failed");
+                }
+            }
+            _ => self.refuse("store-answer-unknown"),
+        }
+    }
+
+    /// A job message of a peer, or of this node to itself.
+    pub(super) fn job_message(&mut self, peer: PublicKey, message: Message) {
+        let message = Box::new(message);
+        self.inbox.push_back(match message.addressee() {
+            Addressee::Requester => Inside::Requester(requester::Input::Message { peer, message }),
+            Addressee::Executor => Inside::Executor(executor::Input::Message { peer, message }),
+        });
+    }
+}

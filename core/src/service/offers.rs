@@ -1,0 +1,52 @@
+//! Who offers what to this node: the view of all catalogues that planning needs.
+
+use super::Service;
+use crate::id::PublicKey;
+use std::collections::BTreeMap;
+
+/// A look at the catalogues of this node and its peers.
+pub trait Offers {
+    /// Whether the catalogue of `peer` is here; an empty one counts.
+    fn knows(&self, peer: &PublicKey) -> bool;
+    /// Everything that this node may run, with who offers it, in the order of keys.
+    fn all(&self) -> Vec<(PublicKey, &Service)>;
+}
+
+/// Catalogues by peer. Bounded by who fills it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Offerings(BTreeMap<PublicKey, Vec<Service>>);
+
+impl Offerings {
+    /// Replaces what `peer` offers; `None` forgets its catalogue.
+    pub fn set(&mut self, peer: PublicKey, services: Option<Vec<Service>>) {
+        match services {
+            Some(services) => self.0.insert(peer, services),
+            None => self.0.remove(&peer),
+        };
+    }
+
+    /// What `peer` offers, in its order.
+    pub fn of(&self, peer: &PublicKey) -> &[Service] {
+        self.0.get(peer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Catalogues here.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no catalogue is here.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Offers for Offerings {
+    fn knows(&self, peer: &PublicKey) -> bool {
+        self.0.contains_key(peer)
+    }
+
+    fn all(&self) -> Vec<(PublicKey, &Service)> {
+        self.0.iter().flat_map(|(peer, services)| services.iter().map(|s| (*peer, s))).collect()
+    }
+}

@@ -1,0 +1,107 @@
+//! Who may have an object, what has become of each of them, and whom to ask next.
+//!
+//! A source that **lied** (sent what cannot belong to the object) is never asked again for it. One that **failed** (lost,
+//! stalled, busy, refused) gets its turn again in the next round, after a pause that doubles from round to round. A piece
+//! gained starts the count of rounds anew, so a bad line is endured as long as it brings something.
+
+use super::SourceFault;
+use crate::id::PublicKey;
+use crate::limits::{FETCH_BACKOFF_MAX, FETCH_BACKOFF_MIN, FETCH_ROUNDS_MAX, FETCH_SOURCES_MAX};
+use crate::rng::Rng;
+use crate::time::Duration;
+use crate::transfer::ticket::Ticket;
+
+#[derive(Debug)]
+struct Source {
+    peer: PublicKey,
+    ticket: Option<Ticket>,
+    tried: bool,
+    banned: bool,
+    fault: Option<SourceFault>,
+}
+
+/// Whom to ask next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Choice {
+    /// This one.
+    Ask(usize),
+    /// All of them, again, after a pause.
+    Pause(Duration),
+    /// Nobody is left.
+    Nobody,
+}
+
+/// The sources of one object.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    list: Vec<Source>,
+    rounds: u32,
+}
+
+impl Sources {
+    /// Adds a source; the same peer with another ticket is another one, since either ticket may be worthless. True when
+    /// it is new.
+    pub(super) fn add(&mut self, peer: PublicKey, ticket: Option<Ticket>) -> bool {
+        if self.list.len() >= FETCH_SOURCES_MAX
+            || self.list.iter().any(|s| s.peer == peer && s.ticket == ticket)
+        {
+            return false;
+        }
+        let banned = self.list.iter().any(|s| s.peer == peer && s.banned);
+        self.list.push(Source { peer, ticket, tried: false, banned, fault: None });
+        !banned
+    }
+
+    /// Chooses at random among those whose turn it is, so that many consumers spread over the holders.
+    pub(super) fn choose(&mut self, rng: &mut Rng) -> Choice {
+        let ready = self.list.iter().filter(|s| !s.banned && !s.tried).count();
+        if ready > 0 {
+            let nth = usize::try_from(rng.below(ready as u64)).unwrap_or(0);
+            let found = self.list.iter_mut().enumerate().filter(|(_, s)| !s.banned && !s.tried).nth(nth);
+            if let Some((index, source)) = found {
+                source.tried = true;
+                return Choice::Ask(index);
+            }
+        }
+        self.rounds += 1;
+        if self.rounds >= FETCH_ROUNDS_MAX || self.list.iter().all(|s| s.banned) {
+            return Choice::Nobody;
+        }
+        self.list.iter_mut().for_each(|s| s.tried = false);
+        let pause = FETCH_BACKOFF_MIN * (1 << (self.rounds - 1).min(16));
+        Choice::Pause(rng.jitter(pause.min(FETCH_BACKOFF_MAX), 25))
+    }
+
+    /// The source failed; true when it lied.
+    pub(super) fn failed(&mut self, index: usize, fault: SourceFault) -> bool {
+        let (lied, banned) = (fault.is_lie(), fault.is_final());
+        let Some(peer) = self.list.get(index).map(|s| s.peer) else { return false };
+        for (i, source) in self.list.iter_mut().enumerate() {
+            if i == index {
+                source.fault = Some(fault.clone());
+            }
+            source.banned |= banned && source.peer == peer;
+        }
+        lied
+    }
+
+    /// A piece was gained.
+    pub(super) fn progressed(&mut self) {
+        self.rounds = 0;
+    }
+
+    /// Who it is.
+    pub(super) fn peer(&self, index: usize) -> Option<PublicKey> {
+        self.list.get(index).map(|s| s.peer)
+    }
+
+    /// What to show it.
+    pub(super) fn ticket(&self, index: usize) -> Option<Ticket> {
+        self.list.get(index).and_then(|s| s.ticket.clone())
+    }
+
+    /// The last fault of each source that had one.
+    pub(super) fn faults(self) -> Vec<(PublicKey, SourceFault)> {
+        self.list.into_iter().filter_map(|s| s.fault.map(|f| (s.peer, f))).collect()
+    }
+}

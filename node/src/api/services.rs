@@ -1,0 +1,113 @@
+//! Services of this node and of connected peers.
+
+use super::dto::{NewServiceDto, ServiceDto, VisibilityDto};
+use super::error::ApiError;
+use super::node::Done;
+use super::objects::on_store_thread;
+use super::routes::{Json, Segments, parse_id};
+use super::state::ApiState;
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::StatusCode;
+use remote_network_core::command::{Command, Reply};
+use remote_network_core::id::Digest;
+use remote_network_core::service::{
+    DESCRIPTION_MAX, LISTED_MAX, MOUNTS_MAX, NAME_MAX, Visibility, valid_name,
+};
+use serde::Serialize;
+
+const DIGEST_HINT: &str = "a digest is written as 64 hex digits";
+
+/// All services.
+#[derive(Serialize)]
+pub struct Services {
+    services: Vec<ServiceDto>,
+}
+
+/// `GET /services`
+pub async fn list(State(state): State<ApiState>) -> Result<Answer<Services>, ApiError> {
+    match state.ask(Command::Services).await? {
+        Reply::Services(views) => {
+            Ok(Answer(Services { services: views.iter().map(ServiceDto::from).collect() }))
+        }
+        other => Err(ApiError::unexpected(&other)),
+    }
+}
+
+/// The id of a new service.
+#[derive(Serialize)]
+pub struct Added {
+    id: String,
+}
+
+/// `POST /services`: offers a module that `POST /objects` has brought into the store.
+pub async fn add(
+    State(state): State<ApiState>,
+    Json(new): Json<NewServiceDto>,
+) -> Result<(StatusCode, Answer<Added>), ApiError> {
+    check(&new)?;
+    let visibility = visibility(&new.visibility)?;
+    let module: Digest = parse_id("module", &new.module, DIGEST_HINT)?;
+    let blobs = state.blobs.clone();
+    let len = on_store_thread(&state, move || blobs.open(&module).map(|open| open.len))
+        .await?
+        .map_err(|e| ApiError::from(e).at("module"))?;
+    let service = new.into_service(module, len, visibility);
+    let id = service.id().to_string();
+    let Answer(_done) = Done::of(&state.ask(Command::AddService(Box::new(service))).await?)?;
+    Ok((StatusCode::CREATED, Answer(Added { id })))
+}
+
+/// `DELETE /services/{id}`
+pub async fn remove(
+    State(state): State<ApiState>,
+    Segments(id): Segments<String>,
+) -> Result<Answer<Done>, ApiError> {
+    let id: Digest = parse_id("path", &id, DIGEST_HINT)?;
+    Done::of(&state.ask(Command::RemoveService(id)).await?)
+}
+
+/// The bounds every service keeps, told by field rather than as one refusal of the core.
+fn check(new: &NewServiceDto) -> Result<(), ApiError> {
+    let name_rule = "1 to 64 of a-z, 0-9, `-`, `_` and `.`";
+    if !valid_name(&new.name) {
+        return Err(ApiError::bad_request("name", "this cannot be the name of a service", name_rule));
+    }
+    if new.description.len() > DESCRIPTION_MAX {
+        return Err(ApiError::bad_request(
+            "description",
+            "too long",
+            format!("at most {DESCRIPTION_MAX} bytes"),
+        ));
+    }
+    if new.version.len() > NAME_MAX {
+        return Err(ApiError::bad_request("version", "too long", format!("at most {NAME_MAX} bytes")));
+    }
+    if new.mounts.len() > MOUNTS_MAX {
+        return Err(ApiError::bad_request("mounts", "too many", format!("at most {MOUNTS_MAX}")));
+    }
+    match new.mounts.iter().position(|m| !valid_name(m.name()) || m.name().starts_with('.')) {
+        Some(i) => Err(ApiError::bad_request(
+            &format!("mounts[{i}].name"),
+            "this cannot be the name of a mount",
+            name_rule,
+        )),
+        None => Ok(()),
+    }
+}
+
+fn visibility(dto: &VisibilityDto) -> Result<Visibility, ApiError> {
+    match dto {
+        VisibilityDto::Everyone => Ok(Visibility::Everyone),
+        VisibilityDto::OnlyMe => Ok(Visibility::OnlyMe),
+        VisibilityDto::Listed(keys) if keys.len() > LISTED_MAX => {
+            Err(ApiError::bad_request("visibility.listed", "too many peers", format!("at most {LISTED_MAX}")))
+        }
+        VisibilityDto::Listed(keys) => {
+            let keys = keys.iter().enumerate().map(|(i, key)| {
+                parse_id(&format!("visibility.listed[{i}]"), key, "a public key is written key_…")
+            });
+            keys.collect::<Result<_, _>>().map(Visibility::Listed)
+        }
+    }
+}

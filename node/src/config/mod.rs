@@ -1,0 +1,270 @@
+//! Configuration: a TOML file, then the environment, then flags; the later wins (SPEC 8.7).
+//!
+//! Every key is one row of one table ([`keys`]): its name, its words for people, how it is read and how it is shown.
+//! File, environment, flags, the generated file and `effective` all come from that table, so that a key cannot exist
+//! in one place and be missing in another. A key that would do nothing is not accepted: silence would be a lie.
+//!
+//! All problems of all sources are told at once, each with its place and its mend.
+
+mod keys;
+mod source;
+
+pub use source::{ConfigProblem, Place};
+
+use keys::{KEYS, Key, RESERVED};
+use remote_network_core::limits;
+use source::{Given, suggestion};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// What every environment variable of a key begins with; the key follows in capitals.
+pub const ENV_PREFIX: &str = "REMOTE_NETWORK_";
+
+/// Which DHT the node takes part in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DhtModeKey {
+    /// A client of the public Mainline DHT.
+    Public,
+    /// The network's own DHT, made of its nodes.
+    Private,
+    /// None.
+    Off,
+}
+
+/// Which runtime drives the core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DriverKey {
+    /// tokio.
+    Tokio,
+    /// smol.
+    Smol,
+}
+
+/// The node's settings. See [`generate`] for what each means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "each field is documented by its row of the table, which users read too")]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub passphrase_file: Option<PathBuf>,
+    pub listen: IpAddr,
+    pub quic_port: u16,
+    pub dht_port: u16,
+    pub api_port: u16,
+    pub driver: DriverKey,
+    pub log: String,
+    pub topics: Vec<String>,
+    pub dht_mode: DhtModeKey,
+    pub dht_seed: bool,
+    pub dht_bootstrap: Vec<String>,
+    pub dht_bind: Ipv4Addr,
+    pub public: bool,
+    pub public_addrs: Vec<SocketAddr>,
+    pub publish_private_addrs: bool,
+    pub max_peers: usize,
+    pub min_peers: usize,
+    pub quic_idle_timeout: u64,
+    pub metadata_republish_interval: u64,
+    pub discovery_interval: u64,
+    pub accept_jobs: bool,
+    pub jobs_running_max: usize,
+    pub blobs_quota_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: default_data_dir(
+                std::env::var_os("XDG_DATA_HOME").map(PathBuf::from),
+                std::env::var_os("HOME").map(PathBuf::from),
+            ),
+            passphrase_file: None,
+            listen: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            quic_port: 30906,
+            dht_port: 30609,
+            api_port: 30069,
+            driver: DriverKey::Tokio,
+            log: "info".to_owned(),
+            topics: vec!["remote-network-mesh".to_owned()],
+            dht_mode: DhtModeKey::Public,
+            dht_seed: false,
+            dht_bootstrap: Vec::new(),
+            dht_bind: Ipv4Addr::UNSPECIFIED,
+            public: false,
+            public_addrs: Vec::new(),
+            publish_private_addrs: false,
+            max_peers: limits::PEERS_MAX,
+            min_peers: 5,
+            quic_idle_timeout: limits::IDLE_CLOSE_AFTER.as_secs(),
+            metadata_republish_interval: 1800,
+            discovery_interval: 30,
+            accept_jobs: true,
+            jobs_running_max: limits::JOBS_RUNNING_MAX,
+            blobs_quota_bytes: 20 << 30,
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME/remote-network`, else `~/.local/share/remote-network`. The XDG rules say that a relative
+/// `XDG_DATA_HOME` is to be ignored.
+fn default_data_dir(xdg: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+    xdg.filter(|p| p.is_absolute())
+        .or_else(|| home.map(|h| h.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("."))
+        .join("remote-network")
+}
+
+/// Settings and where each value came from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The values in force.
+    pub settings: Settings,
+    origins: BTreeMap<&'static str, Place>,
+}
+
+/// One line of `config show`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Effective {
+    /// The key.
+    pub key: &'static str,
+    /// Its value as TOML.
+    pub value: String,
+    /// Where it came from; `None`: the default.
+    pub origin: Option<Place>,
+}
+
+impl Config {
+    /// Every key with its value and its origin, in the order of the generated file.
+    pub fn effective(&self) -> Vec<Effective> {
+        let line = |key: &Key| Effective {
+            key: key.name,
+            value: (key.show)(&self.settings),
+            origin: self.origins.get(key.name).cloned(),
+        };
+        KEYS.iter().map(line).collect()
+    }
+}
+
+/// Reads all sources. `env` is the whole environment (`std::env::vars_os` turned to text where it is text); `flags`
+/// are pairs of key and value as the command line gave them.
+pub fn load(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (String, String)>,
+    flags: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Vec<ConfigProblem>> {
+    let mut problems = Vec::new();
+    let mut given = Vec::new();
+    if let Some(path) = file {
+        match std::fs::read_to_string(path) {
+            Ok(text) => source::from_toml(path, &text, &mut given, &mut problems),
+            Err(e) => problems.push(ConfigProblem {
+                place: Place::File { path: path.to_owned(), line: 0 },
+                what: format!("cannot be read: {e}"),
+                mend: "name another file, or write one with `remote-network config generate`".into(),
+            }),
+        }
+    }
+    source::from_env(env, &mut given);
+    source::from_flags(flags, &mut given);
+    resolve(given, problems)
+}
+
+/// Checks one file alone.
+pub fn check(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
+    load(Some(path), [], [])
+}
+
+/// A documented file in which every key stands with its default, commented out.
+pub fn generate() -> String {
+    let mut out = String::from(
+        "# Configuration of remote-network. Lines that begin with # show the defaults.\n\
+         # The environment (REMOTE_NETWORK_<KEY>) overrides this file, and flags override both.\n",
+    );
+    let defaults = Settings::default();
+    for key in KEYS {
+        out.push('\n');
+        for line in key.doc {
+            out.push_str(&format!("# {line}\n"));
+        }
+        out.push_str(&format!("#{} = {}\n", key.name, (key.show)(&defaults)));
+    }
+    out
+}
+
+fn resolve(given: Vec<Given>, mut problems: Vec<ConfigProblem>) -> Result<Config, Vec<ConfigProblem>> {
+    let mut settings = Settings::default();
+    let mut origins = BTreeMap::new();
+    for Given { key: name, place, raw } in given {
+        let Some(key) = KEYS.iter().find(|k| k.name == name) else {
+            problems.push(unknown(&name, place));
+            continue;
+        };
+        match (key.read)(&mut settings, &raw) {
+            Ok(()) => {
+                origins.insert(key.name, place);
+            }
+            Err(wanted) => problems.push(ConfigProblem {
+                place,
+                what: format!("`{name}` is {raw}"),
+                mend: format!(
+                    "it must be {wanted}, for example `{name} = {}`",
+                    (key.show)(&Settings::default())
+                ),
+            }),
+        }
+    }
+    together(&settings, &origins, &mut problems);
+    if problems.is_empty() { Ok(Config { settings, origins }) } else { Err(problems) }
+}
+
+fn unknown(name: &str, place: Place) -> ConfigProblem {
+    if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
+        return ConfigProblem {
+            place,
+            what: format!("`{name}` would do nothing: {why}"),
+            mend: "remove it".into(),
+        };
+    }
+    let mend = match suggestion(name) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "see `remote-network config generate` for all keys".into(),
+    };
+    ConfigProblem { place, what: format!("there is no key `{name}`"), mend }
+}
+
+/// What must hold between keys. The problem is placed at a key that was set by somebody.
+fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, problems: &mut Vec<ConfigProblem>) {
+    let mut broken = |keys: &[&'static str], what: String, mend: &str| {
+        let Some(place) = keys.iter().find_map(|k| origins.get(k)) else { return };
+        problems.push(ConfigProblem { place: place.clone(), what, mend: mend.to_owned() });
+    };
+    let s = settings;
+    if s.min_peers > s.max_peers {
+        let what = format!("`min_peers` is {} and `max_peers` is {}", s.min_peers, s.max_peers);
+        broken(&["min_peers", "max_peers"], what, "min_peers must not be above max_peers");
+    }
+    if s.quic_port == s.dht_port && s.quic_port != 0 && s.dht_mode != DhtModeKey::Off {
+        let what = format!("`quic_port` and `dht_port` are both {}", s.quic_port);
+        broken(&["quic_port", "dht_port"], what, "both are UDP: choose different ports");
+    }
+    if s.dht_mode == DhtModeKey::Private && !s.dht_seed && s.dht_bootstrap.is_empty() {
+        broken(
+            &["dht_mode"],
+            "`dht_mode` is \"private\" without `dht_bootstrap`".into(),
+            "list the network's seeds in dht_bootstrap, or make this node one with dht_seed = true",
+        );
+    }
+    if s.dht_seed && (s.dht_mode != DhtModeKey::Private || s.dht_port == 0) {
+        broken(
+            &["dht_seed"],
+            "`dht_seed` is true, but a seed needs `dht_mode = \"private\"` and a fixed `dht_port`".into(),
+            "set both, or remove dht_seed",
+        );
+    }
+    if s.topics.iter().collect::<BTreeSet<_>>().len() != s.topics.len() {
+        broken(&["topics"], "`topics` names one twice".into(), "remove the repeated one");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The Mainline DHT through the `mainline` crate.
+//!
+//! `mainline` has a thread, a socket and a clock of its own; the core has its requests and events. This port stands
+//! between and knows the crate's manners (docs/PROTOCOL.md names the measurements):
+//!
+//! * **At most four operations at once**: from eight on, its socket loses replies. Operations on one target go one after
+//!   the other, because the crate joins a second query to the running one even if its kind differs, and a `get_peers`
+//!   that joined an announcement finds nobody.
+//! * **Names are resolved here**, again at each (re)build, and at most eight addresses are given: the crate resolves
+//!   once, silently keeps an empty list when that fails, and with many bootstraps asks all of them at every query.
+//! * **Rebuilt** when nobody answered for [`UNREACHABLE_MAX`], when the network changed, when its thread died, or when
+//!   a client of the public DHT turns into a server by itself (the crate answers only one kind of
+//!   transaction id, so such a server is a dead entry in other nodes' tables).
+//! * **Private networks**: every node is a server; seeds are built without bootstraps, which alone makes them learn
+//!   from queries; everybody looks for its own id, soon after the start and then each minute, or tables stay nearly
+//!   empty and die with the seeds.
+//!
+//! Values and peers are handed on as they come. The core verifies them; nothing here is believed.
+
+mod backend;
+mod ops;
+
+use crate::ports::Refused;
+use async_channel::Sender;
+use backend::Backend;
+use remote_network_core::event::Event;
+use remote_network_core::id::OpId;
+use remote_network_core::port::{DhtEvent, DhtFailed, DhtRequest};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Requests that may wait: far above the core's own bound of operations in flight, cancellations included.
+pub const REQUESTS_WAITING_MAX: usize = 1_024;
+/// An operation ends by itself after this; the core's own deadline is shorter.
+pub const OPERATION_MAX: Duration = Duration::from_secs(20);
+/// Nobody answered for so long: build anew, with names resolved again.
+pub const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
+
+/// Which DHT to take part in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DhtMode {
+    /// A client of the public DHT.
+    Client,
+    /// A node of the network's own DHT.
+    Private {
+        /// Whether others bootstrap from this node; it then needs a fixed port.
+        seed: bool,
+    },
+    /// None: every operation ends with [`DhtFailed::Offline`].
+    Off,
+}
+
+/// How the port is started.
+#[derive(Clone, Debug)]
+pub struct DhtConfig {
+    /// Which DHT.
+    pub mode: DhtMode,
+    /// UDP port; `None` or 0: any free one.
+    pub port: Option<u16>,
+    /// Address to bind to.
+    pub bind: Ipv4Addr,
+    /// `host:port` to start from. Empty for [`DhtMode::Client`]: the well-known ones.
+    pub bootstrap: Vec<String>,
+}
+
+/// What the backend's thread is told.
+#[derive(Debug)]
+enum Order {
+    Request(OpId, DhtRequest),
+    NetworkChanged,
+}
+
+type LocalAddr = Arc<Mutex<Option<SocketAddr>>>;
+
+/// Takes the core's requests. Dropping it ends the backend; operations in flight are then not answered any more.
+#[derive(Debug)]
+pub struct DhtPort {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    local: LocalAddr,
+}
+
+impl DhtPort {
+    /// Starts the backend. Nothing here waits for the network: what becomes of it is told by [`DhtEvent::Health`].
+    pub fn start(config: DhtConfig, events: Sender<Event>) -> io::Result<Self> {
+        let local = LocalAddr::default();
+        if config.mode == DhtMode::Off {
+            return Ok(Self { orders: None, thread: None, local });
+        }
+        let (orders, queue) = async_channel::bounded(REQUESTS_WAITING_MAX);
+        let address = Arc::clone(&local);
+        let thread = std::thread::Builder::new().name("dht".into()).spawn(move || {
+            Backend::live(config, queue, events, address);
+        })?;
+        Ok(Self { orders: Some(orders), thread: Some(thread), local })
+    }
+
+    /// Queues a request. [`DhtRequest::Cancel`] takes the id of the operation to stop.
+    pub fn submit(&self, op: OpId, request: DhtRequest) -> Result<(), Refused> {
+        let is_cancel = request == DhtRequest::Cancel;
+        let taken = self.orders.as_ref().is_some_and(|o| o.try_send(Order::Request(op, request)).is_ok());
+        if taken || (is_cancel && self.orders.is_none()) {
+            return Ok(());
+        }
+        Err(Event::Dht(DhtEvent::Done { op, result: Err(DhtFailed::Offline) }).into())
+    }
+
+    /// The machine moved to another network: everything the backend knows of itself is void.
+    pub fn network_changed(&self) {
+        if let Some(orders) = &self.orders {
+            // A full queue means that nothing gets through; the backend then finds out by itself.
+            let _best_effort = orders.try_send(Order::NetworkChanged);
+        }
+    }
+
+    /// Where the backend's socket is, once it is built.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        *self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for DhtPort {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Running one guest inside a worker: settings of the engine, limits, and how an end is told.
+//!
+//! Always strict (SPEC 6.4): a run depends on the module, its arguments and its inputs, on nothing else. NaNs are canonical,
+//! there are no threads and no relaxed SIMD, fuel is counted, clocks are virtual and randomness comes from the order's seed
+//! (see [`super::wasi`]). What a guest of *mounts* can still see of the machine is the number and creation time of its files and
+//! the order in which a directory lists them: services that must be bit-reproducible over mounts open files by name.
+//!
+//! Time is limited by epochs: a thread raises a counter every few milliseconds and compiled code looks at it in every loop
+//! and call. No host call can block for long, since all are on plain files or on virtual time.
+
+use super::frame::{Class, Ended, Spec};
+use super::wasi::{self, Cause, Guest};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wasmtime::{Config, Engine, Linker, Module, OptLevel, Store, Strategy, Trap, UpdateDeadline};
+use wasmtime_wasi::{I32Exit, p1};
+
+/// How often running code is asked whether it may go on: fine enough to end 100 ms after a deadline on a busy machine.
+const EPOCH: Duration = Duration::from_millis(5);
+/// How many epochs lie between two looks at the size of output directories.
+const EPOCHS_PER_LOOK: u32 = 10;
+/// The guest's stack of calls. Deeper recursion is a trap.
+const STACK_BYTES: usize = 1 << 20;
+/// Where guests start in WASI preview 1.
+const START: &str = "_start";
+
+/// The engine every worker uses. What is set here is part of the code's version.
+pub(super) fn engine() -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(true)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES)
+        .async_stack_size(2 * STACK_BYTES);
+    Engine::new(&config)
+}
+
+/// Tells apart compiled code that must not be mixed: wasmtime's version, its settings, the processor.
+pub(super) fn code_version(engine: &Engine) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish())
+}
+
+/// Runs the module to its end. Call it on a thread of its own: processor time is that thread's.
+pub(super) fn run(engine: &Engine, module: &Module, spec: &Spec, cause: &Arc<Cause>) -> Ended {
+    match prepare(engine, spec, cause) {
+        Ok((store, linker)) => execute(module, spec, cause, store, &linker),
+        Err(e) => Ended::unstarted(Class::Infra, format!("{e:#}")),
+    }
+}
+
+/// Refuses what could never run, before it is said to have started.
+pub(super) fn check(module: &Module) -> Result<(), String> {
+    match module.get_export(START) {
+        Some(wasmtime::ExternType::Func(f)) if f.params().len() == 0 && f.results().len() == 0 => Ok(()),
+        Some(_) => Err("the module's `_start` is no function without parameters and results".into()),
+        None => Err("the module has no `_start` function: it is no WASI preview 1 command".into()),
+    }
+}
+
+fn prepare(
+    engine: &Engine,
+    spec: &Spec,
+    cause: &Arc<Cause>,
+) -> wasmtime::Result<(Store<Guest>, Linker<Guest>)> {
+    let mut linker: Linker<Guest> = Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, |guest| &mut guest.wasi)?;
+    wasi::make_strict(&mut linker)?;
+    let mut store = Store::new(engine, Guest::new(spec, cause)?);
+    store.limiter(|guest| &mut guest.memory);
+    store.set_fuel(u64::MAX)?;
+    store.set_epoch_deadline(1);
+    let deadline = Instant::now() + Duration::from_millis(spec.time_ms);
+    let asked = Arc::clone(cause);
+    store.epoch_deadline_callback(move |_| {
+        if Instant::now() >= deadline {
+            asked.set(Cause::TIME);
+        }
+        Ok(if asked.get() == Cause::NONE { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })
+    });
+    watch(engine, spec, cause);
+    Ok((store, linker))
+}
+
+/// The thread that raises the epoch and looks after output directories. It ends with the process.
+fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
+    let (engine, cause) = (engine.clone(), Arc::clone(cause));
+    let written: Vec<_> =
+        spec.mounts.iter().filter(|m| m.writable).map(|m| super::stage::mount_dir(&spec.dir, m)).collect();
+    let bytes_max = spec.output_bytes;
+    std::thread::spawn(move || {
+        for epoch in 1u32.. {
+            std::thread::sleep(EPOCH);
+            engine.increment_epoch();
+            if epoch.is_multiple_of(EPOCHS_PER_LOOK)
+                && written.iter().any(|dir| !wasi::directory_fits(dir, bytes_max))
+            {
+                cause.set(Cause::DIRECTORY);
+            }
+        }
+    });
+}
+
+fn execute(
+    module: &Module,
+    spec: &Spec,
+    cause: &Cause,
+    mut store: Store<Guest>,
+    linker: &Linker<Guest>,
+) -> Ended {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return Ended::unstarted(Class::Infra, format!("no runtime: {e}")),
+    };
+    let started = Instant::now();
+    let cpu_before = thread_cpu();
+    let limit = Duration::from_millis(spec.time_ms);
+    let (result, instantiated) = runtime.block_on(async {
+        let mut instantiated = false;
+        let guest = async {
+            let instance = linker.instantiate_async(&mut store, module).await?;
+            instantiated = true;
+            instance.get_typed_func::<(), ()>(&mut store, START)?.call_async(&mut store, ()).await
+        };
+        let result = tokio::time::timeout(limit, guest).await;
+        (result, instantiated)
+    });
+    let cpu_ns = thread_cpu().saturating_sub(cpu_before);
+    let result = result.unwrap_or_else(|_| {
+        cause.set(Cause::TIME);
+        Err(wasmtime::Error::msg("timed out"))
+    });
+    let fuel = store.get_fuel().map_or(0, |left| u64::MAX - left);
+    let guest = store.into_data();
+    let (class, code, detail) = judge(result, instantiated, cause, &guest, spec);
+    Ended {
+        class,
+        code,
+        detail,
+        cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX),
+        fuel,
+        memory_bytes: guest.memory.peak,
+        wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn thread_cpu() -> u128 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    t.tv_sec.unsigned_abs() as u128 * 1_000_000_000 + t.tv_nsec.unsigned_abs() as u128
+}
+
+/// What the end means. A limit explains a failure, but does not make one of a guest that coped with it.
+fn judge(
+    result: wasmtime::Result<()>,
+    instantiated: bool,
+    cause: &Cause,
+    guest: &Guest,
+    spec: &Spec,
+) -> (Class, i32, String) {
+    let flushed = guest.flush_outputs();
+    let code = match &result {
+        Ok(()) => Some(0),
+        Err(e) => e.downcast_ref::<I32Exit>().map(|exit| exit.0),
+    };
+    match (cause.get(), code) {
+        (Cause::STOPPED, _) => return (Class::Cancelled, 0, "stopped on request".into()),
+        (Cause::TIME, _) => {
+            return (Class::Resource, 0, format!("it ran longer than its limit of {} ms", spec.time_ms));
+        }
+        (Cause::OUTPUT, _) => {
+            return (
+                Class::Resource,
+                0,
+                format!("an output passed its limit of {} bytes", spec.output_bytes),
+            );
+        }
+        (Cause::DIRECTORY, _) => {
+            let why =
+                format!("an output directory passed its limit of {} bytes or 1024 files", spec.output_bytes);
+            return (Class::Resource, 0, why);
+        }
+        (Cause::DISK, _) => return (Class::Infra, 0, "writing an output failed".into()),
+        (_, Some(0)) if !flushed => return (Class::Infra, 0, "writing an output failed".into()),
+        (_, Some(0)) => return (Class::Success, 0, String::new()),
+        (_, Some(_) | None) => {}
+    }
+    let why = match (&result, code) {
+        (_, Some(code)) => format!("exit code {code}"),
+        (Err(e), None) => match e.downcast_ref::<Trap>() {
+            Some(trap) => trap.to_string(),
+            None => e.root_cause().to_string(),
+        },
+        (Ok(()), None) => String::new(),
+    };
+    if guest.memory.refused {
+        let why =
+            format!("it asked for more than its limit of {} bytes of memory ({why})", spec.memory_bytes);
+        return (Class::Resource, 0, why);
+    }
+    match code {
+        Some(code) => (Class::User, code, why),
+        // An import that is not there, or a module no store takes: nothing of the guest has run.
+        None if !instantiated && !matches!(&result, Err(e) if e.is::<Trap>()) => (Class::Permanent, 0, why),
+        None => (Class::User, 0, why),
+    }
+}

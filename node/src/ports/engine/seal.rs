@@ -1,0 +1,144 @@
+//! Collecting what a guest has written.
+//!
+//! The node reads here, with its own rights, paths that were made by somebody it does not trust: a symbolic link would be an
+//! order to publish `/etc/shadow`, a pipe would hold it up for ever (the CVE-2018-15664 class). So every path is opened below the
+//! job's directory with `openat2`, following no link and crossing no mount, without waiting; what was opened is looked
+//! at through its descriptor and must be a regular file; and only so many bytes are read as one output may have.
+
+use super::EngineBlobs;
+use super::stage::{MOUNTS, OUT, WRITTEN};
+use remote_network_core::port::{EngineOutput, Port};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use thiserror::Error;
+
+/// Why an output is not there.
+#[derive(Debug, Error)]
+pub(super) enum SealError {
+    /// The guest left nothing.
+    #[error("the output {0} was not written")]
+    Missing(String),
+    /// The guest left something else than a file.
+    #[error("the output {0} is no regular file")]
+    Hostile(String),
+    /// The disk or the store failed.
+    #[error("output {0}: {1}")]
+    Io(String, io::Error),
+}
+
+/// Imports one output into the store. A file of more than `bytes_max` is cut, and says so.
+pub(super) fn seal(
+    dir: &Path,
+    port: &Port,
+    bytes_max: u64,
+    blobs: &dyn EngineBlobs,
+) -> Result<EngineOutput, SealError> {
+    let (path, name) = match port {
+        Port::Stdout => ("stdout".to_owned(), "stdout".to_owned()),
+        Port::Stderr => ("stderr".to_owned(), "stderr".to_owned()),
+        Port::Mount(name) => (format!("{MOUNTS}/{name}/{OUT}"), format!("/{name}/{OUT}")),
+        Port::Stdin => return Err(SealError::Missing("stdin".into())),
+    };
+    let failed = |e: io::Error| SealError::Io(name.clone(), e);
+    let file = open_beneath(&dir.join(WRITTEN), &path, &name)?;
+    let truncated = file.metadata().map_err(failed)?.len() > bytes_max;
+    let (digest, len) = blobs.import(&mut file.take(bytes_max)).map_err(failed)?;
+    Ok(EngineOutput { port: port.clone(), digest, len, truncated })
+}
+
+pub(super) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, SealError> {
+    let failed = |e: Errno| SealError::Io(name.to_owned(), e.into());
+    let beneath = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS
+        | ResolveFlags::NO_XDEV;
+    let no_wait = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let dir = openat2(CWD, dir, OFlags::DIRECTORY | no_wait, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        .map_err(failed)?;
+    let file = match openat2(&dir, path, no_wait, Mode::empty(), beneath) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Err(SealError::Missing(name.to_owned())),
+        // A link, a device on another file system, a file where a directory should be, a socket.
+        Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR | Errno::NXIO | Errno::ACCESS) => {
+            return Err(SealError::Hostile(name.to_owned()));
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    let stat = fstat(&file).map_err(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(SealError::Hostile(name.to_owned()));
+    }
+    Ok(File::from(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use remote_network_core::id::Digest;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    struct Memory;
+    impl EngineBlobs for Memory {
+        fn open(&self, _: &Digest) -> io::Result<File> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        fn import(&self, from: &mut dyn Read) -> io::Result<(Digest, u64)> {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes)?;
+            Ok((Digest::of(&bytes), bytes.len() as u64))
+        }
+    }
+
+    fn job_dir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("w/mnt/m")).unwrap();
+        dir
+    }
+
+    fn seal_m(dir: &Path) -> Result<EngineOutput, SealError> {
+        seal(dir, &Port::Mount("m".into()), 4, &Memory)
+    }
+
+    #[test]
+    fn a_file_is_sealed_and_cut_only_beyond_the_limit() {
+        let dir = job_dir();
+        assert!(matches!(seal_m(dir.path()), Err(SealError::Missing(_))));
+        for (bytes, kept, truncated) in
+            [(&b""[..], &b""[..], false), (b"four", b"four", false), (b"fiver", b"five", true)]
+        {
+            fs::write(dir.path().join("w/mnt/m/out"), bytes).unwrap();
+            let o = seal_m(dir.path()).unwrap();
+            assert_eq!((o.digest, o.len, o.truncated), (Digest::of(kept), kept.len() as u64, truncated));
+        }
+    }
+
+    #[test]
+    fn links_pipes_sockets_directories_and_swapped_parents_are_never_read() {
+        let secret = tempfile::NamedTempFile::new().unwrap();
+        let makers: [(&str, &dyn Fn(&Path)); 5] = [
+            ("absolute link", &|out| symlink(secret.path(), out).unwrap()),
+            ("relative link", &|out| symlink("../../stdout", out).unwrap()),
+            ("directory", &|out| fs::create_dir(out).unwrap()),
+            ("socket", &|out| drop(UnixListener::bind(out).unwrap())),
+            ("pipe", &|out| {
+                rustix::fs::mknodat(CWD, out, FileType::Fifo, Mode::RUSR, 0).unwrap();
+            }),
+        ];
+        for (what, make) in makers {
+            let dir = job_dir();
+            make(&dir.path().join("w/mnt/m/out"));
+            assert!(matches!(seal_m(dir.path()), Err(SealError::Hostile(_))), "{what}");
+        }
+        let dir = job_dir();
+        fs::remove_dir(dir.path().join("w/mnt/m")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("out"), b"secret").unwrap();
+        symlink(elsewhere.path(), dir.path().join("w/mnt/m")).unwrap();
+        assert!(matches!(seal_m(dir.path()), Err(SealError::Hostile(_))), "a parent that is a link");
+    }
+}

@@ -1,0 +1,146 @@
+//! From a workflow to its text. Sources are objects by then, so they are written as objects: what was in a file or a
+//! text stays in the store and the text form stays small.
+
+use super::peer_names;
+use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
+use remote_network_core::port::Port;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use std::collections::BTreeMap;
+
+/// The workflow as YAML that [`super::parse`] reads back.
+pub fn to_yaml(workflow: &Workflow) -> Result<String, String> {
+    serde_saphyr::to_string(&WorkflowText::of(workflow)).map_err(|e| e.to_string())
+}
+
+/// The workflow as JSON that [`super::parse`] reads back.
+pub fn to_json(workflow: &Workflow) -> Result<String, String> {
+    serde_json::to_string_pretty(&WorkflowText::of(workflow)).map_err(|e| e.to_string())
+}
+
+#[derive(Serialize)]
+struct WorkflowText<'a> {
+    name: &'a str,
+    nodes: InOrder<'a>,
+    edges: Vec<String>,
+}
+
+impl<'a> WorkflowText<'a> {
+    fn of(workflow: &'a Workflow) -> Self {
+        let kind_of: BTreeMap<&str, &NodeKind> =
+            workflow.nodes.iter().map(|(id, k)| (id.as_str(), k)).collect();
+        let edges = workflow.edges.iter().map(|e| edge_text(e, &kind_of)).collect();
+        Self { name: &workflow.name, nodes: InOrder(&workflow.nodes), edges }
+    }
+}
+
+/// A mapping whose order is part of its meaning.
+struct InOrder<'a>(&'a [(String, NodeKind)]);
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (id, kind) in self.0 {
+            map.serialize_entry(id, &NodeText::of(kind))?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum NodeText<'a> {
+    Source { objects: Vec<ObjectText> },
+    Task(TaskText<'a>),
+    Sink {},
+}
+
+impl<'a> NodeText<'a> {
+    fn of(kind: &'a NodeKind) -> Self {
+        match kind {
+            NodeKind::Source(objects) => {
+                NodeText::Source { objects: objects.iter().map(ObjectText::of).collect() }
+            }
+            NodeKind::Task(task) => NodeText::Task(TaskText::of(task)),
+            NodeKind::Sink => NodeText::Sink {},
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ObjectText {
+    digest: String,
+    len: u64,
+}
+
+impl ObjectText {
+    fn of(object: &ObjectRef) -> Self {
+        Self { digest: object.digest.to_string(), len: object.len }
+    }
+}
+
+#[derive(Serialize)]
+struct TaskText<'a> {
+    service: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    peer: Vec<String>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    args: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    env: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+}
+
+impl<'a> TaskText<'a> {
+    fn of(task: &'a TaskSpec) -> Self {
+        Self {
+            service: &task.service,
+            peer: peer_names(&task.peers),
+            args: &task.args,
+            env: &task.env,
+            retries: task.retries,
+            timeout: task.timeout_ms.map(duration_text),
+        }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the shape serde asks for
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// The shortest exact spelling.
+fn duration_text(ms: u64) -> String {
+    for (factor, unit) in [(3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
+        if ms >= factor && ms.is_multiple_of(factor) {
+            return format!("{}{unit}", ms / factor);
+        }
+    }
+    format!("{ms}ms")
+}
+
+fn edge_text(edge: &Edge, kinds: &BTreeMap<&str, &NodeKind>) -> String {
+    format!("{} -> {}", end_text(&edge.from, kinds), end_text(&edge.to, kinds))
+}
+
+fn end_text(end: &End, kinds: &BTreeMap<&str, &NodeKind>) -> String {
+    let port = match kinds.get(end.node.as_str()) {
+        Some(NodeKind::Source(_)) => "out",
+        Some(NodeKind::Sink) => "in",
+        Some(NodeKind::Task(_)) | None => port_text(&end.port),
+    };
+    format!("{}.{port}", end.node)
+}
+
+/// A port in the words of the text form.
+pub fn port_text(port: &Port) -> &str {
+    match port {
+        Port::Stdin => "stdin",
+        Port::Stdout => "stdout",
+        Port::Stderr => "stderr",
+        Port::Mount(name) => name,
+    }
+}

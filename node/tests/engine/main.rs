@@ -1,0 +1,6 @@
+//! The engine as the core sees it, with real worker processes.
+
+mod behaviour;
+mod hostile;
+mod rig;
+mod services;
