@@ -1,0 +1,710 @@
+//! A scenario as plain data: hosts, faults with their times, and work.
+//!
+//! A plan comes from a class and a seed ([`Plan::from_seed`]), from a file (JSON), or from a fuzzer; it can be printed,
+//! kept as a regression test, and made smaller ([`Plan::smaller`]): dropping a fault, a piece of work or a host leaves
+//! the dice of all others as they were.
+
+use crate::dht::DhtSpec;
+use crate::disk::DiskSpec;
+use crate::draw::Draw;
+use crate::engine::EngineSpec;
+use crate::host::Clock;
+use crate::net::{HostId, Quality, REGION_LATENCY_US};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// A family of scenarios.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Nothing goes wrong.
+    Calm,
+    /// The network is bad: loss, bursts, reordering, duplication, flipped bits, small datagrams.
+    Lossy,
+    /// Machines come and go, pause, move, forget.
+    Churn,
+    /// Parts of the network cannot reach each other for a while, in one direction or both.
+    Partition,
+    /// Disks fail, fill and rot; power goes at the worst moment.
+    Disk,
+    /// The DHT lies, forgets, fails and vanishes.
+    Dht,
+    /// Engines fail and hang.
+    Engine,
+    /// A random choice of everything above.
+    Swarm,
+    /// Many peers that publish, look up and transfer with 2 % loss and churn.
+    Scale,
+}
+
+impl Class {
+    /// All classes.
+    pub const ALL: [Class; 9] = [
+        Class::Calm,
+        Class::Lossy,
+        Class::Churn,
+        Class::Partition,
+        Class::Disk,
+        Class::Dht,
+        Class::Engine,
+        Class::Swarm,
+        Class::Scale,
+    ];
+
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::Calm => "calm",
+            Class::Lossy => "lossy",
+            Class::Churn => "churn",
+            Class::Partition => "partition",
+            Class::Disk => "disk",
+            Class::Dht => "dht",
+            Class::Engine => "engine",
+            Class::Swarm => "swarm",
+            Class::Scale => "scale",
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Not the name of a class.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("no class `{0}`; there are calm, lossy, churn, partition, disk, dht, engine, swarm, scale")]
+pub struct UnknownClass(pub String);
+
+impl FromStr for Class {
+    type Err = UnknownClass;
+    fn from_str(s: &str) -> Result<Self, UnknownClass> {
+        Class::ALL.into_iter().find(|c| c.as_str() == s).ok_or_else(|| UnknownClass(s.to_owned()))
+    }
+}
+
+/// A planned machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostPlan {
+    /// When it is first started.
+    pub start_ms: u64,
+    /// Where it is.
+    pub region: u8,
+    /// Its link.
+    pub link: Quality,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Its disk.
+    pub disk: DiskSpec,
+    /// Its engine.
+    pub engine: EngineSpec,
+    /// Real TLS instead of the null session. All hosts of a plan or none.
+    pub real_tls: bool,
+    /// Services it offers: `s<n>` with a module of its own.
+    pub services: Vec<u8>,
+}
+
+/// Something that goes wrong for a while.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When it begins.
+    pub at_ms: u64,
+    /// How long it lasts, where that means anything.
+    #[serde(default)]
+    pub for_ms: u64,
+    /// What.
+    pub what: FaultKind,
+}
+
+/// What goes wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FaultKind {
+    /// The power of a machine goes; it comes back at the end.
+    Crash {
+        /// Which.
+        host: HostId,
+        /// Whether it comes back with an empty disk.
+        forget: bool,
+    },
+    /// A machine's processor stops.
+    Pause {
+        /// Which.
+        host: HostId,
+    },
+    /// A machine's cable is pulled.
+    Unplug {
+        /// Which.
+        host: HostId,
+    },
+    /// Some machines cannot reach the others.
+    Cut {
+        /// Which.
+        hosts: Vec<HostId>,
+        /// Whether they hear the others meanwhile.
+        deaf: bool,
+    },
+    /// Loss and latency everywhere.
+    Weather {
+        /// Loss on top.
+        loss_ppm: u32,
+        /// Latency on top.
+        surge_us: u32,
+    },
+    /// A machine's link is bad.
+    Link {
+        /// Whose.
+        host: HostId,
+        /// What it is like meanwhile.
+        quality: Quality,
+    },
+    /// A machine gets another address, for good.
+    Move {
+        /// Which.
+        host: HostId,
+    },
+    /// A machine's wall clock is set, for good.
+    ClockJump {
+        /// Whose.
+        host: HostId,
+        /// By so much.
+        by_ms: i64,
+    },
+    /// The DHT is gone.
+    DhtOffline,
+    /// The DHT is bad.
+    DhtBad {
+        /// What it is like meanwhile.
+        spec: DhtSpec,
+    },
+    /// A machine's commits fail.
+    DiskFails {
+        /// Whose.
+        host: HostId,
+    },
+    /// A machine's disk has no room for objects.
+    DiskFull {
+        /// Whose.
+        host: HostId,
+    },
+    /// An object rots, for good.
+    BlobRots {
+        /// Whose.
+        host: HostId,
+        /// Which of those it has, counted around.
+        nth: u64,
+    },
+    /// A machine's engine is bad.
+    EngineBad {
+        /// Whose.
+        host: HostId,
+        /// What it is like meanwhile.
+        spec: EngineSpec,
+    },
+    /// Datagrams of nonsense reach a machine.
+    Garbage {
+        /// Which.
+        host: HostId,
+        /// How many.
+        datagrams: u32,
+    },
+}
+
+impl FaultKind {
+    /// Its name in reports.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            FaultKind::Crash { forget: false, .. } => "crash",
+            FaultKind::Crash { forget: true, .. } => "amnesia",
+            FaultKind::Pause { .. } => "pause",
+            FaultKind::Unplug { .. } => "unplug",
+            FaultKind::Cut { deaf: true, .. } => "cut",
+            FaultKind::Cut { deaf: false, .. } => "one-way cut",
+            FaultKind::Weather { .. } => "weather",
+            FaultKind::Link { .. } => "bad link",
+            FaultKind::Move { .. } => "move",
+            FaultKind::ClockJump { .. } => "clock jump",
+            FaultKind::DhtOffline => "dht offline",
+            FaultKind::DhtBad { .. } => "bad dht",
+            FaultKind::DiskFails { .. } => "disk fails",
+            FaultKind::DiskFull { .. } => "disk full",
+            FaultKind::BlobRots { .. } => "blob rots",
+            FaultKind::EngineBad { .. } => "bad engine",
+            FaultKind::Garbage { .. } => "garbage",
+        }
+    }
+
+    /// The one host it is about.
+    const fn host(&self) -> Option<HostId> {
+        match self {
+            FaultKind::Crash { host, .. }
+            | FaultKind::Pause { host }
+            | FaultKind::Unplug { host }
+            | FaultKind::Link { host, .. }
+            | FaultKind::Move { host }
+            | FaultKind::ClockJump { host, .. }
+            | FaultKind::DiskFails { host }
+            | FaultKind::DiskFull { host }
+            | FaultKind::BlobRots { host, .. }
+            | FaultKind::EngineBad { host, .. }
+            | FaultKind::Garbage { host, .. } => Some(*host),
+            FaultKind::Cut { .. }
+            | FaultKind::Weather { .. }
+            | FaultKind::DhtOffline
+            | FaultKind::DhtBad { .. } => None,
+        }
+    }
+}
+
+/// Something an application wants.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Work {
+    /// When.
+    pub at_ms: u64,
+    /// Where.
+    pub host: HostId,
+    /// What.
+    pub what: WorkKind,
+}
+
+/// How the tasks of a workflow hang together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shape {
+    /// One after the other.
+    Chain,
+    /// All side by side, each to a sink of its own.
+    Fan,
+    /// All side by side, joined by one more.
+    Join,
+}
+
+/// What an application wants.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WorkKind {
+    /// Be connected to somebody.
+    Connect {
+        /// Whom.
+        to: HostId,
+        /// At its address; else wherever the DHT says.
+        by_address: bool,
+    },
+    /// See how the node is.
+    Status,
+    /// Bring an object of another machine here: it gives a permission, and this one fetches.
+    Transfer {
+        /// Who has it.
+        from: HostId,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// Run a workflow of these executors' services; an object goes there and the results come back.
+    Run {
+        /// How its tasks hang together.
+        shape: Shape,
+        /// Who runs each task, in order.
+        executors: Vec<HostId>,
+        /// Length of the object that goes in.
+        bytes_in: u64,
+        /// Length of every task's output.
+        bytes_out: u64,
+        /// How long every task takes.
+        task_ms: u64,
+    },
+    /// Cancel the run of the `nth` piece of work.
+    Cancel {
+        /// Position of the run in the plan's work.
+        nth: usize,
+    },
+}
+
+/// A scenario.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Its family.
+    pub class: Class,
+    /// Its seed.
+    pub seed: u64,
+    /// How long faults and work go on.
+    pub duration_ms: u64,
+    /// How long everything has to come to rest after the last fault.
+    pub liveness_ms: u64,
+    /// The DHT.
+    pub dht: DhtSpec,
+    /// The machines.
+    pub hosts: Vec<HostPlan>,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// What is wanted.
+    pub work: Vec<Work>,
+    /// Whether every run must succeed: nothing in the plan gives it a reason to fail.
+    pub all_succeed: bool,
+}
+
+/// Virtual time everything has to settle: what the longest of the product's own timeouts and back-offs need.
+pub const LIVENESS_MS: u64 = 300_000;
+
+fn link_of(draw: &mut Draw) -> Quality {
+    let mbit = 125_000;
+    // Data centre, fibre, cable, mobile.
+    let (up, down, latency_us, jitter_us) = match draw.below(10) {
+        0 | 1 => (1_000 * mbit, 1_000 * mbit, 500, 100),
+        2..=4 => (100 * mbit, 500 * mbit, 2_000, 500),
+        5..=7 => (20 * mbit, 100 * mbit, 8_000, 3_000),
+        _ => (10 * mbit, 40 * mbit, 30_000, 20_000),
+    };
+    Quality { up_bytes_per_s: up, down_bytes_per_s: down, latency_us, jitter_us, ..Quality::default() }
+}
+
+impl Plan {
+    /// The plan of a class and a seed.
+    pub fn from_seed(class: Class, seed: u64, peers: u32, duration_ms: u64) -> Plan {
+        let peers = peers.max(2);
+        let mut draw = Draw::derive(seed, "plan", class as u64);
+        let real_tls = class != Class::Scale && draw.chance_ppm(50_000);
+        let hosts = (0..peers).map(|id| host_plan(class, seed, id, duration_ms, real_tls)).collect();
+        let mut plan = Plan {
+            class,
+            seed,
+            duration_ms,
+            liveness_ms: LIVENESS_MS,
+            dht: if class == Class::Calm { DhtSpec::PERFECT } else { DhtSpec::default() },
+            hosts,
+            faults: Vec::new(),
+            work: Vec::new(),
+            all_succeed: matches!(class, Class::Calm),
+        };
+        plan.add_work(&mut Draw::derive(seed, "work", class as u64));
+        plan.add_faults(&mut Draw::derive(seed, "faults", class as u64));
+        plan
+    }
+
+    fn pick_host(&self, draw: &mut Draw) -> HostId {
+        draw.below(self.hosts.len() as u64) as HostId
+    }
+
+    fn add_work(&mut self, draw: &mut Draw) {
+        let peers = self.hosts.len() as u64;
+        let scale = self.class == Class::Scale;
+        let last_ms = self.duration_ms.saturating_sub(5_000).max(1);
+        let first_ms = 20_000.min(last_ms / 4);
+        let connects = if scale { 5 * peers } else { 2 * peers };
+        for _ in 0..connects {
+            let (host, to) = (self.pick_host(draw), self.pick_host(draw));
+            let at_ms = draw.between(first_ms, last_ms.min(first_ms + 60_000));
+            let by_address = draw.chance_ppm(if scale { 800_000 } else { 400_000 });
+            if host != to {
+                self.work.push(Work { at_ms, host, what: WorkKind::Connect { to, by_address } });
+            }
+        }
+        for _ in 0..if scale { 2 * peers } else { peers } {
+            let (host, from) = (self.pick_host(draw), self.pick_host(draw));
+            let at_ms = draw.between(first_ms, last_ms);
+            let most = if draw.chance_ppm(200_000) { 3_000_000 } else { 100_000 };
+            let bytes = draw.below(most);
+            if host != from {
+                self.work.push(Work { at_ms, host, what: WorkKind::Transfer { from, bytes } });
+            }
+        }
+        for _ in 0..if scale { peers / 4 } else { peers.max(6) } {
+            let host = self.pick_host(draw);
+            let at_ms = draw.between(first_ms, last_ms);
+            let tasks = if scale { 1 } else { draw.between(1, 4) };
+            let executors = (0..tasks).map(|_| self.pick_host(draw)).collect();
+            let shape = *draw.pick(&[Shape::Chain, Shape::Fan, Shape::Join]).unwrap_or(&Shape::Chain);
+            let in_max = if draw.chance_ppm(200_000) { 2_000_000 } else { 60_000 };
+            let out_max = if draw.chance_ppm(100_000) { 1_000_000 } else { 60_000 };
+            let (bytes_in, bytes_out) = (draw.below(in_max), draw.below(out_max));
+            let task_ms = draw.between(10, 8_000);
+            let what = WorkKind::Run { shape, executors, bytes_in, bytes_out, task_ms };
+            self.work.push(Work { at_ms, host, what });
+            if !scale && !self.all_succeed && draw.chance_ppm(100_000) {
+                let nth = self.work.len() - 1;
+                let at_ms = at_ms + draw.below(10_000);
+                self.work.push(Work { at_ms, host, what: WorkKind::Cancel { nth } });
+            }
+        }
+    }
+
+    fn add_faults(&mut self, draw: &mut Draw) {
+        let kinds: &[u64] = match self.class {
+            Class::Calm => &[],
+            Class::Lossy => &[4, 5, 16],
+            Class::Churn => &[0, 0, 1, 2, 6, 7, 17],
+            Class::Partition => &[2, 3, 3, 4],
+            Class::Disk => &[0, 0, 10, 11, 12],
+            Class::Dht => &[0, 8, 9, 9],
+            Class::Engine => &[13, 13, 0],
+            Class::Swarm => &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17],
+            Class::Scale => &[0, 0, 0, 6],
+        };
+        // Swarm testing: every run leaves out about half of the kinds, so that rare combinations come up alone.
+        let kinds: Vec<u64> = kinds
+            .iter()
+            .copied()
+            .filter(|_| self.class != Class::Swarm || draw.chance_ppm(500_000))
+            .collect();
+        let peers = self.hosts.len() as u64;
+        let count = match self.class {
+            Class::Calm => 0,
+            // One machine in ten per ten minutes.
+            Class::Scale => peers * self.duration_ms / 6_000_000 + 1,
+            _ => 4 + peers / 2 + self.duration_ms / 30_000,
+        };
+        for _ in 0..count {
+            let Some(kind) = draw.pick(&kinds).copied() else { return };
+            let at_ms = draw.between(5_000.min(self.duration_ms / 4), self.duration_ms);
+            let for_ms = draw.between(200, 40_000);
+            let what = self.fault(kind, draw);
+            self.faults.push(Fault { at_ms, for_ms, what });
+        }
+    }
+
+    fn fault(&self, kind: u64, draw: &mut Draw) -> FaultKind {
+        let host = self.pick_host(draw);
+        match kind {
+            0 => FaultKind::Crash { host, forget: false },
+            1 => FaultKind::Pause { host },
+            2 => FaultKind::Unplug { host },
+            3 => {
+                let share_ppm = draw.between(100_000, 500_000) as u32;
+                let mut hosts: Vec<HostId> =
+                    (0..self.hosts.len() as HostId).filter(|_| draw.chance_ppm(share_ppm)).collect();
+                if hosts.is_empty() {
+                    hosts.push(host);
+                }
+                FaultKind::Cut { hosts, deaf: draw.chance_ppm(600_000) }
+            }
+            4 => FaultKind::Weather {
+                loss_ppm: draw.below(300_000) as u32,
+                surge_us: draw.below(200_000) as u32,
+            },
+            5 => FaultKind::Link { host, quality: bad_link(draw) },
+            6 => FaultKind::Move { host },
+            7 => FaultKind::ClockJump { host, by_ms: draw.below(7_200_000) as i64 - 3_600_000 },
+            8 => FaultKind::DhtOffline,
+            9 => FaultKind::DhtBad {
+                spec: DhtSpec {
+                    fail_ppm: draw.below(300_000) as u32,
+                    unreached_ppm: draw.below(600_000) as u32,
+                    stubborn_ppm: draw.below(300_000) as u32,
+                    liar_ppm: draw.below(400_000) as u32,
+                },
+            },
+            10 => FaultKind::DiskFails { host },
+            11 => FaultKind::DiskFull { host },
+            12 => FaultKind::BlobRots { host, nth: draw.below(1 << 20) },
+            13 => {
+                let (fail_ppm, hang_ppm) = (draw.below(700_000) as u32, draw.below(200_000) as u32);
+                FaultKind::EngineBad { host, spec: EngineSpec { fail_ppm, hang_ppm, lie_ppm: 0 } }
+            }
+            17 => FaultKind::Crash { host, forget: true },
+            _ => FaultKind::Garbage { host, datagrams: draw.between(1, 500) as u32 },
+        }
+    }
+
+    /// Plans that are a little smaller than this one: for finding the least that still fails.
+    pub fn smaller(&self) -> Vec<Plan> {
+        let mut out = Vec::new();
+        // Halves first, then single pieces: a delta debugger's steps.
+        let mut chunk = self.faults.len();
+        while chunk > 0 {
+            for from in (0..self.faults.len()).step_by(chunk) {
+                let mut plan = self.clone();
+                plan.faults.drain(from..(from + chunk).min(plan.faults.len()));
+                out.push(plan);
+            }
+            chunk /= 2;
+        }
+        for nth in (0..self.work.len()).rev() {
+            out.push(self.without_work(nth));
+        }
+        if self.hosts.len() > 2 {
+            out.push(self.without_last_host());
+        }
+        out
+    }
+
+    /// Without a piece of work, and without what cancels it.
+    fn without_work(&self, nth: usize) -> Plan {
+        let mut plan = self.clone();
+        plan.work = Vec::new();
+        for (at, work) in self.work.iter().enumerate() {
+            match &work.what {
+                _ if at == nth => {}
+                WorkKind::Cancel { nth: run } if *run == nth => {}
+                WorkKind::Cancel { nth: run } if *run > nth => {
+                    let what = WorkKind::Cancel { nth: run - 1 };
+                    plan.work.push(Work { what, ..work.clone() });
+                }
+                WorkKind::Cancel { .. }
+                | WorkKind::Connect { .. }
+                | WorkKind::Status
+                | WorkKind::Transfer { .. }
+                | WorkKind::Run { .. } => plan.work.push(work.clone()),
+            }
+        }
+        plan
+    }
+
+    /// Without the last machine, and without whatever is about it.
+    fn without_last_host(&self) -> Plan {
+        let gone = self.hosts.len() as HostId - 1;
+        let mut plan = self.clone();
+        plan.hosts.pop();
+        plan.faults.retain_mut(|fault| {
+            if let FaultKind::Cut { hosts, .. } = &mut fault.what {
+                hosts.retain(|h| *h != gone);
+                return !hosts.is_empty();
+            }
+            fault.what.host() != Some(gone)
+        });
+        let about = |work: &Work| {
+            work.host == gone
+                || match &work.what {
+                    WorkKind::Connect { to, .. } => *to == gone,
+                    WorkKind::Transfer { from, .. } => *from == gone,
+                    WorkKind::Run { executors, .. } => executors.contains(&gone),
+                    WorkKind::Status | WorkKind::Cancel { .. } => false,
+                }
+        };
+        while let Some(nth) = plan.work.iter().position(about) {
+            plan = plan.without_work(nth);
+        }
+        plan
+    }
+}
+
+fn host_plan(class: Class, seed: u64, id: HostId, duration_ms: u64, real_tls: bool) -> HostPlan {
+    let mut draw = Draw::derive(seed, "host", u64::from(id));
+    let mut link = link_of(&mut draw);
+    match class {
+        Class::Scale => link.loss_ppm = 10_000,
+        Class::Lossy | Class::Swarm => {
+            link.loss_ppm = draw.below(25_000) as u32;
+            link.burst_begins_ppm = draw.below(2_000) as u32;
+            link.burst_ends_ppm = draw.between(50_000, 400_000) as u32;
+            link.burst_loss_ppm = draw.below(900_000) as u32;
+            link.reorder_ppm = draw.below(20_000) as u32;
+            link.reorder_us = draw.below(100_000) as u32;
+            link.duplicate_ppm = draw.below(20_000) as u32;
+            link.corrupt_ppm = draw.below(2_000) as u32;
+            link.mtu = draw.between(1_252, 1_472) as u16;
+        }
+        Class::Calm | Class::Churn | Class::Partition | Class::Disk | Class::Dht | Class::Engine => {}
+    }
+    let clock = match class {
+        Class::Calm => Clock::default(),
+        _ => Clock {
+            drift_ppb: draw.below(200_001) as i32 - 100_000,
+            wall_off_ms: draw.below(120_001) as i64 - 60_000,
+        },
+    };
+    HostPlan {
+        start_ms: draw.below(15_000.min(duration_ms / 8).max(1)),
+        region: draw.below(REGION_LATENCY_US.len() as u64) as u8,
+        link,
+        clock,
+        disk: DiskSpec::default(),
+        engine: EngineSpec::default(),
+        real_tls,
+        services: vec![(id % 4) as u8],
+    }
+}
+
+fn bad_link(draw: &mut Draw) -> Quality {
+    Quality {
+        up_bytes_per_s: draw.between(20_000, 500_000),
+        down_bytes_per_s: draw.between(20_000, 500_000),
+        buffer_bytes: draw.between(8_000, 1_000_000),
+        latency_us: draw.below(300_000) as u32,
+        jitter_us: draw.below(60_000) as u32,
+        loss_ppm: draw.below(200_000) as u32,
+        burst_begins_ppm: draw.below(10_000) as u32,
+        burst_ends_ppm: draw.between(20_000, 400_000) as u32,
+        burst_loss_ppm: 900_000,
+        reorder_ppm: draw.below(200_000) as u32,
+        reorder_us: draw.below(300_000) as u32,
+        duplicate_ppm: draw.below(300_000) as u32,
+        corrupt_ppm: draw.below(50_000) as u32,
+        mtu: draw.between(1_200, 1_472) as u16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_its_text_form_and_comes_the_same_from_its_seed() {
+        for class in Class::ALL {
+            assert_eq!(class.as_str().parse(), Ok(class));
+            let plan = Plan::from_seed(class, 42, 12, 120_000);
+            assert_eq!(plan, Plan::from_seed(class, 42, 12, 120_000));
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+        }
+        assert_ne!(
+            Plan::from_seed(Class::Swarm, 1, 12, 120_000).faults,
+            Plan::from_seed(Class::Swarm, 2, 12, 120_000).faults
+        );
+    }
+
+    fn is_sound(plan: &Plan) -> bool {
+        let known = |h: &HostId| (*h as usize) < plan.hosts.len();
+        plan.faults.iter().all(|f| f.what.host().iter().all(known))
+            && plan.work.iter().all(|w| {
+                known(&w.host)
+                    && match &w.what {
+                        WorkKind::Connect { to, .. } => known(to),
+                        WorkKind::Transfer { from, .. } => known(from),
+                        WorkKind::Run { executors, .. } => executors.iter().all(known),
+                        WorkKind::Cancel { nth } => {
+                            matches!(plan.work.get(*nth), Some(Work { what: WorkKind::Run { .. }, .. }))
+                        }
+                        WorkKind::Status => true,
+                    }
+            })
+    }
+
+    #[test]
+    fn smaller_plans_are_smaller_and_sound() {
+        let plan = Plan::from_seed(Class::Swarm, 5, 8, 120_000);
+        assert!(is_sound(&plan));
+        let size = |p: &Plan| p.faults.len() + p.work.len() + p.hosts.len();
+        let mut smallest = plan.clone();
+        let mut rounds = 0;
+        while let Some(next) = smallest.smaller().into_iter().next_back() {
+            assert!(is_sound(&next), "{next:?}");
+            assert!(size(&next) < size(&smallest));
+            smallest = next;
+            rounds += 1;
+            assert!(rounds < 1_000);
+        }
+        assert_eq!(smallest.hosts.len(), 2);
+        for next in plan.smaller() {
+            assert!(is_sound(&next) && size(&next) < size(&plan));
+        }
+    }
+
+    #[test]
+    fn all_faults_of_its_class_come_up_in_some_seeds() {
+        let mut names = std::collections::BTreeSet::new();
+        for seed in 0..40 {
+            for fault in Plan::from_seed(Class::Swarm, seed, 10, 300_000).faults {
+                names.insert(fault.what.name());
+            }
+        }
+        assert_eq!(names.len(), 17, "{names:?}");
+        assert!(Plan::from_seed(Class::Calm, 1, 10, 300_000).faults.is_empty());
+    }
+}

@@ -1,0 +1,709 @@
+//! Runs a plan on a world: starts the machines, does the harm, plays the applications, and ends with the liveness phase.
+//!
+//! The applications behave as well-meaning users do: a command that met a machine that was down, or an answer that was
+//! an error of the moment, is tried again a little later; a submission keeps its run id, so that trying again is
+//! harmless. When the plan's time is up, everything broken is mended, and within the plan's liveness time every run must
+//! come to its end, every command must be answered, and at last every core must shut down in order.
+
+use crate::check::Violation;
+use crate::disk::DiskSpec;
+use crate::draw::Draw;
+use crate::expect::{Expected, evaluate};
+use crate::host::Core;
+use crate::net::HostId;
+use crate::plan::{Fault, FaultKind, Plan, Shape, WorkKind};
+use crate::world::{HostSpec, Said, World};
+use bytes::Bytes;
+use remote_network_core::command::{Command, CommandError, Notice, Reply, RunState, RunView};
+use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, RunId};
+use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
+use remote_network_core::node::NodeConfig;
+use remote_network_core::port::{EngineLimits, Port};
+use remote_network_core::service::{Kind, Service, Visibility};
+use sha1::{Digest as _, Sha1};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const MS_NS: u64 = 1_000_000;
+/// An application tries again after this long.
+const RETRY_MS: u64 = 3_000;
+/// A machine whose core stopped by itself is started again after this long, as a service manager does.
+const SUPERVISOR_MS: u64 = 5_000;
+/// How often runs are looked at while everything must come to rest.
+const LOOK_MS: u64 = 2_000;
+/// How long an orderly shutdown may take.
+const SHUTDOWN_MS: u64 = 60_000;
+/// How long a permission to fetch lasts: longer than any plan.
+const TICKET_VALID: Duration = Duration::from_secs(30 * 86_400);
+/// Services any plan may name.
+const SERVICES: u8 = 16;
+
+/// What a mark in the world's queue means. The number travels as its discriminant and an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mark {
+    Start(HostId),
+    FaultBegins(usize),
+    FaultEnds(usize),
+    Work(usize),
+    Look,
+}
+
+impl Mark {
+    fn number(self) -> u64 {
+        let (kind, index) = match self {
+            Mark::Start(host) => (0, u64::from(host)),
+            Mark::FaultBegins(n) => (1, n as u64),
+            Mark::FaultEnds(n) => (2, n as u64),
+            Mark::Work(n) => (3, n as u64),
+            Mark::Look => (4, 0),
+        };
+        index << 3 | kind
+    }
+
+    fn of(number: u64) -> Self {
+        let index = (number >> 3) as usize;
+        match number & 7 {
+            0 => Mark::Start(index as HostId),
+            1 => Mark::FaultBegins(index),
+            2 => Mark::FaultEnds(index),
+            3 => Mark::Work(index),
+            _ => Mark::Look,
+        }
+    }
+}
+
+/// Why a command was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Work(usize),
+    /// The permission for a transfer.
+    Share(usize),
+    Look(RunId),
+    Offer,
+    Shutdown,
+}
+
+/// What became of the applications' wishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorkTally {
+    /// Commands given.
+    pub commands: u64,
+    /// Answers that were errors.
+    pub errors: u64,
+    /// Pieces of work that came to their end.
+    pub done: u64,
+}
+
+/// A plan that is being played.
+pub struct Scenario<C: Core> {
+    /// The world it is played in.
+    pub world: World<C>,
+    plan: Plan,
+    pending: BTreeMap<CommandId, (HostId, Purpose)>,
+    done: BTreeSet<usize>,
+    over: bool,
+    stopped: BTreeSet<HostId>,
+    faults: BTreeMap<&'static str, u64>,
+    work: WorkTally,
+}
+
+fn run_id(seed: u64, nth: usize) -> RunId {
+    let digest = Digest::in_domain("sim/run", &[&seed.to_le_bytes(), &(nth as u64).to_le_bytes()]);
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.0[..16]);
+    RunId(id)
+}
+
+fn module(n: u8) -> Bytes {
+    Bytes::from(format!("\0asm simulated module {n}"))
+}
+
+fn service(n: u8) -> Service {
+    let module = module(n);
+    Service {
+        kind: Kind::Wasm,
+        name: format!("s{n}"),
+        description: String::new(),
+        version: "1".into(),
+        module: Digest::of(&module),
+        module_len: module.len() as u64,
+        stdin: true,
+        mounts: Vec::new(),
+        limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 60_000, output_bytes: 64 << 20 },
+        visibility: Visibility::Everyone,
+    }
+}
+
+/// What goes into the `nth` piece of work.
+fn object(seed: u64, nth: usize, len: u64) -> Bytes {
+    let mut out = vec![0; len as usize];
+    let key = Digest::in_domain("sim/object", &[&seed.to_le_bytes(), &(nth as u64).to_le_bytes()]);
+    blake3::Hasher::new_keyed(&key.0).finalize_xof().fill(&mut out);
+    Bytes::from(out)
+}
+
+impl<C: Core> Scenario<C> {
+    /// Builds the world of a plan. Nothing has happened yet.
+    pub fn new(plan: Plan) -> Self {
+        let mut world = World::new(plan.seed, plan.dht);
+        for (id, host) in plan.hosts.iter().enumerate() {
+            let mut draw = Draw::derive(plan.seed, "identity", id as u64);
+            let keypair = Keypair::from_seed(&draw.seed());
+            let config = NodeConfig {
+                topics: vec![DhtId(Sha1::digest(b"remote-network-mesh").into())],
+                public: true,
+                ..NodeConfig::new(keypair)
+            };
+            let id = world.add(HostSpec {
+                config,
+                real_tls: host.real_tls,
+                region: host.region,
+                quality: host.link,
+                clock: host.clock,
+                disk: host.disk,
+                engine: host.engine,
+            });
+            publish_address(&mut world, id);
+            world.mark(host.start_ms * MS_NS, Mark::Start(id).number());
+        }
+        for (nth, fault) in plan.faults.iter().enumerate() {
+            world.mark(fault.at_ms * MS_NS, Mark::FaultBegins(nth).number());
+        }
+        for (nth, work) in plan.work.iter().enumerate() {
+            world.mark(work.at_ms * MS_NS, Mark::Work(nth).number());
+        }
+        Self {
+            world,
+            plan,
+            pending: BTreeMap::new(),
+            done: BTreeSet::new(),
+            over: false,
+            stopped: BTreeSet::new(),
+            faults: BTreeMap::new(),
+            work: WorkTally::default(),
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Faults done so far, by kind.
+    pub fn faults(&self) -> &BTreeMap<&'static str, u64> {
+        &self.faults
+    }
+
+    /// What became of the applications' wishes.
+    pub fn work(&self) -> WorkTally {
+        self.work
+    }
+
+    /// Plays the plan to its end.
+    pub fn run(&mut self) {
+        self.run_until(self.plan.duration_ms * MS_NS);
+        self.mend();
+        let end_ns = (self.plan.duration_ms + self.plan.liveness_ms) * MS_NS;
+        self.after(LOOK_MS, Mark::Look);
+        while self.world.now_ns() < end_ns && !self.at_rest() {
+            let next_ns = self.world.now_ns().saturating_add(1_000 * MS_NS).min(end_ns);
+            self.run_until(next_ns);
+            if self.world.next_ns().is_none_or(|at| at >= end_ns) {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// Plays on until `until_ns`.
+    pub fn run_until(&mut self, until_ns: u64) {
+        while let Some(at_ns) = self.world.next_ns().filter(|at| *at < until_ns) {
+            if let Some(mark) = self.world.run_until(at_ns + 1) {
+                self.reached(Mark::of(mark));
+            }
+            self.listen();
+        }
+    }
+
+    fn after(&mut self, ms: u64, mark: Mark) {
+        let at_ns = self.world.now_ns().saturating_add(ms * MS_NS);
+        self.world.mark(at_ns, mark.number());
+    }
+
+    fn reached(&mut self, mark: Mark) {
+        match mark {
+            Mark::Start(host) => self.start(host),
+            Mark::FaultBegins(nth) if !self.over => self.begin(nth),
+            Mark::FaultBegins(_) => {}
+            Mark::FaultEnds(nth) => self.end(nth),
+            Mark::Work(nth) => self.try_work(nth),
+            Mark::Look => {
+                for (run, host) in self.world.checks.unsettled().collect::<Vec<_>>() {
+                    self.give(host, Command::Run(run), Purpose::Look(run));
+                }
+                self.after(LOOK_MS, Mark::Look);
+            }
+        }
+    }
+
+    fn start(&mut self, host: HostId) {
+        if self.world.is_up(host) {
+            return;
+        }
+        let offered = self.plan.hosts.get(host as usize).map(|h| h.services.clone()).unwrap_or_default();
+        if let Some(host) = self.world.hosts.get_mut(host as usize) {
+            offered.iter().for_each(|n| {
+                let _ = host.disk.blobs.put(module(*n));
+            });
+        }
+        self.world.start(host);
+        self.stopped.remove(&host);
+        for n in offered {
+            self.give(host, Command::AddService(Box::new(service(n))), Purpose::Offer);
+        }
+    }
+
+    fn give(&mut self, host: HostId, command: Command, purpose: Purpose) -> bool {
+        let given = self.world.command(host, command);
+        if let Some(id) = given {
+            self.work.commands += 1;
+            self.pending.insert(id, (host, purpose));
+        }
+        given.is_some()
+    }
+
+    // ------------------------------------------------------------------------------- harm
+
+    fn begin(&mut self, nth: usize) {
+        let Some(Fault { for_ms, what, .. }) = self.plan.faults.get(nth).cloned() else { return };
+        *self.faults.entry(what.name()).or_default() += 1;
+        match &what {
+            FaultKind::Crash { host, forget } => {
+                self.fall(*host);
+                if *forget {
+                    self.world.forget(*host);
+                }
+            }
+            FaultKind::Pause { host } => self.world.pause(*host),
+            FaultKind::Unplug { host } => self.world.net.set_down(*host, true),
+            FaultKind::Cut { hosts, deaf } => {
+                let group = 1 + (nth % (crate::net::GROUPS - 1)) as u8;
+                hosts.iter().for_each(|h| self.world.net.set_group(*h, group));
+                self.set_cut(group, *deaf, true);
+            }
+            FaultKind::Weather { loss_ppm, surge_us } => self.world.net.set_weather(*loss_ppm, *surge_us),
+            FaultKind::Link { host, quality } => self.world.net.set_quality(*host, *quality),
+            FaultKind::Move { host } => {
+                // A public machine that moves is one that is set up again elsewhere, with its disk.
+                self.fall(*host);
+                self.world.move_host(*host);
+                publish_address(&mut self.world, *host);
+            }
+            FaultKind::ClockJump { host, by_ms } => self.world.jump_clock(*host, *by_ms),
+            FaultKind::DhtOffline => self.world.set_dht_offline(true),
+            FaultKind::DhtBad { spec } => self.world.dht.set_spec(*spec),
+            FaultKind::DiskFails { host } => self.with_disk(*host, |d| d.fail_ppm = 1_000_000),
+            FaultKind::DiskFull { host } => self.with_disk(*host, |d| d.blob_bytes_max = 0),
+            FaultKind::BlobRots { host, nth } => {
+                if let Some(host) = self.world.hosts.get_mut(*host as usize) {
+                    host.disk.blobs.damage(*nth);
+                }
+            }
+            FaultKind::EngineBad { host, spec } => {
+                if let Some(host) = self.world.hosts.get_mut(*host as usize) {
+                    host.engine.spec = *spec;
+                }
+            }
+            FaultKind::Garbage { host, datagrams } => self.garbage(nth, *host, *datagrams),
+        }
+        self.after(for_ms, Mark::FaultEnds(nth));
+    }
+
+    fn end(&mut self, nth: usize) {
+        let Some(fault) = self.plan.faults.get(nth).cloned() else { return };
+        match &fault.what {
+            FaultKind::Crash { host, .. } | FaultKind::Move { host } => self.start(*host),
+            FaultKind::Pause { host } => self.world.resume(*host),
+            FaultKind::Unplug { host } => self.world.net.set_down(*host, false),
+            FaultKind::Cut { hosts, .. } => {
+                hosts.iter().for_each(|h| self.world.net.set_group(*h, 0));
+                self.set_cut(1 + (nth % (crate::net::GROUPS - 1)) as u8, true, false);
+            }
+            FaultKind::Weather { .. } => self.world.net.set_weather(0, 0),
+            FaultKind::Link { host, .. } => {
+                if let Some(planned) = self.plan.hosts.get(*host as usize) {
+                    self.world.net.set_quality(*host, planned.link);
+                }
+            }
+            FaultKind::DhtOffline => self.world.set_dht_offline(false),
+            FaultKind::DhtBad { .. } => self.world.dht.set_spec(self.plan.dht),
+            FaultKind::DiskFails { host } | FaultKind::DiskFull { host } => self.mend_disk(*host),
+            FaultKind::EngineBad { host, .. } => {
+                let planned = self.plan.hosts.get(*host as usize).map(|h| h.engine).unwrap_or_default();
+                if let Some(host) = self.world.hosts.get_mut(*host as usize) {
+                    host.engine.spec = planned;
+                }
+            }
+            FaultKind::ClockJump { .. } | FaultKind::BlobRots { .. } | FaultKind::Garbage { .. } => {}
+        }
+    }
+
+    fn fall(&mut self, host: HostId) {
+        self.world.crash(host);
+        self.forget_commands(host);
+    }
+
+    /// Commands of a machine that fell are never answered: their work is tried again.
+    fn forget_commands(&mut self, host: HostId) {
+        let lost: Vec<CommandId> =
+            self.pending.iter().filter(|(_, (h, _))| *h == host).map(|(id, _)| *id).collect();
+        for id in lost {
+            if let Some((_, Purpose::Work(nth) | Purpose::Share(nth))) = self.pending.remove(&id) {
+                self.after(RETRY_MS, Mark::Work(nth));
+            }
+        }
+    }
+
+    fn set_cut(&mut self, group: u8, deaf: bool, cut: bool) {
+        for other in (0..crate::net::GROUPS as u8).filter(|g| *g != group) {
+            self.world.net.set_cut(group, other, cut);
+            if deaf {
+                self.world.net.set_cut(other, group, cut);
+            }
+        }
+    }
+
+    fn with_disk(&mut self, host: HostId, change: impl FnOnce(&mut DiskSpec)) {
+        if let Some(host) = self.world.hosts.get_mut(host as usize) {
+            change(&mut host.disk.spec);
+            host.disk.blobs.set_bytes_max(host.disk.spec.blob_bytes_max);
+        }
+    }
+
+    fn mend_disk(&mut self, host: HostId) {
+        if let Some(planned) = self.plan.hosts.get(host as usize).map(|h| h.disk) {
+            self.with_disk(host, |d| *d = planned);
+        }
+    }
+
+    fn garbage(&mut self, nth: usize, host: HostId, datagrams: u32) {
+        let mut draw = Draw::derive(self.plan.seed, "garbage", nth as u64);
+        for _ in 0..datagrams {
+            let len = draw.below(1_400) as usize;
+            let mut payload = vec![0; len];
+            payload.iter_mut().for_each(|b| *b = draw.next_u64() as u8);
+            if draw.chance_ppm(500_000)
+                && let Some(first) = payload.first_mut()
+            {
+                // Half of it looks like QUIC.
+                *first |= 0xc0;
+            }
+            let from = [203, 0, 113, draw.below(256) as u8];
+            self.world.inject(host, (from, 1 + draw.below(60_000) as u16).into(), &payload);
+        }
+    }
+
+    /// Every fault is over.
+    fn mend(&mut self) {
+        self.over = true;
+        for nth in 0..self.plan.faults.len() {
+            let begun = self.plan.faults.get(nth).is_some_and(|f| f.at_ms <= self.plan.duration_ms);
+            if begun {
+                self.end(nth);
+            }
+        }
+        for host in 0..self.plan.hosts.len() as HostId {
+            self.start(host);
+        }
+    }
+
+    // ------------------------------------------------------------------------------- applications
+
+    fn try_work(&mut self, nth: usize) {
+        let Some(work) = self.plan.work.get(nth).cloned().filter(|_| !self.done.contains(&nth)) else {
+            return;
+        };
+        if let WorkKind::Transfer { from, bytes } = work.what {
+            return self.share(nth, work.host, from, bytes);
+        }
+        let command = match &work.what {
+            WorkKind::Transfer { .. } => return,
+            WorkKind::Connect { to, by_address } => match self.world.hosts.get(*to as usize) {
+                Some(target) => Command::Connect {
+                    peer: PeerName::Key(target.config.keypair.public()),
+                    addr: self.world.net.address(*to).filter(|_| *by_address),
+                },
+                None => return,
+            },
+            WorkKind::Status => Command::Status,
+            WorkKind::Run { .. } => match self.submission(nth, work.host, &work.what) {
+                Some(command) => command,
+                None => return,
+            },
+            WorkKind::Cancel { nth } => Command::Cancel(run_id(self.plan.seed, *nth)),
+        };
+        if !self.give(work.host, command, Purpose::Work(nth)) {
+            self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// A transfer begins where the object is: its owner permits it.
+    fn share(&mut self, nth: usize, to: HostId, from: HostId, bytes: u64) {
+        let object = object(self.plan.seed, nth, bytes);
+        let digest = Digest::of(&object);
+        let Some(consumer) = self.world.hosts.get(to as usize).map(|h| h.config.keypair.public()) else {
+            return;
+        };
+        let stored =
+            self.world.hosts.get_mut(from as usize).is_some_and(|h| h.disk.blobs.put(object).is_ok());
+        let share = Command::Share { digest, consumer, valid: TICKET_VALID };
+        if !stored || !self.give(from, share, Purpose::Share(nth)) {
+            self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// The permission is here: the other side fetches.
+    fn fetch(&mut self, nth: usize, ticket: Bytes) {
+        let Some(work) = self.plan.work.get(nth).cloned() else { return };
+        let WorkKind::Transfer { from, bytes: len } = work.what else { return };
+        let Some(owner) = self.world.hosts.get(from as usize).map(|h| h.config.keypair.public()) else {
+            return;
+        };
+        let digest = Digest::of(&object(self.plan.seed, nth, len));
+        let fetch = Command::Fetch { digest, len, from: owner, ticket };
+        if !self.give(work.host, fetch, Purpose::Work(nth)) {
+            self.after(RETRY_MS, Mark::Work(nth));
+        }
+    }
+
+    /// Whatever was fetched must be there, byte for byte.
+    fn judge_transfer(&mut self, nth: usize, host: HostId) {
+        let Some(WorkKind::Transfer { bytes, .. }) = self.plan.work.get(nth).map(|w| w.what.clone()) else {
+            return;
+        };
+        let right = object(self.plan.seed, nth, bytes);
+        let got = self.world.hosts.get(host as usize).and_then(|h| h.disk.blobs.get(&Digest::of(&right)));
+        let at_ns = self.world.now_ns();
+        if got.is_none_or(|got| got != right) {
+            self.world.checks.found(at_ns, host, Violation::WrongTransfer(Digest::of(&right)));
+        }
+    }
+
+    /// The command that submits a run; its object is in the store and the checkers know what must come of it.
+    fn submission(&mut self, nth: usize, at: HostId, what: &WorkKind) -> Option<Command> {
+        let WorkKind::Run { bytes_in, .. } = what else { return None };
+        let bytes = object(self.plan.seed, nth, *bytes_in);
+        let source = ObjectRef { digest: Digest::of(&bytes), len: bytes.len() as u64 };
+        let host = self.world.hosts.get_mut(at as usize)?;
+        if host.disk.blobs.put(bytes).is_err() {
+            self.after(RETRY_MS, Mark::Work(nth));
+            return None;
+        }
+        let workflow = self.workflow(nth, what, source)?;
+        let modules =
+            (0..SERVICES).map(|n| (format!("s{n}"), Digest::of(&module(n)))).collect::<BTreeMap<_, _>>();
+        let expected: Expected = evaluate(&workflow, &modules);
+        let run = run_id(self.plan.seed, nth);
+        self.world.checks.expects(run, at, expected);
+        Some(Command::Submit { run, workflow: Box::new(workflow) })
+    }
+
+    fn workflow(&self, nth: usize, what: &WorkKind, source: ObjectRef) -> Option<Workflow> {
+        let WorkKind::Run { shape, executors, bytes_out, task_ms, .. } = what else { return None };
+        let task = |name: &str, executor: HostId| -> Option<NodeKind> {
+            let service = *self.plan.hosts.get(executor as usize)?.services.first()?;
+            let peer = self.world.hosts.get(executor as usize)?.config.keypair.public();
+            Some(NodeKind::Task(TaskSpec {
+                service: format!("s{service}"),
+                peers: vec![peer],
+                args: vec![name.into(), format!("bytes={bytes_out}"), format!("ms={task_ms}")],
+                retries: 3,
+                ..TaskSpec::default()
+            }))
+        };
+        let edge = |from: &str, to: &str| Edge {
+            from: End { node: from.into(), port: Port::Stdout },
+            to: End { node: to.into(), port: Port::Stdin },
+        };
+        let mut w = Workflow { name: format!("run {nth}"), ..Workflow::default() };
+        w.nodes.push(("in".into(), NodeKind::Source(vec![source])));
+        let mut last = "in".to_owned();
+        for (i, executor) in executors.iter().enumerate() {
+            let name = format!("t{i}");
+            w.nodes.push((name.clone(), task(&name, *executor)?));
+            match shape {
+                Shape::Chain => w.edges.push(edge(&last, &name)),
+                Shape::Fan | Shape::Join => w.edges.push(edge("in", &name)),
+            }
+            if *shape == Shape::Fan {
+                w.nodes.push((format!("out{i}"), NodeKind::Sink));
+                w.edges.push(edge(&name, &format!("out{i}")));
+            }
+            last = name;
+        }
+        if *shape == Shape::Join {
+            w.nodes.push(("join".into(), task("join", *executors.first()?)?));
+            (0..executors.len()).for_each(|i| w.edges.push(edge(&format!("t{i}"), "join")));
+            last = "join".into();
+        }
+        if *shape != Shape::Fan {
+            w.nodes.push(("out".into(), NodeKind::Sink));
+            w.edges.push(edge(&last, "out"));
+        }
+        Some(w)
+    }
+
+    fn listen(&mut self) {
+        for said in self.world.take_said() {
+            match said {
+                Said::Reply(host, id, reply) => self.replied(host, id, reply),
+                Said::Notice(host, Notice::Run(view)) if view.state.is_terminal() => {
+                    self.give(host, Command::Run(view.run), Purpose::Look(view.run));
+                }
+                Said::Notice(
+                    _,
+                    Notice::Run(_)
+                    | Notice::Peer(_)
+                    | Notice::Task { .. }
+                    | Notice::Published { .. }
+                    | Notice::Transfer { .. },
+                ) => {}
+                Said::Stopped(host, fault) => self.stopped(host, fault),
+            }
+        }
+    }
+
+    fn stopped(&mut self, host: HostId, fault: Option<String>) {
+        self.forget_commands(host);
+        self.stopped.insert(host);
+        let Some(why) = fault else { return };
+        let injected = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.failures() > 0);
+        if !injected {
+            let at_ns = self.world.now_ns();
+            self.world.checks.found(at_ns, host, Violation::Stopped(why));
+        }
+        self.after(SUPERVISOR_MS, Mark::Start(host));
+    }
+
+    fn replied(&mut self, host: HostId, id: CommandId, reply: Reply) {
+        let Some((_, purpose)) = self.pending.remove(&id) else { return };
+        let at_ns = self.world.now_ns();
+        let error = match &reply {
+            Reply::Error(error) => {
+                self.work.errors += 1;
+                Some(error)
+            }
+            Reply::Run(view) => {
+                self.judge(host, view);
+                None
+            }
+            Reply::Done
+            | Reply::Status(_)
+            | Reply::Peers(_)
+            | Reply::Peer(_)
+            | Reply::Services(_)
+            | Reply::Planned(_)
+            | Reply::Submitted(_)
+            | Reply::Ticket(_)
+            | Reply::Runs(_) => None,
+        };
+        match (purpose, error) {
+            (Purpose::Share(nth), None) => match reply {
+                Reply::Ticket(ticket) => self.fetch(nth, ticket),
+                other => {
+                    let what = format!("a permission was answered with {other:?}");
+                    self.world.checks.found(at_ns, host, Violation::Restless(what));
+                }
+            },
+            (Purpose::Look(run), Some(CommandError::UnknownRun(_))) => {
+                self.world.checks.unknown_run(at_ns, host, run);
+            }
+            (Purpose::Look(_) | Purpose::Offer | Purpose::Shutdown, _) => {}
+            (Purpose::Work(nth), None) => {
+                self.judge_transfer(nth, host);
+                self.done.insert(nth);
+                self.work.done += 1;
+            }
+            // A run that was cancelled before it was known, or forgotten with its disk.
+            (Purpose::Work(nth), Some(CommandError::UnknownRun(_))) => {
+                self.done.insert(nth);
+            }
+            (Purpose::Work(nth) | Purpose::Share(nth), Some(_)) => self.after(RETRY_MS, Mark::Work(nth)),
+        }
+    }
+
+    fn judge(&mut self, host: HostId, view: &RunView) {
+        let failed = matches!(view.state, RunState::Failed | RunState::Cancelled);
+        if failed && self.plan.all_succeed {
+            let at_ns = self.world.now_ns();
+            let why = view.why.clone().unwrap_or_default();
+            self.world.checks.found(at_ns, host, Violation::RunFailed { run: view.run, why });
+        }
+    }
+
+    // ------------------------------------------------------------------------------- the end
+
+    fn at_rest(&self) -> bool {
+        self.done.len() == self.plan.work.len()
+            && self.pending.is_empty()
+            && self.world.checks.unsettled().next().is_none()
+    }
+
+    /// What is not settled never will be; then every core shuts down in order.
+    fn close(&mut self) {
+        let at_ns = self.world.now_ns();
+        self.world.checks.close(at_ns);
+        for (host, purpose) in self.pending.values() {
+            let what = format!("command unanswered: {purpose:?}");
+            self.world.checks.found(at_ns, *host, Violation::Restless(what));
+        }
+        for (nth, work) in self.plan.work.iter().enumerate() {
+            if !self.done.contains(&nth) && !self.pending.values().any(|(_, p)| *p == Purpose::Work(nth)) {
+                let what = format!("work {nth} never succeeded: {:?}", work.what);
+                self.world.checks.found(at_ns, work.host, Violation::Restless(what));
+            }
+        }
+        self.pending.clear();
+        let hosts = 0..self.plan.hosts.len() as HostId;
+        for host in hosts.clone() {
+            self.give(host, Command::Shutdown, Purpose::Shutdown);
+        }
+        self.run_until(at_ns + SHUTDOWN_MS * MS_NS);
+        let at_ns = self.world.now_ns();
+        for host in hosts.filter(|h| self.world.is_up(*h)).collect::<Vec<_>>() {
+            let what = "still running after an orderly shutdown".to_owned();
+            self.world.checks.found(at_ns, host, Violation::Restless(what));
+        }
+    }
+}
+
+/// A public machine is configured with the address it has.
+fn publish_address<C: Core>(world: &mut World<C>, id: HostId) {
+    let address = world.net.address(id);
+    if let Some(host) = world.hosts.get_mut(id as usize) {
+        host.config.public_addrs = address.into_iter().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_survive_being_numbers() {
+        for mark in
+            [Mark::Start(7), Mark::FaultBegins(1 << 40), Mark::FaultEnds(3), Mark::Work(0), Mark::Look]
+        {
+            assert_eq!(Mark::of(mark.number()), mark);
+        }
+    }
+
+    #[test]
+    fn services_and_objects_come_the_same_from_their_numbers() {
+        assert_eq!(service(3), service(3));
+        assert_ne!(service(3).id(), service(4).id());
+        assert_eq!(object(1, 2, 100), object(1, 2, 100));
+        assert_ne!(object(1, 2, 100), object(1, 3, 100));
+        assert_ne!(run_id(1, 2), run_id(1, 3));
+    }
+}
