@@ -2,8 +2,9 @@
 
 use crate::rig::{Rig, config};
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineEvent, ExitClass, Port};
+use remote_network_core::port::{EngineEvent, EngineRequest, ExitClass, Port};
 use remote_network_node::ports::engine::EnginePort;
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -118,7 +119,7 @@ fn a_stop_interrupts_a_running_guest_and_drops_a_waiting_one() {
         assert!(matches!(rig.next(), (_, EngineEvent::Started)));
     }
     let waiting = rig.start(rig.order(LOOP));
-    rig.engine.submit(waiting, remote_network_core::port::EngineRequest::Start(rig.order(ECHO)));
+    rig.engine.submit(waiting, EngineRequest::Start(rig.order(ECHO)));
     rig.stop(waiting, Duration::ZERO);
     let exit = rig.exit(waiting);
     assert_eq!(exit.class, ExitClass::Cancelled);
@@ -132,6 +133,27 @@ fn a_stop_interrupts_a_running_guest_and_drops_a_waiting_one() {
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     }
     assert!(rig.events.is_empty(), "everything was answered once");
+}
+
+#[test]
+fn more_jobs_than_slots_all_end_once_and_a_second_start_is_ignored() {
+    let rig = Rig::new();
+    let mut open: BTreeMap<_, _> = (0u8..12)
+        .map(|n| {
+            let mut job = rig.order(ECHO);
+            job.inputs = vec![rig.input(Port::Stdin, &[n])];
+            let id = rig.start(job.clone());
+            rig.engine.submit(id, EngineRequest::Start(job));
+            (id, n)
+        })
+        .collect();
+    while !open.is_empty() {
+        if let (id, EngineEvent::Exited(exit)) = rig.next() {
+            assert_eq!(exit.class, ExitClass::Success, "{exit:?}");
+            assert_eq!(rig.stdout(&exit), [open.remove(&id).unwrap()]);
+        }
+    }
+    assert!(rig.events.is_empty());
 }
 
 #[test]

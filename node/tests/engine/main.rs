@@ -1,5 +1,8 @@
 //! The engine as the core sees it, with real worker processes.
 
+// A crate of tests, helpers included: here a panic is a finding.
+#![allow(clippy::unwrap_used)]
+
 mod behaviour;
 mod hostile;
 mod rig;

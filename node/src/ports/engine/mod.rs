@@ -254,7 +254,7 @@ impl Shared {
         let event = Event::Engine(EngineReport { job, event: exit });
         if let Err(async_channel::TrySendError::Full(event)) = self.events.try_send(event) {
             let events = self.events.clone();
-            std::thread::spawn(move || events.send_blocking(event));
+            std::thread::spawn(move || drop(events.send_blocking(event)));
         }
     }
 }

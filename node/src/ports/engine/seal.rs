@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn links_pipes_sockets_directories_and_swapped_parents_are_never_read() {
         let secret = tempfile::NamedTempFile::new().unwrap();
-        let makers: [(&str, &dyn Fn(&Path)); 5] = [
+        type Maker<'a> = (&'a str, &'a dyn Fn(&Path));
+        let makers: [Maker<'_>; 5] = [
             ("absolute link", &|out| symlink(secret.path(), out).unwrap()),
             ("relative link", &|out| symlink("../../stdout", out).unwrap()),
             ("directory", &|out| fs::create_dir(out).unwrap()),
