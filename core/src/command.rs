@@ -361,7 +361,7 @@ pub struct TaskView {
     pub usage: Option<Usage>,
     /// Outputs from the receipt: port, digest, length.
     pub outputs: Vec<(Port, Digest, u64)>,
-    /// The signed receipt, canonical bencode; see `receipt verify`.
+    /// Order, receipt and commit in one canonical dictionary: the file that `receipt verify` reads.
     pub receipt: Option<Bytes>,
     /// The requester's signed commit of it.
     pub commit: Option<Bytes>,

@@ -84,7 +84,9 @@ fn udp_buffers() -> Finding {
     };
     match (read("rmem_max"), read("wmem_max")) {
         (Some(r), Some(w)) => {
-            let mend = format!("sudo sysctl -w net.core.rmem_max={UDP_BUFFER_WANTED} net.core.wmem_max={UDP_BUFFER_WANTED}");
+            let mend = format!(
+                "sudo sysctl -w net.core.rmem_max={UDP_BUFFER_WANTED} net.core.wmem_max={UDP_BUFFER_WANTED}"
+            );
             let ok = r.min(w) >= UDP_BUFFER_WANTED;
             finding("UDP buffers", ok, false, format!("at most {r} B received, {w} B sent"), Some(mend))
         }

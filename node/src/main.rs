@@ -1,12 +1,11 @@
-//! The binary: a worker of the engine when started as one, else the command line.
+//! The binary: a worker for guests, or the command line.
 
-use remote_network_node::ports::engine;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else is opened or started: a worker has one thread and nothing of the node's.
-    if std::env::args_os().nth(1).is_some_and(|a| a == engine::WORKER_ARGUMENT) {
-        return engine::worker::main();
+    // First of all, before any thread or file: a worker locks itself in before it sees a byte of a guest.
+    if std::env::args_os().nth(1).is_some_and(|a| a == remote_network_node::ports::engine::WORKER_ARGUMENT) {
+        return remote_network_node::ports::engine::worker::main();
     }
-    ExitCode::SUCCESS
+    remote_network_node::cli::main()
 }

@@ -13,18 +13,22 @@ use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{DhtConfig, DhtMode, DhtPort};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use crate::ports::store::{self, JournalOptions, JournalPort};
-use async_channel::Sender;
+use crate::recording::{self, Seeded};
+use async_channel::{Receiver, Sender};
 use remote_network_core::action::{Action, ActionSink};
 use remote_network_core::command::Command;
-use remote_network_core::drive::Recorder;
+use remote_network_core::drive::{Driven, Recorder};
 use remote_network_core::event::Event;
-use remote_network_core::id::{DhtId, Digest, Keypair};
+use remote_network_core::id::{DhtId, Digest, Keypair, PublicKey};
 use remote_network_core::job::workflow::ObjectRef;
+use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Journal, Node, NodeConfig};
 use remote_network_core::port::BlobFailed;
 use remote_network_core::time::{Duration, Instant, UnixTime};
-use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
+use remote_network_core::transport::quic::{IDLE_TIMEOUT, KEEP_ALIVE, QuicConfig, QuicTransport};
 use remote_network_core::transport::tls;
+use remote_network_sim::host::{Birth, Core, Cryptography};
+use remote_network_sim::replay::RecordedSink;
 use ring::rand::SecureRandom as _;
 use serde_json::json;
 use sha1::Digest as _;
@@ -58,11 +62,12 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let blobs = BlobStore::open(&dir, s.blobs_quota_bytes).map_err(|e| Failure::work(e.to_string()))?;
     let core = CoreHandle::new(events.clone(), u64::from_be_bytes(random()?));
     let shared = Arc::new(SharedBlobs(blobs.clone()));
-    let engine_config = EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
+    let engine_config =
+        EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
     let ports = Ports {
         journal: opened.port,
         blobs: BlobPort::start(&blobs, &events)?,
-        dht: DhtPort::start(dht_config(s), events.clone()),
+        dht: DhtPort::start(dht_config(s), events.clone())?,
         engine: EnginePort::start(engine_config, shared.clone(), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         core: core.clone(),
@@ -73,9 +78,12 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         last: opened.identity.last_lsn,
         records: opened.records,
     };
-    let bound = SocketAddr::new(s.listen, s.quic_port);
-    let assembly = Assembly { node: node_config(s, keypair.clone()), keypair, journal, seed: random()?, bound };
-    let recorder = options.record.as_deref().map(|path| recorder(path, &assembly)).transpose()?;
+    let assembly = Assembly {
+        node: node_config(s, keypair.clone()),
+        journal,
+        seed: random()?,
+        bound: SocketAddr::new(s.listen, s.quic_port),
+    };
 
     let api = ApiServer::start(
         &ApiConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, s.api_port)), data_dir: dir.clone() },
@@ -85,12 +93,14 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     .map_err(|e| Failure::work(e.to_string()))?;
     let address_file = dir.join(ADDRESS_FILE);
     std::fs::write(&address_file, format!("{}\n", api.addr()))?;
-    announce(&api, &assembly, options)?;
+    announce(&api, keypair.public(), options)?;
     stop_on_signals(&core, options.until_stdin_closes)?;
 
-    let ended = match s.driver {
-        DriverKey::Tokio => on_tokio(assembly, ports, inbox, recorder),
-        DriverKey::Smol => on_smol(assembly, ports, inbox, recorder),
+    let ended = match &options.record {
+        None => drive(s.driver, assembly.bound, ports, inbox, None, |base, now, wall| {
+            assembly.build(base, now, wall)
+        }),
+        Some(path) => recorded(s.driver, assembly, ports, inbox, path),
     };
     core.stopped();
     api.stop();
@@ -120,7 +130,8 @@ fn identity(dir: &Path, s: &Settings, options: &Options) -> Result<Keypair, Fail
     let passphrase = if options.unencrypted_key {
         None
     } else {
-        let chosen = Passphrase::obtain(file, Some("Choose a passphrase for this node's new key: ")).map_err(fail)?;
+        let chosen =
+            Passphrase::obtain(file, Some("Choose a passphrase for this node's new key: ")).map_err(fail)?;
         Some(chosen.ok_or_else(|| {
             Failure::usage("this node has no key yet, and there is nobody to ask for a passphrase").with_hint(
                 "set REMOTE_NETWORK_PASSPHRASE or `passphrase_file`, or choose `--unencrypted-key` for an unattended node",
@@ -173,22 +184,61 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
 /// Everything a core is made of, before a driver's clock exists.
 struct Assembly {
     node: NodeConfig,
-    keypair: Keypair,
     journal: Journal,
     seed: [u8; 32],
     bound: SocketAddr,
 }
 
+fn unrecoverable(e: &dyn std::fmt::Display) -> Failure {
+    Failure::work(e.to_string())
+        .with_hint("the journal was written by a newer version, or is damaged; restore a backup")
+}
+
 impl Assembly {
-    fn build(self, base: std::time::Instant, now: Instant, wall: UnixTime) -> Result<Node<QuicTransport>, Failure> {
+    fn build(
+        self,
+        base: std::time::Instant,
+        now: Instant,
+        wall: UnixTime,
+    ) -> Result<Node<QuicTransport>, Failure> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let crypto = tls::crypto(&self.keypair, provider).map_err(|e| Failure::work(e.to_string()))?;
+        let crypto = tls::crypto(&self.node.keypair, provider).map_err(|e| Failure::work(e.to_string()))?;
         let transport = QuicTransport::new(QuicConfig::new(crypto, base, self.seed));
-        Node::restore(self.node, transport, self.seed, now, wall, self.journal).map_err(|e| {
-            Failure::work(e.to_string())
-                .with_hint("the journal was written by a newer version, or is damaged; restore a backup")
-        })
+        Node::restore(self.node, transport, self.seed, now, wall, self.journal).map_err(|e| unrecoverable(&e))
     }
+}
+
+/// Runs a node that writes down everything it is told.
+fn recorded(
+    driver: DriverKey,
+    assembly: Assembly,
+    ports: Ports,
+    inbox: Receiver<Event>,
+    path: &Path,
+) -> Result<Option<String>, Failure> {
+    let bound = assembly.bound;
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let birth = Birth {
+        config: assembly.node,
+        journal: assembly.journal,
+        seed: assembly.seed,
+        wall: UnixTime::from_millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
+        cryptography: Cryptography::Tls(random()?),
+        quic_seed: random()?,
+        keep_alive: KEEP_ALIVE,
+        idle_timeout: IDLE_TIMEOUT,
+        mtu_discovery: true,
+        connections_max: CONNECTIONS_MAX,
+    };
+    let cannot = |e: io::Error| Failure::usage(format!("cannot record to {}: {e}", path.display()));
+    let tape = recording::begin(path, &birth).map_err(cannot)?;
+    tracing::warn!(file = %path.display(), "recording everything that enters the core, its private key included");
+    let sink = RecordedSink::new(ports, tape.clone());
+    let build = |birth| <Node<QuicTransport> as Core>::restore(birth);
+    let node = Seeded::build(birth, build).map_err(|e| unrecoverable(&e))?;
+    let ended = drive(driver, bound, sink, inbox, Some(tape.recorder()), |_, _, _| Ok(node));
+    tape.finish().map_err(cannot)?;
+    ended
 }
 
 fn listen_failed(bound: SocketAddr, e: &io::Error) -> Failure {
@@ -196,47 +246,45 @@ fn listen_failed(bound: SocketAddr, e: &io::Error) -> Failure {
         .with_hint("choose another port with --quic-port, or 0 for any free one")
 }
 
-fn on_tokio(
-    assembly: Assembly,
-    ports: Ports,
-    inbox: async_channel::Receiver<Event>,
+/// Builds a node on a driver's clock and runs it on that driver.
+fn drive<N: Driven, S: ActionSink>(
+    driver: DriverKey,
+    bound: SocketAddr,
+    sink: S,
+    inbox: Receiver<Event>,
     recorder: Option<Recorder>,
+    build: impl FnOnce(std::time::Instant, Instant, UnixTime) -> Result<N, Failure>,
 ) -> Result<Option<String>, Failure> {
-    use remote_network_driver_tokio::{BindOptions, Clock, Driver, bind};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let bound = assembly.bound;
-    let clock = Clock::start();
-    let node = assembly.build(clock.base(), clock.now(), clock.wall())?;
-    let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
-    let mut driver = Driver::new(node, socket, ports, inbox, clock);
-    if let Some(recorder) = recorder {
-        driver = driver.with_recorder(recorder);
+    match driver {
+        DriverKey::Tokio => {
+            use remote_network_driver_tokio::{BindOptions, Clock, Driver, bind};
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let clock = Clock::start();
+            let node = build(clock.base(), clock.now(), clock.wall())?;
+            let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+            let mut driver = Driver::new(node, socket, sink, inbox, clock);
+            if let Some(recorder) = recorder {
+                driver = driver.with_recorder(recorder);
+            }
+            let stopped = runtime.block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
+            Ok(stopped.fault)
+        }
+        DriverKey::Smol => {
+            use remote_network_driver_smol::{BindOptions, Clock, Driver, bind};
+            let clock = Clock::start();
+            let node = build(clock.base(), clock.now(), clock.wall())?;
+            let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+            let mut driver = Driver::new(node, socket, sink, inbox, clock);
+            if let Some(recorder) = recorder {
+                driver = driver.with_recorder(recorder);
+            }
+            let stopped = smol::block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
+            Ok(stopped.fault)
+        }
     }
-    let stopped = runtime.block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
-    Ok(stopped.fault)
 }
 
-fn on_smol(
-    assembly: Assembly,
-    ports: Ports,
-    inbox: async_channel::Receiver<Event>,
-    recorder: Option<Recorder>,
-) -> Result<Option<String>, Failure> {
-    use remote_network_driver_smol::{BindOptions, Clock, Driver, bind};
-    let bound = assembly.bound;
-    let clock = Clock::start();
-    let node = assembly.build(clock.base(), clock.now(), clock.wall())?;
-    let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
-    let mut driver = Driver::new(node, socket, ports, inbox, clock);
-    if let Some(recorder) = recorder {
-        driver = driver.with_recorder(recorder);
-    }
-    let stopped = smol::block_on(driver.run()).map_err(|e| Failure::work(e.to_string()))?;
-    Ok(stopped.fault)
-}
-
-fn announce(api: &ApiServer, assembly: &Assembly, options: &Options) -> Result<(), Failure> {
-    let key = assembly.keypair.public();
+fn announce(api: &ApiServer, key: PublicKey, options: &Options) -> Result<(), Failure> {
     let page = format!("http://localhost:{}", api.addr().port());
     if options.json {
         let ready = json!({"ready": true, "key": key.to_string(), "peer_id": key.peer_id().to_string(), "page": page});
@@ -258,8 +306,12 @@ fn stop_on_signals(core: &CoreHandle, until_stdin_closes: bool) -> Result<(), Fa
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-                tracing::error!("signals cannot be watched: only `remote-network stop` ends this node in order");
+            let (Ok(mut int), Ok(mut term)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                tracing::error!(
+                    "signals cannot be watched: only `remote-network stop` ends this node in order"
+                );
                 return;
             };
             tokio::select! {
@@ -285,15 +337,6 @@ async fn shut_down(handle: &CoreHandle) {
     if let Err(e) = handle.command(Command::Shutdown).await {
         tracing::debug!(error = %e, "the node had stopped before it was asked to");
     }
-}
-
-fn recorder(path: &Path, assembly: &Assembly) -> Result<Recorder, Failure> {
-    let file = File::create_new(path)
-        .map_err(|e| Failure::usage(format!("cannot record to {}: {e}", path.display())))?;
-    let public = assembly.keypair.public();
-    tracing::warn!(%public, file = %path.display(), "recording everything that enters the core");
-    crate::recording::recorder(file, assembly.seed, &assembly.journal)
-        .map_err(|e| Failure::work(format!("cannot record to {}: {e}", path.display())))
 }
 
 /// Hands every action of the core to its port.

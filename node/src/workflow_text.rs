@@ -192,6 +192,7 @@ impl ParsedWorkflow {
             | CommandError::UnknownRun(_)
             | CommandError::RunConflict(_)
             | CommandError::UnknownService(_)
+            | CommandError::Fetch { .. }
             | CommandError::Limit(_)
             | CommandError::ShuttingDown => None,
         }

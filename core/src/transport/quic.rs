@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration as StdDuration, Instant as StdInstant, SystemTime};
 
+/// The dialling side sends something after this much silence, a default.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A connection on which nothing is heard for this long is gone, a default.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Length of the connection ids issued here.
 const CID_BYTES: usize = 8;
 /// Handshakes under way above which an unproven source must first show that it receives (QUIC Retry).
@@ -82,8 +86,8 @@ impl QuicConfig {
             crypto,
             base,
             seed,
-            keep_alive: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(30),
+            keep_alive: KEEP_ALIVE,
+            idle_timeout: IDLE_TIMEOUT,
             mtu_discovery: true,
             connections_max: crate::limits::CONNECTIONS_MAX,
         }

@@ -32,6 +32,8 @@ pub const SUBSCRIBERS_MAX: usize = 64;
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a command may take that reaches out to a peer: the DHT lookup and the handshake have limits below this.
 pub const ANSWER_FROM_AFAR_WITHIN: Duration = Duration::from_secs(60);
+/// How long an object may take to arrive; it goes on arriving after that.
+pub const FETCHED_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a command has no reply.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -271,14 +273,15 @@ impl Drop for Forget<'_> {
 
 fn answer_within(command: &Command) -> Duration {
     match command {
-        Command::Connect { .. } | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
+        Command::Fetch { .. } => FETCHED_WITHIN,
+        Command::Connect { .. } | Command::Plan(_) | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
         Command::Status
         | Command::Peers
         | Command::Peer(_)
         | Command::AddService(_)
         | Command::RemoveService(_)
         | Command::Services
-        | Command::Plan(_)
+        | Command::Share { .. }
         | Command::Submit { .. }
         | Command::Runs
         | Command::Run(_)

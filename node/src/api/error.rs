@@ -116,7 +116,8 @@ impl ApiError {
             | Reply::Planned(_)
             | Reply::Submitted(_)
             | Reply::Runs(_)
-            | Reply::Run(_) => Self::new(
+            | Reply::Run(_)
+            | Reply::Ticket(_) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "the node gave an answer to another question",
@@ -153,6 +154,9 @@ impl From<CommandError> for ApiError {
                     .map(|p| Problem { place: p.place.clone(), location: None, reason: p.reason.clone() })
                     .collect();
                 return Self::invalid_workflow(&located);
+            }
+            CommandError::Fetch { .. } => {
+                (StatusCode::BAD_GATEWAY, "fetch_failed", "ask the peer for a new ticket, or another peer")
             }
             CommandError::Limit(_) => {
                 (StatusCode::TOO_MANY_REQUESTS, "limit", "wait until something ends, or remove something")

@@ -15,7 +15,6 @@ use axum::extract::State;
 use axum::http::header::{self, HeaderMap};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse as _;
-use remote_network_core::codec::Dict;
 use remote_network_core::command::{Command, Reply, RunView, TaskView};
 use remote_network_core::id::RunId;
 use remote_network_core::port::Port;
@@ -136,7 +135,7 @@ pub async fn receipt(
     Segments((run, task)): Segments<(String, String)>,
 ) -> Result<Response<Body>, ApiError> {
     let view = find(&state, &run).await?;
-    let Some(bundle) = receipt_bundle(find_task(&view, &task)?) else {
+    let Some(bundle) = find_task(&view, &task)?.receipt.clone() else {
         return Err(ApiError::not_found(
             format!("task `{task}` has no receipt yet"),
             "a receipt is there once the task is committed",
@@ -147,12 +146,6 @@ pub async fn receipt(
     headers.insert(header::CONTENT_DISPOSITION, attachment(&format!("{}-{task}.receipt", view.name)));
     headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(OBJECT_CSP));
     Ok(response)
-}
-
-/// Receipt and commit of a task in one canonical dictionary.
-fn receipt_bundle(task: &TaskView) -> Option<Vec<u8>> {
-    let (receipt, commit) = (task.receipt.as_deref()?, task.commit.as_deref()?);
-    Some(Dict::new().with("commit", commit).with("receipt", receipt).encode())
 }
 
 async fn find(state: &ApiState, run: &str) -> Result<RunView, ApiError> {

@@ -106,6 +106,9 @@ pub struct StartArgs {
     /// Any other configuration key, e.g. `--set max_peers=20` (repeatable).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Make this node's first key without a passphrase (for unattended nodes).
+    #[arg(long)]
+    pub unencrypted_key: bool,
     /// Stop when standard input ends: for a parent process that wants no orphans.
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -388,7 +391,9 @@ pub struct SimulateArgs {
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` does not start with a number; write e.g. 90s, 10m, 1h"))?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` does not start with a number; write e.g. 90s, 10m, 1h"))?;
     let millis = match unit {
         "ms" => 1,
         "s" | "" => 1_000,

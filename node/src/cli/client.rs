@@ -33,7 +33,9 @@ impl Client {
     pub fn of(data_dir: &Path) -> Result<Self, Failure> {
         let read = |name: &str| -> Result<String, Failure> {
             let path: PathBuf = data_dir.join(name);
-            std::fs::read_to_string(&path).map(|s| s.trim().to_owned()).map_err(|_| Failure::not_running(data_dir))
+            std::fs::read_to_string(&path)
+                .map(|s| s.trim().to_owned())
+                .map_err(|_| Failure::not_running(data_dir))
         };
         let addr = read(ADDRESS_FILE)?.parse().map_err(|_| Failure::not_running(data_dir))?;
         Ok(Self { addr, token: read(TOKEN_FILE)? })
@@ -87,7 +89,8 @@ impl Client {
 
     /// `POST` of a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let response = self.send(Method::POST, path, Some("application/json"), whole(body.to_string())).await?;
+        let response =
+            self.send(Method::POST, path, Some("application/json"), whole(body.to_string())).await?;
         Self::json(response).await
     }
 
@@ -175,7 +178,9 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     }
     let hint = error["hint"].as_str().filter(|h| !h.is_empty()).map(str::to_owned);
     let failure = if status == StatusCode::UNAUTHORIZED {
-        Failure::node("the node does not accept this data directory's token; was it restarted by another user?")
+        Failure::node(
+            "the node does not accept this data directory's token; was it restarted by another user?",
+        )
     } else {
         Failure::node(message)
     };

@@ -7,7 +7,7 @@ use super::{Failure, configuration, output};
 use crate::keystore::{self, KEYSTORE_FILE, Keystore, Passphrase};
 use crate::{doctor as examination, start as starting};
 use clap::CommandFactory as _;
-use remote_network_core::job::receipt::verify_bundle;
+use remote_network_core::job::receipt::verify_file;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -31,7 +31,8 @@ fn start_flags(args: &StartArgs) -> Result<Vec<(String, String)>, Failure> {
     let mut flags = Vec::new();
     for pair in &args.set {
         let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("--set {pair}: expected KEY=VALUE")).with_hint("for example --set max_peers=20")
+            Failure::usage(format!("--set {pair}: expected KEY=VALUE"))
+                .with_hint("for example --set max_peers=20")
         })?;
         flags.push((key.trim().to_owned(), value.trim().to_owned()));
     }
@@ -76,11 +77,18 @@ pub fn key(global: &Global, command: KeyCommand) -> Result<(), Failure> {
             let key = stored.public();
             if global.json {
                 let encrypted = stored.is_encrypted();
-                println!("{}", json!({"key": key.to_string(), "peer_id": key.peer_id().to_string(), "encrypted": encrypted}));
+                println!(
+                    "{}",
+                    json!({"key": key.to_string(), "peer_id": key.peer_id().to_string(), "encrypted": encrypted})
+                );
             } else {
                 println!("{key}");
                 println!("  peer id    {}", key.peer_id());
-                println!("  keystore   {} ({})", path.display(), if stored.is_encrypted() { "encrypted" } else { "not encrypted" });
+                println!(
+                    "  keystore   {} ({})",
+                    path.display(),
+                    if stored.is_encrypted() { "encrypted" } else { "not encrypted" }
+                );
             }
             Ok(())
         }
@@ -92,7 +100,11 @@ pub fn key(global: &Global, command: KeyCommand) -> Result<(), Failure> {
             let secret = keystore::export(&unlock(&open()?)?, format);
             match output {
                 Some(file) => {
-                    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)
+                    let mut out = std::fs::OpenOptions::new()
+                        .write(true)
+                        .create_new(true)
+                        .mode(0o600)
+                        .open(&file)
                         .map_err(|e| Failure::usage(format!("cannot write {}: {e}", file.display())))?;
                     out.write_all(&secret)?;
                     out.sync_all()?;
@@ -103,23 +115,43 @@ pub fn key(global: &Global, command: KeyCommand) -> Result<(), Failure> {
         }
         KeyCommand::Import { file: from, force } => import(&settings.data_dir, &path, file, &from, force),
         KeyCommand::Passphrase { remove } => {
-            let stored = open()?;
+            let mut stored = open()?;
             let question = stored.is_encrypted().then_some("Present passphrase: ");
-            let old = if stored.is_encrypted() { Passphrase::obtain(file, question).map_err(key_failure)? } else { None };
-            let new = if remove { None } else { Some(Passphrase::prompt("New passphrase: ").map_err(key_failure)?) };
+            let old = if stored.is_encrypted() {
+                Passphrase::obtain(file, question).map_err(key_failure)?
+            } else {
+                None
+            };
+            let new = if remove {
+                None
+            } else {
+                Some(Passphrase::prompt("New passphrase: ").map_err(key_failure)?)
+            };
             stored.change_passphrase(old.as_ref(), new.as_ref()).map_err(key_failure)?;
-            println!("{}", if remove { "the key is stored without a passphrase now" } else { "passphrase changed" });
+            println!(
+                "{}",
+                if remove { "the key is stored without a passphrase now" } else { "passphrase changed" }
+            );
             Ok(())
         }
     }
 }
 
-fn import(dir: &Path, path: &Path, passphrase_file: Option<&Path>, from: &Path, force: bool) -> Result<(), Failure> {
+fn import(
+    dir: &Path,
+    path: &Path,
+    passphrase_file: Option<&Path>,
+    from: &Path,
+    force: bool,
+) -> Result<(), Failure> {
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     let mut limited: Box<dyn std::io::Read> = if from.as_os_str() == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(from).map_err(|e| Failure::usage(format!("cannot read {}: {e}", from.display())))?)
+        Box::new(
+            std::fs::File::open(from)
+                .map_err(|e| Failure::usage(format!("cannot read {}: {e}", from.display())))?,
+        )
     };
     limited.by_ref().take(1024).read_to_end(&mut bytes)?;
     let keypair = keystore::import(&bytes).map_err(key_failure)?;
@@ -131,7 +163,8 @@ fn import(dir: &Path, path: &Path, passphrase_file: Option<&Path>, from: &Path, 
         }
         std::fs::remove_file(path)?;
     }
-    let passphrase = Passphrase::obtain(passphrase_file, Some("Choose a passphrase for the key: ")).map_err(key_failure)?;
+    let passphrase = Passphrase::obtain(passphrase_file, Some("Choose a passphrase for the key: "))
+        .map_err(key_failure)?;
     Keystore::create(path, &keypair, passphrase.as_ref()).map_err(key_failure)?;
     println!("{}", keypair.public());
     Ok(())
@@ -163,8 +196,9 @@ pub fn config(global: &Global, command: ConfigCommand) -> Result<(), Failure> {
 /// `receipt …`
 pub fn receipt(global: &Global, command: &ReceiptCommand) -> Result<(), Failure> {
     let ReceiptCommand::Verify { file } = command;
-    let bytes = std::fs::read(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
-    let report = verify_bundle(&bytes).map_err(|e| {
+    let bytes =
+        std::fs::read(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
+    let report = verify_file(&bytes).map_err(|e| {
         Failure::work(format!("{} is NOT a valid receipt: {e}", file.display()))
             .with_hint("receipts are written by `remote-network runs fetch`")
     })?;
@@ -190,7 +224,11 @@ pub fn doctor(global: &Global) -> Result<(), Failure> {
             }
         }
     }
-    if findings.iter().all(|f| f.ok || !f.fatal) { Ok(()) } else { Err(Failure::work("a node cannot run here as it is")) }
+    if findings.iter().all(|f| f.ok || !f.fatal) {
+        Ok(())
+    } else {
+        Err(Failure::work("a node cannot run here as it is"))
+    }
 }
 
 /// `completions`

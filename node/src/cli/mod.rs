@@ -7,16 +7,17 @@ pub mod args;
 mod client;
 mod local;
 mod output;
+mod receipts;
 mod remote;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
 pub use remote::{follow, random_run_id};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use args::{Cli, Command};
 use clap::Parser as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Why a command failed, and how to mend it.
@@ -121,6 +122,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// `config.toml` in the data directory, when there is one.
+fn default_file(global: &args::Global, flags: &[(String, String)]) -> Option<PathBuf> {
+    let dir = match &global.data_dir {
+        Some(dir) => dir.clone(),
+        // Only flags and environment can name the directory here: the file itself is what is looked for.
+        None => config::load(None, std::env::vars(), flags.to_vec()).ok()?.settings.data_dir,
+    };
+    Some(dir.join("config.toml")).filter(|f| f.is_file())
+}
+
 /// Reads the effective configuration: file, environment, then these flags.
 fn configuration(global: &args::Global, flags: &[(String, String)]) -> Result<Config, Failure> {
     let mut flags = flags.to_vec();
@@ -130,7 +141,10 @@ fn configuration(global: &args::Global, flags: &[(String, String)]) -> Result<Co
     if let Some(log) = &global.log {
         flags.push(("log".into(), log.clone()));
     }
-    Config::load(global.config.as_deref(), &flags).map_err(|problems| {
+    let environment =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let beside = default_file(global, &flags);
+    config::load(global.config.as_deref().or(beside.as_deref()), environment, flags).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Failure::usage(format!("the configuration is wrong:\n  {}", lines.join("\n  ")))
             .with_hint("`remote-network config generate` prints a documented default file")

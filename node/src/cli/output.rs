@@ -7,7 +7,12 @@ use std::time::Duration;
 /// Prints rows as a table with a head; columns are as wide as their widest cell.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     let width = |i: usize| {
-        rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).chain([head[i].len()]).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|r| r.get(i))
+            .map(|c| c.chars().count())
+            .chain([head[i].len()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let line = |cells: Vec<&str>| {

@@ -1,7 +1,8 @@
 //! Commands that ask the running node through its API.
 
 use super::args::{
-    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand, WorkflowCommand,
+    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
+    WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
 use super::{Client, Failure, configuration};
@@ -12,7 +13,10 @@ use remote_network_core::job::workflow::ObjectRef;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// How often a run that is waited for is looked at. The page gets events; a terminal is served well enough by this.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -84,13 +88,19 @@ async fn status(client: &Client, shown: Shown) -> Result<(), Failure> {
             println!("  seen as    {} by {} peer(s)", text(o, "addr"), text(o, "peers"));
         }
         println!("  peers      {} connected, {} known", text(s, "connected"), text(s, "known"));
-        let reachable = if s["dht_reachable"].as_bool() == Some(true) { "reachable" } else { "not reachable" };
+        let reachable =
+            if s["dht_reachable"].as_bool() == Some(true) { "reachable" } else { "not reachable" };
         println!("  DHT        {reachable}, {} nodes", text(s, "dht_nodes"));
         match &s["record"] {
             Value::Null => println!("  record     not published: waiting for {}", text(s, "record_waiting")),
             r => println!("  record     seq {}, stored {}", text(r, "seq"), ago(r["stored_at"].as_u64())),
         }
-        println!("  work       {} services, {} runs, {} jobs", text(s, "services"), text(s, "runs_active"), text(s, "jobs_active"));
+        println!(
+            "  work       {} services, {} runs, {} jobs",
+            text(s, "services"),
+            text(s, "runs_active"),
+            text(s, "jobs_active")
+        );
         for (reason, n) in s["refused"].as_object().into_iter().flatten() {
             println!("  refused    {n} × {}", plain(reason));
         }
@@ -105,7 +115,9 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
             shown.value(&answer, |a| {
                 let rows: Vec<Vec<String>> = items(a, "peers")
                     .map(|p| {
-                        let rtt = p["rtt_us"].as_u64().map_or("-".into(), |us| format!("{:.1} ms", us as f64 / 1000.0));
+                        let rtt = p["rtt_us"]
+                            .as_u64()
+                            .map_or("-".into(), |us| format!("{:.1} ms", us as f64 / 1000.0));
                         vec![
                             text(p, "key"),
                             text(p, "state"),
@@ -125,7 +137,8 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
             shown.value(&answer, show_peer);
         }
         PeersCommand::Connect { peer, addr } => {
-            let answer = client.post("/peers/connect", &json!({"peer": peer.to_string(), "addr": addr})).await?;
+            let answer =
+                client.post("/peers/connect", &json!({"peer": peer.to_string(), "addr": addr})).await?;
             shown.value(&answer, show_peer);
         }
     }
@@ -176,11 +189,30 @@ async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
         let len = opened.metadata().await.map(|m| m.len()).unwrap_or(0);
         let bar = ProgressBar::new(len).with_message(file.display().to_string());
         bar.set_style(bar_style("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}"));
-        let answer = client.upload(bar.wrap_async_read(opened)).await;
+        let answer = client.upload(Watched { inner: opened, bar: bar.clone() }).await;
         bar.finish_and_clear();
         answer?
     };
     object_ref(&answer)
+}
+
+/// A reader that moves a progress bar.
+struct Watched<R> {
+    inner: R,
+    bar: ProgressBar,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.bar.inc((buf.filled().len() - before) as u64);
+        polled
+    }
 }
 
 fn object_ref(answer: &Value) -> Result<ObjectRef, Failure> {
@@ -202,8 +234,19 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
             shown.value(&answer, |a| {
                 let rows: Vec<Vec<String>> = items(a, "services")
                     .map(|s| {
-                        let owner = if s["local"] == json!(true) { "this node".into() } else { short(&text(s, "owner")) };
-                        vec![text(s, "name"), text(s, "version"), text(s, "kind"), owner, short(&text(s, "id")), text(s, "description")]
+                        let owner = if s["local"] == json!(true) {
+                            "this node".into()
+                        } else {
+                            short(&text(s, "owner"))
+                        };
+                        vec![
+                            text(s, "name"),
+                            text(s, "version"),
+                            text(s, "kind"),
+                            owner,
+                            short(&text(s, "id")),
+                            text(s, "description"),
+                        ]
                     })
                     .collect();
                 table(&["NAME", "VERSION", "KIND", "OWNER", "ID", "DESCRIPTION"], &rows);
@@ -276,7 +319,8 @@ fn problems(file: &Path, found: &[workflow_text::Problem]) -> Failure {
 fn parse(file: &Path) -> Result<ParsedWorkflow, Failure> {
     let written = std::fs::read_to_string(file)
         .map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
-    workflow_text::parse(&written, Format::of_file_name(&file.to_string_lossy())).map_err(|p| problems(file, &p))
+    workflow_text::parse(&written, Format::of_file_name(&file.to_string_lossy()))
+        .map_err(|p| problems(file, &p))
 }
 
 /// Brings every file and text of the workflow into the node's store, and writes the workflow with objects instead.
@@ -317,7 +361,21 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
     match command {
         WorkflowCommand::Validate { file } => {
             let written = with_objects(client, &file, &parse(&file)?).await?;
-            let answer = client.post_text("/workflows/validate", format!("{{\"workflow\":{written}}}")).await?;
+            let answer =
+                client.post_text("/workflows/validate", format!("{{\"workflow\":{written}}}")).await?;
+            if answer["valid"] != json!(true) {
+                if shown.json {
+                    println!("{answer}");
+                }
+                let lines: Vec<String> = items(&answer, "problems")
+                    .map(|p| format!("{}: {}", text(p, "place"), text(p, "reason")))
+                    .collect();
+                return Err(Failure::work(format!(
+                    "{} is not valid:\n  {}",
+                    file.display(),
+                    lines.join("\n  ")
+                )));
+            }
             shown.value(&answer, |_| println!("{} is valid", file.display()));
         }
         WorkflowCommand::Plan { file } => {
@@ -326,8 +384,13 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
             shown.value(&answer, |a| {
                 let rows: Vec<Vec<String>> = items(a, "placements")
                     .map(|p| {
-                        let peers: Vec<String> =
-                            p["peers"].as_array().into_iter().flatten().filter_map(Value::as_str).map(short).collect();
+                        let peers: Vec<String> = p["peers"]
+                            .as_array()
+                            .into_iter()
+                            .flatten()
+                            .filter_map(Value::as_str)
+                            .map(short)
+                            .collect();
                         vec![text(p, "task"), text(p, "service_name"), peers.join(", "), text(p, "why")]
                     })
                     .collect();
@@ -366,7 +429,15 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
                 .collect();
             shown.value(&json!({"workflows": list}), |a| {
                 let rows: Vec<Vec<String>> = items(a, "workflows")
-                    .map(|w| vec![text(w, "name"), text(w, "runs"), text(w, "last_run"), text(w, "last_state"), ago(w["last_submitted"].as_u64())])
+                    .map(|w| {
+                        vec![
+                            text(w, "name"),
+                            text(w, "runs"),
+                            text(w, "last_run"),
+                            text(w, "last_state"),
+                            ago(w["last_submitted"].as_u64()),
+                        ]
+                    })
                     .collect();
                 table(&["WORKFLOW", "RUNS", "LAST RUN", "STATE", "SUBMITTED"], &rows);
             });
@@ -430,7 +501,14 @@ fn show_run(view: &Value) {
     table(&["TASK", "STATE", "SERVICE", "PEER", "ATTEMPT", "TIME", "WHY"], &rows);
     for r in items(view, "results") {
         let (len, fetched) = (r["len"].as_u64().unwrap_or(0), r["fetched"].as_u64().unwrap_or(0));
-        println!("result {}[{}]: {} of {}, {}", text(r, "sink"), text(r, "n"), bytes(fetched), bytes(len), text(r, "digest"));
+        println!(
+            "result {}[{}]: {} of {}, {}",
+            text(r, "sink"),
+            text(r, "n"),
+            bytes(fetched),
+            bytes(len),
+            text(r, "digest")
+        );
     }
 }
 
@@ -442,7 +520,14 @@ async fn runs(client: &Client, shown: Shown, command: RunsCommand) -> Result<(),
                 let rows: Vec<Vec<String>> = items(a, "runs")
                     .map(|r| {
                         let progress = format!("{}/{}", text(r, "tasks_committed"), text(r, "tasks_total"));
-                        vec![text(r, "run"), text(r, "name"), text(r, "state"), progress, ago(r["submitted"].as_u64()), text(r, "why")]
+                        vec![
+                            text(r, "run"),
+                            text(r, "name"),
+                            text(r, "state"),
+                            progress,
+                            ago(r["submitted"].as_u64()),
+                            text(r, "why"),
+                        ]
                     })
                     .collect();
                 table(&["RUN", "WORKFLOW", "STATE", "TASKS", "SUBMITTED", "WHY"], &rows);
@@ -491,7 +576,11 @@ async fn logs(client: &Client, shown: Shown, run: &RunId, task: Option<String>) 
             written.lines().for_each(|line| println!("{id}: {}", plain(line)));
         }
     }
-    if found { Ok(()) } else { Err(Failure::usage(format!("run {run} has no task {}", task.unwrap_or_default()))) }
+    if found {
+        Ok(())
+    } else {
+        Err(Failure::usage(format!("run {run} has no task {}", task.unwrap_or_default())))
+    }
 }
 
 /// Writes results and receipts of a run to `dir`; returns the files.

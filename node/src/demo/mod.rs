@@ -100,7 +100,8 @@ fn inputs(files: &[PathBuf], root: &Path) -> Result<Vec<PathBuf>, Failure> {
         return Err(Failure::usage(format!("{} files, at most {} are taken", files.len(), words::FILES_MAX)));
     }
     for file in files {
-        let meta = std::fs::metadata(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
+        let meta = std::fs::metadata(file)
+            .map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
         if !meta.is_file() {
             return Err(Failure::usage(format!("{} is not a file", file.display()))
                 .with_hint("name text files, e.g. `remote-network demo *.txt`"));
@@ -137,7 +138,7 @@ async fn work(
         let id = task["id"].as_str().unwrap_or_default();
         let mut bundle = Vec::new();
         first.client.download(&format!("/runs/{run}/tasks/{id}/receipt"), &mut bundle).await?;
-        receipt::verify_bundle(&bundle)
+        receipt::verify_file(&bundle)
             .map_err(|e| Failure::work(format!("the receipt of {id} does not verify: {e}")))?;
         verified += 1;
     }

@@ -71,7 +71,8 @@ fn word_count(
     executors: &[(&'static str, &NodeProcess)],
 ) -> Result<Workflow, Failure> {
     let at = |service: &str| -> Result<TaskSpec, Failure> {
-        let key: Option<PublicKey> = executors.iter().find(|(s, _)| *s == service).and_then(|(_, n)| n.key.parse().ok());
+        let key: Option<PublicKey> =
+            executors.iter().find(|(s, _)| *s == service).and_then(|(_, n)| n.key.parse().ok());
         let peer = key.ok_or_else(|| Failure::work(format!("nobody offers {service}")))?;
         Ok(TaskSpec { service: service.to_owned(), peers: vec![peer], ..TaskSpec::default() })
     };

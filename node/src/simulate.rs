@@ -1,0 +1,80 @@
+//! `remote-network simulate`: virtual nodes in virtual time, or a recording of a real one.
+
+use crate::cli::Failure;
+use crate::cli::args::SimulateArgs;
+use remote_network_core::node::Node;
+use remote_network_core::transport::quic::QuicTransport;
+use remote_network_sim::plan::Class;
+use remote_network_sim::replay::{Recording, replay};
+use remote_network_sim::report::{SimOptions, simulate};
+use std::path::Path;
+
+/// More virtual nodes than this need more memory than a laptop has.
+const PEERS_MAX: u32 = 100_000;
+
+/// Runs a simulation; a violation is a failure.
+pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
+    if let Some(file) = &args.replay {
+        return again(json, file);
+    }
+    if !(2..=PEERS_MAX).contains(&args.peers) {
+        return Err(Failure::usage(format!("--peers {}: from 2 to {PEERS_MAX} are possible", args.peers)));
+    }
+    let class = match &args.class {
+        None => Class::Scale,
+        Some(name) => Class::ALL.into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
+            let names: Vec<&str> = Class::ALL.iter().map(|c| c.as_str()).collect();
+            Failure::usage(format!("there is no class `{name}`"))
+                .with_hint(format!("one of {}", names.join(", ")))
+        })?,
+    };
+    let duration_ms = u64::try_from(args.duration.as_millis()).unwrap_or(u64::MAX);
+    let report = simulate(&SimOptions { peers: args.peers, duration_ms, seed: args.seed, class });
+    if json {
+        println!("{}", serde_json::to_string(&report).map_err(|e| Failure::work(e.to_string()))?);
+    } else {
+        println!("{report}");
+    }
+    match report.violations.len() {
+        0 => Ok(()),
+        n => Err(Failure::work(format!("{n} violation(s), class {class}, seed {}", report.seed))
+            .with_hint(format!("see it again: {}", report.replay))),
+    }
+}
+
+/// Replays a recording.
+fn again(json: bool, file: &Path) -> Result<(), Failure> {
+    let bytes =
+        std::fs::read(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
+    let unreadable =
+        |e: remote_network_sim::replay::ReplayError| Failure::usage(format!("{}: {e}", file.display()));
+    let recording = Recording::read(&bytes).map_err(unreadable)?;
+    let done = replay::<Node<QuicTransport>>(&recording).map_err(unreadable)?;
+    let parted = done.divergence.as_ref().map(|d| d.entry);
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "calls": done.calls,
+                "actions": done.actions,
+                "datagrams": done.datagrams,
+                "hash": format!("{:032x}", done.hash),
+                "parts_at_entry": parted,
+            })
+        );
+    } else {
+        println!(
+            "{} calls, {} actions, {} datagrams, hash {:032x}",
+            done.calls, done.actions, done.datagrams, done.hash
+        );
+    }
+    match done.divergence {
+        None => Ok(()),
+        Some(d) => Err(Failure::work(format!(
+            "the replay parts from the recording at entry {}: the core asked for {}",
+            d.entry,
+            d.action.as_deref().unwrap_or("nothing")
+        ))
+        .with_hint("a recording replays only on the version that made it")),
+    }
+}
