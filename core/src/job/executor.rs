@@ -445,6 +445,9 @@ impl Executor {
         }
         let mut first = new;
         let waiting: Vec<JobId> = self.waiting_for(&digest);
+        if waiting.is_empty() && new && !self.holds(&digest) {
+            cx.emit(Output::Remove { digest });
+        }
         for job in waiting {
             if let Some(soft) = self.soft.get_mut(&job) {
                 if let Some(missing) = soft.staging.as_mut() {
@@ -467,8 +470,10 @@ impl Executor {
     fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, why: &str) {
         let Some(w) = self.wants.get_mut(&digest).filter(|w| w.again.is_none()) else { return };
         w.tries += 1;
-        if w.tries < STAGE_TRIES_MAX {
-            w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(w.tries - 1));
+        let tries = w.tries;
+        if tries < STAGE_TRIES_MAX && !self.waiting_for(&digest).is_empty() {
+            let Some(w) = self.wants.get_mut(&digest) else { return };
+            w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(tries - 1));
             return;
         }
         self.wants.remove(&digest);
@@ -610,7 +615,8 @@ impl Executor {
         }
         let needed: BTreeSet<Digest> =
             self.soft.values().flat_map(|s| s.staging.iter().flatten()).copied().collect();
-        self.wants.retain(|digest, _| needed.contains(digest));
+        // A request that is under way is answered once; until then it must not be made again.
+        self.wants.retain(|digest, w| w.again.is_none() || needed.contains(digest));
     }
 
     fn bury(&mut self, cx: &mut Cx<'_, Output>, job: JobId, requester: PublicKey) {

@@ -489,6 +489,7 @@ impl Requester {
             w.state = WantState::Here;
             w.done = w.len;
             self.advance_all(cx);
+            self.settle_want(digest);
         }
     }
 
@@ -502,6 +503,7 @@ impl Requester {
             WantState::Again(cx.now + doubled(RESEND_MIN, w.tries, RESEND_MAX * 2))
         };
         self.advance_all(cx);
+        self.settle_want(digest);
     }
 }
 

@@ -438,6 +438,13 @@ impl Requester {
         }
     }
 
+    /// Drops a want that was answered and that no active run needs any more.
+    pub(super) fn settle_want(&mut self, digest: &Digest) {
+        if !self.soft.keys().any(|id| self.wanted(id).contains_key(digest)) {
+            self.wants.remove(digest);
+        }
+    }
+
     /// Everything of a run that is to be here in the end, by what is committed so far.
     fn wanted(&self, id: &RunId) -> BTreeMap<Digest, Want> {
         let mut out = BTreeMap::new();
@@ -516,7 +523,8 @@ impl Requester {
         }
         let needed: BTreeSet<Digest> =
             self.soft.keys().flat_map(|other| self.wanted(other).into_keys()).collect();
-        self.wants.retain(|digest, _| needed.contains(digest));
+        // A request that is under way is answered once; until then it must not be made again.
+        self.wants.retain(|digest, w| w.state == WantState::Asked || needed.contains(digest));
         self.prune(cx);
     }
 
