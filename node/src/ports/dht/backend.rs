@@ -18,7 +18,7 @@ use smol::{LocalExecutor, Task, Timer};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs as _};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -394,7 +394,10 @@ fn build(config: &DhtConfig, remembered: &[String]) -> io::Result<AsyncDht> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match builder.build() {
+        // When its socket cannot be bound, the crate either says so or panics, whichever of its threads is faster.
+        let built = catch_unwind(AssertUnwindSafe(|| builder.build()))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::AddrInUse, "its socket cannot be bound")));
+        match built {
             Ok(dht) => return Ok(dht.as_async()),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => {
                 std::thread::sleep(PORT_FREE_AFTER);

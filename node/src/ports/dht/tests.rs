@@ -222,10 +222,22 @@ fn a_changed_network_builds_anew_on_the_same_port() {
     moved.port.network_changed();
     let record = item(&Keypair::from_seed(&[7; 32]), "", 1, "x");
     let until = Instant::now() + LONG;
-    while moved.run(put(&record, None)).result.is_err() {
-        assert!(Instant::now() < until);
+    while let Err(why) = moved.run(put(&record, None)).result {
+        assert!(Instant::now() < until, "{why}; health {:?}", moved.health);
     }
     assert_eq!(moved.addr(), before);
+}
+
+#[test]
+fn a_taken_port_is_told_and_tried_again() {
+    let seed = seed();
+    let taken = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let at = taken.local_addr().unwrap();
+    let mut late = host(DhtMode::Private { seed: false }, Some(at.port()), &[seed.addr()]);
+    late.wait_for_health(|_, reachable| !reachable);
+    drop(taken);
+    late.wait_for_health(|_, reachable| reachable);
+    assert_eq!(late.addr(), at);
 }
 
 #[test]
