@@ -27,6 +27,7 @@ pub mod port;
 pub mod rng;
 pub mod service;
 pub mod store;
+pub mod ticket;
 pub mod time;
 pub mod transfer;
 pub mod transport;

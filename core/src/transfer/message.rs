@@ -13,10 +13,10 @@
 //!
 //! Unknown keys are ignored, so that a newer peer may say more.
 
-use super::ticket::{TICKET_BYTES_MAX, Ticket};
 use crate::codec::{DecodeError, Dict, Frame, FrameReader};
 use crate::id::Digest;
 use crate::limits::{FETCH_RANGES_MAX, OBJECT_BYTES_MAX, PIECES_MAX};
+use crate::ticket::{TICKET_BYTES_MAX, Ticket};
 use std::ops::Range;
 
 /// Kind of a [`Fetch`] frame.

@@ -3,7 +3,7 @@
 //! A task's outputs are sealed objects named by their BLAKE3 digest; its inputs are fetched from whoever holds them.
 //! Nobody has to be trusted with content: every piece is checked against the digest while it arrives ([`tree`]), written
 //! to the store, and what is written survives a lost connection, a lying source and a restart. Who may fetch what is
-//! said by grants and by [`ticket`]s of the requester, so that executors serve one another without knowing each other.
+//! said by grants and by [`crate::ticket`]s of the requester, so that executors serve one another without knowing each other.
 //!
 //! **One stream, one request.** The consumer opens a bidirectional stream, sends one frame, finishes, and reads the
 //! answer ([`message`]):
@@ -30,7 +30,6 @@
 pub mod fetch;
 pub mod message;
 pub mod serve;
-pub mod ticket;
 pub mod tree;
 
 #[cfg(test)]

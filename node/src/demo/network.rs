@@ -110,14 +110,14 @@ fn free_udp_ports(count: usize) -> Result<Vec<u16>, Failure> {
 fn spawn(start: &Start<'_>) -> Result<Child, Failure> {
     std::fs::create_dir_all(&start.dir)?;
     let seed = start.number <= SEEDS;
-    let bootstrap: Vec<&String> =
-        start.bootstrap.iter().filter(|b| **b != format!("127.0.0.1:{}", start.dht_port)).collect();
+    let own = format!("127.0.0.1:{}", start.dht_port);
+    let bootstrap: Vec<&str> = start.bootstrap.iter().map(String::as_str).filter(|b| *b != own).collect();
     let settings = [
         "dht_mode=private".to_owned(),
         "dht_bind=127.0.0.1".to_owned(),
         format!("dht_seed={seed}"),
         format!("dht_port={}", start.dht_port),
-        format!("dht_bootstrap={}", json!(bootstrap)),
+        format!("dht_bootstrap={}", bootstrap.join(",")),
         "publish_private_addrs=true".to_owned(),
     ];
     let mut command = Command::new(std::env::current_exe()?);

@@ -20,7 +20,6 @@ mod missing;
 mod object;
 mod sources;
 
-use super::ticket::Ticket;
 use super::{StreamEvent, StreamKey, StreamOp};
 use crate::codec::DecodeError;
 use crate::id::{Digest, JobId, OpId, OpIds, PublicKey, RunId};
@@ -29,6 +28,7 @@ use crate::limits::{
 };
 use crate::machine::{Cx, Machine};
 use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
+use crate::ticket::Ticket;
 use crate::time::Deadline;
 use crate::transfer::message::RefusedCode;
 use object::{End, Object, Step};

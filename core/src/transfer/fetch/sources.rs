@@ -8,8 +8,8 @@ use super::SourceFault;
 use crate::id::PublicKey;
 use crate::limits::{FETCH_BACKOFF_MAX, FETCH_BACKOFF_MIN, FETCH_ROUNDS_MAX, FETCH_SOURCES_MAX};
 use crate::rng::Rng;
+use crate::ticket::Ticket;
 use crate::time::Duration;
-use crate::transfer::ticket::Ticket;
 
 #[derive(Debug)]
 struct Source {

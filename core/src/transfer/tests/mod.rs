@@ -7,12 +7,12 @@ mod world;
 use super::fetch::{self, FetchError, SourceFault};
 use super::message::RefusedCode;
 use super::serve::{self, Server};
-use super::ticket::Ticket;
 use super::tree::piece_count;
 use crate::id::Digest;
 use crate::limits::{FETCH_ROUNDS_MAX, FETCH_STALL_AFTER};
 use crate::port::{BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{Room, StoreOp, StoredRecord};
+use crate::ticket::Ticket;
 use crate::time::{Duration, Instant};
 use world::{Matches, PIECE, WALL, World, content, describe, key, waiter};
 
