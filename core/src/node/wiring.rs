@@ -395,9 +395,11 @@ impl<T: Transport> Node<T> {
                 requester::Output::Grant { digest, requester } => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
                 }
-                requester::Output::Revoke { digest, requester } => {
+                // An own job may have made the very same object; then its grant is the executor's to take back.
+                requester::Output::Revoke { digest, requester } if !self.executor.holds(&digest) => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
                 }
+                requester::Output::Revoke { .. } => {}
                 requester::Output::RunChanged(run) => {
                     if let Some(view) = self.requester.summary_of(&run) {
                         self.notify(Notice::Run(Box::new(view)));
@@ -427,9 +429,13 @@ impl<T: Transport> Node<T> {
                 executor::Output::Grant { digest, requester } => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
                 }
-                executor::Output::Revoke { digest, requester } => {
+                // The same the other way round: the object may be a source of an own run.
+                executor::Output::Revoke { digest, requester }
+                    if requester != self.me || !self.requester.holds(&digest) =>
+                {
                     self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
                 }
+                executor::Output::Revoke { .. } => {}
                 executor::Output::Remove { digest } => self.remove_object(digest),
             }
         }
