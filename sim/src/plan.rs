@@ -350,8 +350,11 @@ pub struct Plan {
     pub all_succeed: bool,
 }
 
-/// Virtual time everything has to settle: what the longest of the product's own timeouts and back-offs need.
-pub const LIVENESS_MS: u64 = 300_000;
+/// Virtual time everything has to settle once all faults are over: more than the longest chain of the product's own
+/// patience. A task may wait `QUEUE_TIMEOUT` (600 s) for an executor, and a result whose only copy has rotted is given up
+/// after `FETCH_TRIES_MAX` tries with back-offs of up to 60 s (about 380 s); the one may follow the other. A world at
+/// rest ends at once, so patience costs nothing where none is needed.
+pub const LIVENESS_MS: u64 = 1_200_000;
 
 fn link_of(draw: &mut Draw) -> Quality {
     let mbit = 125_000;

@@ -101,8 +101,12 @@ pub struct Scenario<C: Core> {
     plan: Plan,
     pending: BTreeMap<CommandId, (HostId, Purpose)>,
     done: BTreeSet<usize>,
+    /// Every fault is over: the liveness phase.
     over: bool,
-    stopped: BTreeSet<HostId>,
+    /// Every core is told to shut down; nobody starts one any more.
+    closing: bool,
+    /// Write errors a machine's disk had had when its present life began: only a new one excuses a core that stops.
+    excused: BTreeMap<HostId, u64>,
     faults: BTreeMap<&'static str, u64>,
     work: WorkTally,
 }
@@ -178,7 +182,8 @@ impl<C: Core> Scenario<C> {
             pending: BTreeMap::new(),
             done: BTreeSet::new(),
             over: false,
-            stopped: BTreeSet::new(),
+            closing: false,
+            excused: BTreeMap::new(),
             faults: BTreeMap::new(),
             work: WorkTally::default(),
         }
@@ -237,7 +242,9 @@ impl<C: Core> Scenario<C> {
             Mark::Start(host) => self.start(host),
             Mark::FaultBegins(nth) if !self.over => self.begin(nth),
             Mark::FaultBegins(_) => {}
-            Mark::FaultEnds(nth) => self.end(nth),
+            // Mended already. Ending it again would start machines that have shut down in order.
+            Mark::FaultEnds(nth) if !self.over => self.end(nth),
+            Mark::FaultEnds(_) => {}
             Mark::Work(nth) => self.try_work(nth),
             Mark::Look => {
                 for (run, host) in self.world.checks.unsettled().collect::<Vec<_>>() {
@@ -249,7 +256,7 @@ impl<C: Core> Scenario<C> {
     }
 
     fn start(&mut self, host: HostId) {
-        if self.world.is_up(host) {
+        if self.closing || self.world.is_up(host) {
             return;
         }
         let offered = self.plan.hosts.get(host as usize).map(|h| h.services.clone()).unwrap_or_default();
@@ -258,8 +265,9 @@ impl<C: Core> Scenario<C> {
                 let _ = host.disk.blobs.put(module(*n));
             });
         }
+        let failures = self.world.hosts.get(host as usize).map_or(0, |h| h.disk.failures());
+        self.excused.insert(host, failures);
         self.world.start(host);
-        self.stopped.remove(&host);
         for n in offered {
             self.give(host, Command::AddService(Box::new(service(n))), Purpose::Offer);
         }
@@ -577,9 +585,9 @@ impl<C: Core> Scenario<C> {
 
     fn stopped(&mut self, host: HostId, fault: Option<String>) {
         self.forget_commands(host);
-        self.stopped.insert(host);
         let Some(why) = fault else { return };
-        let injected = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.failures() > 0);
+        let excused = self.excused.get(&host).copied().unwrap_or(0);
+        let injected = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.failures() > excused);
         if !injected {
             let at_ns = self.world.now_ns();
             self.world.checks.found(at_ns, host, Violation::Stopped(why));
@@ -666,6 +674,7 @@ impl<C: Core> Scenario<C> {
             }
         }
         self.pending.clear();
+        self.closing = true;
         let hosts = 0..self.plan.hosts.len() as HostId;
         for host in hosts.clone() {
             self.give(host, Command::Shutdown, Purpose::Shutdown);
