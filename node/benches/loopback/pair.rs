@@ -186,8 +186,7 @@ impl Running {
 
     /// Stops the node in order.
     pub fn stop(mut self) -> Result<()> {
-        let id = self.tell(Command::Shutdown)?;
-        self.answer(id)?;
+        self.tell(Command::Shutdown)?;
         self.thread.join().map_err(|_| anyhow!("a node panicked"))?
     }
 }
