@@ -15,6 +15,7 @@ use remote_network_core::id::{Digest, Lsn};
 use remote_network_core::node::Journal as Restored;
 use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use remote_network_core::store::{StoreOp, StoredRecord, Subject};
+use remote_network_core::transfer::tree::{PIECE_VALUE_BYTES, PieceHasher};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -300,7 +301,7 @@ impl Blobs {
 }
 
 fn bits(info: &BlobInfo, pieces: &BTreeMap<u32, Bytes>) -> Vec<u8> {
-    let count = (info.pieces.len() / 32).max(1);
+    let count = info.pieces.len() / PIECE_VALUE_BYTES;
     let mut have = vec![0u8; count.div_ceil(8)];
     for piece in pieces.keys() {
         if let Some(byte) = have.get_mut(*piece as usize / 8) {
@@ -446,7 +447,9 @@ impl Disk {
 
 /// Length and pieces of an object, as the core's tree cuts it.
 pub fn describe(bytes: &[u8]) -> BlobInfo {
-    BlobInfo { len: bytes.len() as u64, pieces: Bytes::new() }
+    let mut hasher = PieceHasher::new();
+    hasher.update(bytes);
+    hasher.finish().1
 }
 
 #[cfg(test)]

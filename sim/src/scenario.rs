@@ -206,7 +206,9 @@ impl<C: Core> Scenario<C> {
         let end_ns = (self.plan.duration_ms + self.plan.liveness_ms) * MS_NS;
         self.after(LOOK_MS, Mark::Look);
         while self.world.now_ns() < end_ns && !self.at_rest() {
-            let next_ns = self.world.now_ns().saturating_add(1_000 * MS_NS).min(end_ns);
+            // At least to the next event: the world's clock moves only with events.
+            let next_ns =
+                self.world.next_ns().map_or(end_ns, |at| at.saturating_add(1_000 * MS_NS)).min(end_ns);
             self.run_until(next_ns);
             if self.world.next_ns().is_none_or(|at| at >= end_ns) {
                 break;

@@ -201,7 +201,7 @@ impl Dht {
 
     /// Our addresses as peers see them, with how many say so, most first.
     pub fn observed(&self) -> Vec<(SocketAddr, u32)> {
-        self.observed.counted()
+        self.observed.counted_without(Some(&self.config.keypair.public()))
     }
 
     /// The addresses that are ours: configured, else believed from what peers observe.

@@ -41,9 +41,16 @@ impl Observed {
 
     /// All addresses and how many peers say so, most first.
     pub fn counted(&self) -> Vec<(SocketAddr, u32)> {
+        self.counted_without(None)
+    }
+
+    /// The same, without the word of one voter: a node that looks at itself counts others only.
+    pub fn counted_without(&self, voter: Option<&PublicKey>) -> Vec<(SocketAddr, u32)> {
         let mut count: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for (_, addr) in self.votes.values() {
-            *count.entry(*addr).or_default() += 1;
+        for ((_, by), (_, addr)) in &self.votes {
+            if voter != Some(by) {
+                *count.entry(*addr).or_default() += 1;
+            }
         }
         let mut out: Vec<_> = count.into_iter().collect();
         out.sort_by_key(|(_, n)| std::cmp::Reverse(*n));

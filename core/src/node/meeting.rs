@@ -185,6 +185,10 @@ impl<T: Transport> Node<T> {
         }
         if current {
             self.notify_peer(&link.peer);
+            if self.meeting.opens.contains_key(&link.peer) {
+                // Streams are still wanted there.
+                self.connect_for_ourselves(link.peer);
+            }
         }
         if self.links.len() == 0 {
             self.meeting.idle_check = None;

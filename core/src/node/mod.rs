@@ -393,7 +393,8 @@ impl<T: Transport> Node<T> {
 
     fn end(&mut self, asked: CommandId, fault: Option<String>) {
         self.life = Life::Stopped;
-        self.reply(asked, Reply::Done);
+        // Nothing is held any more, or nothing that is held will ever be said: the answer does not wait.
+        self.actions.push_back(Action::Reply { id: asked, reply: Reply::Done });
         self.actions.push_back(Action::Stopped { fault });
     }
 

@@ -165,7 +165,11 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let error = &value["error"];
     let mut message = error["message"].as_str().unwrap_or("the node refused").to_owned();
-    for p in error["problems"].as_array().into_iter().flatten() {
+    let problems = error["problems"].as_array().map_or(&[][..], Vec::as_slice);
+    if !problems.is_empty() {
+        message = format!("the workflow has {} problem(s):", problems.len());
+    }
+    for p in problems {
         let place = p["place"].as_str().unwrap_or_default();
         let at = match (p["line"].as_u64(), p["column"].as_u64()) {
             (Some(line), Some(column)) => format!("{line}:{column}: "),
@@ -173,10 +177,10 @@ async fn refusal(response: Response<Incoming>) -> Failure {
         };
         message.push_str(&format!("\n  {at}{place}: {}", p["reason"].as_str().unwrap_or_default()));
     }
-    if let Some(place) = error["where"].as_str() {
+    if let (Some(place), true) = (error["where"].as_str(), problems.is_empty()) {
         message.push_str(&format!(" (at {place})"));
     }
-    let hint = error["hint"].as_str().filter(|h| !h.is_empty()).map(str::to_owned);
+    let hint = error["hint"].as_str().filter(|h| !h.is_empty() && problems.is_empty()).map(str::to_owned);
     let failure = if status == StatusCode::UNAUTHORIZED {
         Failure::node(
             "the node does not accept this data directory's token; was it restarted by another user?",
