@@ -408,3 +408,6 @@ impl<T: Transport> Node<T> {
 fn rng(seed: &[u8; 32], label: &str) -> Rng {
     Rng::derive(seed, label)
 }
+
+#[cfg(test)]
+mod tests;
