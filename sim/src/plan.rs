@@ -351,10 +351,11 @@ pub struct Plan {
 }
 
 /// Virtual time everything has to settle once all faults are over: more than the longest chain of the product's own
-/// patience. A task may wait `QUEUE_TIMEOUT` (600 s) for an executor, and a result whose only copy has rotted is given up
-/// after `FETCH_TRIES_MAX` tries with back-offs of up to 60 s (about 380 s); the one may follow the other. A world at
-/// rest ends at once, so patience costs nothing where none is needed.
-pub const LIVENESS_MS: u64 = 1_200_000;
+/// patience. A task whose input is gone for good is tried `INFRA_RETRIES` times with back-offs that double up to 300 s
+/// (about 1,000 s with jitter), each time staging its inputs for minutes; a task may wait `QUEUE_TIMEOUT` (600 s) for an
+/// executor, and a result whose only copy has rotted is asked for `FETCH_TRIES_MAX` times (about 380 s). A world at rest
+/// ends at once, so patience costs nothing where none is needed.
+pub const LIVENESS_MS: u64 = 3_600_000;
 
 fn link_of(draw: &mut Draw) -> Quality {
     let mbit = 125_000;

@@ -388,6 +388,8 @@ impl<C: Core> World<C> {
         if host.idle_turns == IDLE_TURNS_MAX {
             let reason = host.core.as_ref().and_then(C::poll_timeout).map_or("", |d| d.reason);
             self.checks.found(now_ns, id, Violation::BusyLoop(reason));
+            // It would spin again at its next event, and the run would never come to its report.
+            self.crash(id);
             return;
         }
         host.handle_timeout(now_ns);
