@@ -8,7 +8,7 @@ use crate::expect::{Expected, evaluate};
 use crate::net::HostId;
 use bytes::Bytes;
 use remote_network_core::command::{
-    Command, CommandError, Notice, PeerState, PeerView, Reply, RunState, RunView, TaskState,
+    Command, CommandError, Notice, PeerState, PeerView, Reply, RunState, RunView,
 };
 use remote_network_core::id::{Digest, PeerName, RunId};
 use remote_network_core::job::receipt::{Verdict, verify_file};
@@ -102,8 +102,8 @@ pub fn a_workflow_across_two_nodes_gives_the_right_result_and_receipts<B: Bench>
         assert_eq!((report.requester, report.executor), (stage.key(a), stage.key(executor)));
         assert_eq!((report.run, report.task.as_str(), report.verdict.0), (RUN, task, Verdict::Won));
         assert_eq!(report.exit, (ExitClass::Success, 0));
-        let outputs: Vec<Digest> = report.outputs.iter().map(|o| o.digest).collect();
-        assert_eq!(outputs, [expected.outputs[&(task.to_owned(), Port::Stdout)]]);
+        let output = report.outputs.iter().find(|o| o.port == Port::Stdout).map(|o| o.digest);
+        assert_eq!(output, Some(expected.outputs[&(task.to_owned(), Port::Stdout)]));
     }
 }
 
@@ -136,7 +136,7 @@ pub fn a_restart_resumes_an_unfinished_run<B: Bench>(stage: &mut Stage<B>) {
     let (workflow, expected) = across(stage, a, b);
     submit(stage, a, &workflow);
     stage.notice(a, "the task to run over there", |notice| match notice {
-        Notice::Task { task, .. } => (task.id == "there" && task.state == TaskState::Active).then_some(()),
+        Notice::Task { task, .. } => (task.id == "there" && task.job == Some("running")).then_some(()),
         _ => None,
     });
     assert_eq!(stage.status(b).jobs_active, 1);
@@ -150,7 +150,6 @@ pub fn a_restart_resumes_an_unfinished_run<B: Bench>(stage: &mut Stage<B>) {
     submit(stage, a, &workflow);
     let view = finished(stage, a);
     check_run(stage, a, &view, &expected);
-    assert_eq!(stage.bench.addr(b), peer(stage, a, b).addr.unwrap_or(stage.bench.addr(b)));
 }
 
 /// A node that stops in order answers first, and its peers hear of it at once, not from silence.
@@ -347,13 +346,10 @@ fn finished<B: Bench>(stage: &mut Stage<B>, at: HostId) -> RunView {
 fn check_run<B: Bench>(stage: &Stage<B>, at: HostId, view: &RunView, expected: &Expected) {
     assert_eq!(view.state, RunState::Succeeded, "{:?}", view.why);
     for task in &view.tasks {
-        let outputs: Vec<Digest> = task.outputs.iter().map(|(_, digest, _)| *digest).collect();
-        assert_eq!(
-            outputs,
-            [expected.outputs[&(task.id.clone(), Port::Stdout)]],
-            "the output of {}",
-            task.id
-        );
+        let output =
+            task.outputs.iter().find(|(port, ..)| *port == Port::Stdout).map(|(_, digest, _)| *digest);
+        let right = expected.outputs[&(task.id.clone(), Port::Stdout)];
+        assert_eq!(output, Some(right), "the output of {}", task.id);
     }
     let results: Vec<Digest> = view.results.iter().map(|r| r.digest).collect();
     assert_eq!(results, expected.sinks["out"]);
