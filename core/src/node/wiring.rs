@@ -223,6 +223,8 @@ impl<T: Transport> Node<T> {
         self.hold(Action::Reply { id, reply });
     }
 
+    /// Tells of something that no journal holds. What is journaled (runs, tasks) is told through the gate: a run that was
+    /// said to be over must not be found running after a crash.
     pub(super) fn notify(&mut self, notice: Notice) {
         self.actions.push_back(Action::Notify(notice));
     }
@@ -402,12 +404,12 @@ impl<T: Transport> Node<T> {
                 requester::Output::Revoke { .. } => {}
                 requester::Output::RunChanged(run) => {
                     if let Some(view) = self.requester.summary_of(&run) {
-                        self.notify(Notice::Run(Box::new(view)));
+                        self.hold(Action::Notify(Notice::Run(Box::new(view))));
                     }
                 }
                 requester::Output::TaskChanged { run, task } => {
                     if let Some(view) = self.requester.task_view(&run, task) {
-                        self.notify(Notice::Task { run, task: Box::new(view) });
+                        self.hold(Action::Notify(Notice::Task { run, task: Box::new(view) }));
                     }
                 }
                 requester::Output::Reply { id, reply } => self.reply(id, *reply),

@@ -15,7 +15,7 @@ use remote_network_core::machine::{Cx, Machine as _};
 use remote_network_core::rng::Rng;
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
-use remote_network_core::transport::{Chunk, Transmit, Transport, TransportEvent, close_code, tls};
+use remote_network_core::transport::{Chunk, CloseReason, Transmit, Transport, TransportEvent, close_code, tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -93,11 +93,12 @@ impl Caller {
                     self.exchange(now, wall, Input::Start);
                 }
                 TransportEvent::Readable { conn, stream } => self.read(now, wall, conn, stream),
-                TransportEvent::Closed { reason, .. } if self.meeting.is_none() => {
-                    self.fail(reason.to_string());
+                TransportEvent::Closed { reason, .. } => {
+                    if reason != CloseReason::Local {
+                        self.fail(reason.to_string());
+                    }
                 }
                 TransportEvent::Connected { .. }
-                | TransportEvent::Closed { .. }
                 | TransportEvent::Opened { .. }
                 | TransportEvent::Writable { .. }
                 | TransportEvent::StreamsAvailable { .. } => {}
@@ -155,6 +156,7 @@ impl Driven for Caller {
     fn handle(&mut self, now: Instant, wall: UnixTime, event: Event) {
         match event {
             Event::Datagram(datagram) => self.transport.handle(now, datagram),
+            Event::Datagrams(all) => all.into_iter().for_each(|d| self.transport.handle(now, d)),
             Event::LocalAddrs(_) => self.dial(now),
             _ => {}
         }
