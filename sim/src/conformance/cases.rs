@@ -146,6 +146,8 @@ pub fn a_restart_resumes_an_unfinished_run<B: Bench>(stage: &mut Stage<B>) {
     stage.bench.hold_jobs(b, false);
     stage.bench.start(b);
     stage.bench.start(a);
+    let known = stage.ask(a, Command::Run(RUN));
+    assert!(matches!(known, Reply::Run(_)), "the run is not known after the restart: {known:?}");
     // The client that never heard how it went asks again: the run it meant is the run there is.
     submit(stage, a, &workflow);
     let view = finished(stage, a);
