@@ -24,6 +24,9 @@ pub struct Datagram {
 pub enum Event {
     /// A datagram arrived.
     Datagram(Datagram),
+    /// Datagrams arrived together. They are handled in their order at one time, and what follows from them is settled
+    /// once: at full speed hundreds come at a time, and streams are read in large pieces instead of packet by packet.
+    Datagrams(Vec<Datagram>),
     /// The addresses the socket is bound to, at start and whenever they change.
     LocalAddrs(Vec<SocketAddr>),
     /// The journal is durable up to and including this batch.

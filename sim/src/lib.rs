@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod check;
+pub mod conformance;
 pub mod crypto;
 pub mod dht;
 pub mod disk;
@@ -12,6 +13,7 @@ pub mod fold;
 pub mod host;
 pub mod net;
 pub mod plan;
+pub mod ports;
 pub mod queue;
 pub mod replay;
 pub mod report;

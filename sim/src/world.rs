@@ -628,6 +628,7 @@ fn trace_answer(trace: &mut Trace, now_ns: u64, id: HostId, event: &Event) {
             trace.step(now_ns, id, Kind::Answer, bytes);
         }
         Event::Datagram(_)
+        | Event::Datagrams(_)
         | Event::LocalAddrs(_)
         | Event::Persisted { .. }
         | Event::PersistFailed { .. }

@@ -20,6 +20,10 @@ impl Driven for Script {
     fn handle(&mut self, _now: Instant, _wall: UnixTime, event: Event) {
         self.told.push(match event {
             Event::Datagram(d) => format!("datagram {}", d.payload.len()),
+            Event::Datagrams(all) => {
+                let sizes: Vec<String> = all.iter().map(|d| d.payload.len().to_string()).collect();
+                format!("datagrams {}", sizes.join(" "))
+            }
             Event::Command { id, .. } => format!("command {}", id.0),
             other => format!("{other:?}"),
         });
@@ -143,7 +147,7 @@ fn datagrams_come_before_events_and_events_before_time() {
     assert_eq!(turn(&mut pump, &mut io), IDLE);
     assert_eq!(
         pump.node.told,
-        ["datagram 3", "datagram 4", "datagram 5", "command 1", "command 2", "timeout 7"]
+        ["datagrams 3 4", "datagram 5", "command 1", "command 2", "timeout 7"]
     );
 }
 
@@ -176,13 +180,14 @@ fn nothing_new_comes_in_while_old_actions_wait() {
 fn a_flood_of_actions_leaves_the_rest_of_a_receive_for_the_next_turn() {
     let mut pump = pump(Script { actions_per_event: ACTIONS_PER_TURN, ..Script::default() });
     let mut io = memory();
-    io.receives = [vec![1, 2, 3]].into();
+    io.receives = [vec![1; DATAGRAMS_PER_EVENT * 2 + 1]].into();
     for handled in 1..=3 {
         assert_eq!(turn(&mut pump, &mut io), Turn::Again);
         assert_eq!(pump.node.told.len(), handled);
     }
     assert_eq!(turn(&mut pump, &mut io), IDLE);
-    assert_eq!(pump.node.told, ["datagram 1", "datagram 2", "datagram 3"]);
+    let full = format!("datagrams{}", " 1".repeat(DATAGRAMS_PER_EVENT));
+    assert_eq!(pump.node.told, [full.as_str(), full.as_str(), "datagram 1"]);
 }
 
 #[test]

@@ -217,6 +217,7 @@ impl<T: Transport> Node<T> {
         }
         match event {
             Event::Datagram(datagram) => self.transport.handle(now, datagram),
+            Event::Datagrams(all) => all.into_iter().for_each(|d| self.transport.handle(now, d)),
             Event::LocalAddrs(addrs) => self.local_addrs(addrs),
             Event::Persisted { up_to } => self.gate.durable(up_to),
             Event::PersistFailed { why } => {
@@ -408,3 +409,6 @@ impl<T: Transport> Node<T> {
 fn rng(seed: &[u8; 32], label: &str) -> Rng {
     Rng::derive(seed, label)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use crate::codec::{Frame, FrameReader};
 use crate::id::{ConnId, StreamId};
 use crate::transfer::{StreamEvent, StreamKey};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Largest batch of bytes handed to a machine at once.
@@ -121,7 +121,7 @@ impl Streams {
     pub fn readable<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
         while let Some(slot) = self.slots.get_mut(&key) {
             let Some(max) = slot.read else { return };
-            let read = if slot.ended { Ok((Chunk::End, true)) } else { read_batch(transport, key, max) };
+            let read = if slot.ended { Ok((Chunk::End, true)) } else { transport.read_joined(key.0, key.1, max) };
             match read {
                 Err(ReadError::Blocked) => return,
                 Err(ReadError::Gone) => return self.lost(transport, key),
@@ -210,40 +210,4 @@ impl Streams {
         self.news.push_back((key, StreamNews::Malformed));
         false
     }
-}
-
-/// Reads up to `max` bytes, and whether the end was met behind them. Packets are small; they are joined, so that a
-/// machine is asked once per batch.
-fn read_batch<T: Transport>(
-    transport: &mut T,
-    key: StreamKey,
-    max: usize,
-) -> Result<(Chunk, bool), ReadError> {
-    let first = match transport.read(key.0, key.1, max)? {
-        Chunk::Bytes(b) => b,
-        Chunk::End => return Ok((Chunk::End, true)),
-    };
-    let mut joined = BytesMut::new();
-    let mut total = first.len();
-    let mut ended = false;
-    while total < max {
-        match transport.read(key.0, key.1, max - total) {
-            Ok(Chunk::Bytes(more)) => {
-                if joined.is_empty() {
-                    joined.reserve(max);
-                    joined.extend_from_slice(&first);
-                }
-                joined.extend_from_slice(&more);
-                total += more.len();
-            }
-            // The transport tells an end only once.
-            Ok(Chunk::End) => {
-                ended = true;
-                break;
-            }
-            // A loss is met again by the next read.
-            Err(ReadError::Blocked | ReadError::Gone) => break,
-        }
-    }
-    Ok((Chunk::Bytes(if joined.is_empty() { first } else { joined.freeze() }), ended))
 }

@@ -218,17 +218,23 @@ impl PieceHasher {
     }
 }
 
-/// Hashes `bytes`, small ones by way of `gathered`.
+/// Hashes `bytes` in whole blocks of [`GATHER_BYTES`] counted from the piece's start; what is left over waits in
+/// `gathered`. A block that starts elsewhere would cut BLAKE3's subtrees askew, and its chunks would be hashed one by one.
 fn gather(hasher: &mut Hasher, gathered: &mut Vec<u8>, bytes: &[u8]) {
-    if gathered.is_empty() && bytes.len() >= GATHER_BYTES {
-        hasher.update(bytes);
-        return;
-    }
-    gathered.extend_from_slice(bytes);
-    if gathered.len() >= GATHER_BYTES {
+    let mut rest = bytes;
+    if !gathered.is_empty() {
+        let (now, later) = rest.split_at(rest.len().min(GATHER_BYTES - gathered.len()));
+        gathered.extend_from_slice(now);
+        rest = later;
+        if gathered.len() < GATHER_BYTES {
+            return;
+        }
         hasher.update(gathered);
         gathered.clear();
     }
+    let (blocks, left_over) = rest.split_at(rest.len() - rest.len() % GATHER_BYTES);
+    hasher.update(blocks);
+    gathered.extend_from_slice(left_over);
 }
 
 /// Checks one piece while its bytes arrive, in whatever portions, without joining them.

@@ -221,8 +221,49 @@ pub trait Transport {
     fn reset(&mut self, conn: ConnId, stream: StreamId);
     /// Reads the next bytes, at most `max`. Reading is what returns flow-control credit.
     fn read(&mut self, conn: ConnId, stream: StreamId, max: usize) -> Result<Chunk, ReadError>;
+    /// Reads what is there, at most `max` bytes, joined to one piece of memory of its own; and whether the end was met
+    /// behind it, which a transport tells only once.
+    fn read_joined(
+        &mut self,
+        conn: ConnId,
+        stream: StreamId,
+        max: usize,
+    ) -> Result<(Chunk, bool), ReadError> {
+        let first = match self.read(conn, stream, max)? {
+            Chunk::Bytes(bytes) => bytes,
+            Chunk::End => return Ok((Chunk::End, true)),
+        };
+        let mut left = max.saturating_sub(first.len());
+        let mut chunks = vec![first];
+        let mut ended = false;
+        while left > 0 {
+            match self.read(conn, stream, left) {
+                Ok(Chunk::Bytes(more)) => {
+                    left = left.saturating_sub(more.len());
+                    chunks.push(more);
+                }
+                Ok(Chunk::End) => {
+                    ended = true;
+                    break;
+                }
+                // A loss is met again by the next read.
+                Err(ReadError::Blocked | ReadError::Gone) => break,
+            }
+        }
+        Ok((Chunk::Bytes(joined(chunks)), ended))
+    }
     /// Figures of a connection.
     fn stats(&self, conn: ConnId) -> Option<ConnStats>;
     /// Connections alive, handshakes included.
     fn connections(&self) -> usize;
+}
+
+/// One piece of memory, of exactly the size of what it holds: a packet's bytes keep the whole receive buffer alive.
+fn joined(mut chunks: Vec<Bytes>) -> Bytes {
+    if chunks.len() == 1 {
+        return chunks.pop().unwrap_or_default();
+    }
+    let mut all = Vec::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
+    all.into()
 }

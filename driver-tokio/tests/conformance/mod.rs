@@ -103,10 +103,15 @@ pub struct Peer {
 }
 
 impl Driven for Peer {
-    fn handle(&mut self, _now: Instant, _wall: UnixTime, event: Event) {
+    fn handle(&mut self, now: Instant, wall: UnixTime, event: Event) {
         match event {
             Event::LocalAddrs(addrs) => {
                 let _ = self.tell.send(Told::Local(addrs));
+            }
+            Event::Datagrams(all) => {
+                for datagram in all {
+                    self.handle(now, wall, Event::Datagram(datagram));
+                }
             }
             Event::Datagram(datagram) => {
                 if self.echo {

@@ -83,6 +83,7 @@ impl Driven for Talker {
     fn handle(&mut self, now: Instant, _wall: UnixTime, event: Event) {
         match event {
             Event::Datagram(datagram) => self.transport.handle(now, datagram),
+            Event::Datagrams(all) => all.into_iter().for_each(|d| self.transport.handle(now, d)),
             Event::LocalAddrs(_) => {
                 if let Some((peer, addr)) = &self.dial {
                     self.transport.dial(now, peer, *addr).expect("there is room for one");

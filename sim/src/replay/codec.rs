@@ -376,7 +376,7 @@ record! {
 choice! {
     Event {
         1 => Datagram(d), 2 => LocalAddrs(a), 3 => Persisted { up_to }, 4 => PersistFailed { why }, 5 => Dht(e),
-        6 => Blob { op, result }, 7 => Engine(r), 8 => Command { id, command },
+        6 => Blob { op, result }, 7 => Engine(r), 8 => Command { id, command }, 9 => Datagrams(all),
     }
     DhtEvent {
         1 => Peers { op, addrs }, 2 => Value { op, item }, 3 => Done { op, result },

@@ -21,10 +21,11 @@ use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo};
 use remote_network_core::transfer::tree::{
     PieceCheck, PieceHasher, PieceState, list_len, piece_count, piece_range, root_of, short_list, verify_info,
 };
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, OFlags, renameat, statat, unlinkat};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, IoSlice, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -39,6 +40,8 @@ const PARTIALS_OPEN_MAX: usize = 64;
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest single read: the largest piece.
 const READ_BYTES_MAX: u32 = 16 << 20;
+/// Linux takes at most so many pieces of memory in one call.
+const PARTS_PER_WRITE_MAX: usize = 1_024;
 const IMPORT_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Why the store cannot be opened.
@@ -153,9 +156,7 @@ impl BlobStore {
         if end.is_none() || len > READ_BYTES_MAX {
             return Err(BlobFailed::Io(format!("{len} bytes at {offset} are not within {whole}")));
         }
-        let mut bytes = vec![0; len as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(|e| read_failed(&e))?;
-        Ok(Bytes::from(bytes))
+        read_part(&file, offset, len as usize).map(Bytes::from).map_err(|e| read_failed(&e))
     }
 
     /// A whole object as a file, for reading and seeking. It stays readable when the object is removed meanwhile.
@@ -264,11 +265,7 @@ impl BlobStore {
         if range.is_empty() || total != range.end - range.start {
             return Err(BlobFailed::Io(format!("piece {piece} has not {total} bytes")));
         }
-        let mut at = range.start;
-        for part in bytes {
-            partial.file.write_all_at(part, at).map_err(|e| failed(&e))?;
-            at += part.len() as u64;
-        }
+        write_parts(&partial.file, bytes, range.start).map_err(|e| failed(&e))?;
         set_bit(&mut partial.have, piece);
         Ok(())
     }
@@ -499,6 +496,44 @@ fn pieces_there(file: &File, file_len: u64, info: &BlobInfo) -> Result<Vec<u8>, 
         }
     }
     Ok(have)
+}
+
+/// Exactly `len` bytes from `at`, in memory that is not cleared first: it is written whole in any case.
+fn read_part(file: &File, mut at: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => at += n as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    // An allocator may give more room than was asked for, and the file may have grown.
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Writes `parts` one behind the other from `at`, as many in one call as the system takes.
+fn write_parts(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
+    for parts in parts.chunks(PARTS_PER_WRITE_MAX) {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        // Parts of no bytes are passed over, so that a write of nothing always means a full disk.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match rustix::io::pwritev(file, rest, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    at += n as u64;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn hash_whole(file: &File, digest: &Digest) -> Result<BlobInfo, BlobFailed> {
