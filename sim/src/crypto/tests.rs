@@ -123,7 +123,9 @@ impl Wire {
     }
 }
 
-fn pairs() -> [(&'static str, fn() -> [End; 2]); 2] {
+type Pair = (&'static str, fn() -> [End; 2]);
+
+fn pairs() -> [Pair; 2] {
     let nulls: fn() -> [End; 2] = || {
         let realm = Realm::new([9; 32]);
         [null(&realm, 1), null(&realm, 2)]
