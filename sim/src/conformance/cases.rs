@@ -52,10 +52,11 @@ pub fn two_nodes_meet_and_identify_each_other<B: Bench>(stage: &mut Stage<B>) {
 /// A published record leads to its owner: nobody has to know an address.
 pub fn a_key_alone_is_enough_to_connect<B: Bench>(stage: &mut Stage<B>) {
     let (a, b) = (stage.node(), stage.node());
-    stage.notice(b, "the record to be published", |notice| match notice {
-        Notice::Published { stored, .. } if stored > 0 => Some(()),
+    let copies = stage.notice(b, "the record to be published", |notice| match notice {
+        Notice::Published { stored, .. } => Some(stored),
         _ => None,
     });
+    assert!(copies > 0);
     let peer = PeerName::Key(stage.key(b));
     match stage.ask(a, Command::Connect { peer, addr: None }) {
         Reply::Peer(view) => assert_eq!(view.addr, Some(stage.bench.addr(b))),
