@@ -53,7 +53,10 @@ pub fn two_nodes_meet_and_identify_each_other<B: Bench>(stage: &mut Stage<B>) {
 pub fn a_key_alone_is_enough_to_connect<B: Bench>(stage: &mut Stage<B>) {
     let (a, b) = (stage.node(), stage.node());
     stage.notice(b, "the record to be published", |notice| match notice {
-        Notice::Published { stored, .. } => Some(assert!(stored > 0)),
+        Notice::Published { stored, .. } => {
+            assert!(stored > 0);
+            Some(())
+        }
         _ => None,
     });
     let peer = PeerName::Key(stage.key(b));
