@@ -297,7 +297,7 @@ impl Dht {
             Some(DhtFailed::TooBig)
         } else if item.salt.len() > SALT_BYTES_MAX
             || item.seq > i64::MAX as u64
-            || (!self.known(&target, &item) && !item.key.verify(&signed_bytes(&item), &item.signature))
+            || !self.known(&target, &item) && !item.key.verify(&signed_bytes(&item), &item.signature)
         {
             Some(DhtFailed::BadSignature)
         } else {
@@ -422,8 +422,8 @@ impl Dht {
             1 => {
                 let mut value = truth.value.to_vec();
                 let at = self.draw.below(value.len().max(1) as u64) as usize;
-                if let Some(b) = value.get_mut(at) {
-                    *b ^= 0x20;
+                if let Some(byte) = value.get_mut(at) {
+                    *byte ^= 0x20;
                 }
                 Some(Arc::new(MutableItem { value: Bytes::from(value), ..(*truth).clone() }))
             }

@@ -92,8 +92,8 @@ impl Quantiles {
         for &(q, value) in self.0 {
             if q >= per_mille {
                 let (span, step) = (u64::from(q - below.0), u64::from(per_mille.saturating_sub(below.0)));
-                let part = (value.saturating_sub(below.1) * step).checked_div(span);
-                return part.map_or(value, |part| below.1 + part);
+                let rise = (value.saturating_sub(below.1) * step).checked_div(span);
+                return rise.map_or(value, |rise| below.1 + rise);
             }
             below = (q, value);
         }
