@@ -1,9 +1,13 @@
 //! `remote-network doctor`: what is wrong here, and the command that mends it.
 
 use crate::config::Settings;
-use std::io::Write as _;
+use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use remote_network_core::id::Digest;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One thing that was looked at.
@@ -30,7 +34,8 @@ const CLOCK_FLOOR: u64 = 1_735_689_600;
 
 /// Looks at everything a node needs.
 pub fn examine(s: &Settings) -> Vec<Finding> {
-    vec![data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(), clock(), dht(s), worker(s)]
+    let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(), clock(), dht(s)];
+    first.into_iter().chain([jobs(s), engine()]).collect()
 }
 
 fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
@@ -124,11 +129,50 @@ fn dht(s: &Settings) -> Finding {
     }
 }
 
-fn worker(s: &Settings) -> Finding {
+fn jobs(s: &Settings) -> Finding {
     let found = if s.accept_jobs {
         format!("jobs of peers are taken, {} at once", s.jobs_running_max)
     } else {
         "jobs of peers are refused (`accept_jobs = false`)".to_owned()
     };
     finding("jobs", true, false, found, None)
+}
+
+/// An object store with nothing in it: the engine is only asked how it locks its workers in.
+struct NoBlobs;
+
+impl EngineBlobs for NoBlobs {
+    fn open(&self, _: &Digest) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn import(&self, _: &mut dyn io::Read) -> io::Result<(Digest, u64)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Starts a worker the way a job does, and tells what holds it.
+fn engine() -> Finding {
+    let probe = || -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let (events, _none) = async_channel::bounded(1);
+        let engine = EnginePort::start(EngineConfig::beneath(dir.path())?, Arc::new(NoBlobs), events)?;
+        Ok(engine.confinement().into_iter().map(str::to_owned).collect())
+    };
+    match probe() {
+        Ok(walls) => {
+            let strong =
+                ["seccomp", "landlock"].iter().all(|w| walls.iter().any(|h| h.to_lowercase().contains(w)));
+            let mend =
+                "jobs of strangers are safer on a kernel with seccomp and Landlock (Linux 5.13 or newer)";
+            finding(
+                "engine",
+                strong,
+                false,
+                format!("guests are held by {}", walls.join(", ")),
+                Some(mend.into()),
+            )
+        }
+        Err(e) => finding("engine", false, false, format!("workers cannot be started: {e}"), None),
+    }
 }

@@ -1,6 +1,7 @@
 //! Logs: structured, to standard error, never with secrets; `log` chooses what.
 
 use crate::cli::Failure;
+use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging with this filter.
@@ -17,6 +18,7 @@ pub fn init(filter: &str) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
         .try_init()
         .map_err(|e| Failure::work(format!("logging cannot be started: {e}")))

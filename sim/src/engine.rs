@@ -202,6 +202,11 @@ impl Engine {
         self.running.get(&id).is_some_and(|r| r.serial == serial)
     }
 
+    /// Whether the job runs until its limit, or until it is stopped.
+    pub fn hangs(&self, id: JobId) -> bool {
+        self.running.get(&id).is_some_and(|r| r.fate == Fate::Hangs)
+    }
+
     /// The end of a job has come: its outputs go to the store and its word to the core. `None` when it ended otherwise.
     pub fn finish(&mut self, now_ns: u64, id: JobId, serial: u64, blobs: &mut Blobs) -> Option<EngineExit> {
         if !self.runs(id, serial) {

@@ -14,8 +14,10 @@ use crate::net::HostId;
 use crate::plan::{Fault, FaultKind, Plan, Shape, WorkKind};
 use crate::world::{HostSpec, Said, World};
 use bytes::Bytes;
-use remote_network_core::command::{Command, CommandError, Notice, Reply, RunState, RunView};
-use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, RunId};
+use remote_network_core::command::{
+    Command, CommandError, Notice, PeerState, PeerView, Reply, RunState, RunView,
+};
+use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::NodeConfig;
 use remote_network_core::port::{EngineLimits, Port};
@@ -101,8 +103,16 @@ pub struct Scenario<C: Core> {
     plan: Plan,
     pending: BTreeMap<CommandId, (HostId, Purpose)>,
     done: BTreeSet<usize>,
+    /// Every fault is over: the liveness phase.
     over: bool,
-    stopped: BTreeSet<HostId>,
+    /// Every core is told to shut down; nobody starts one any more.
+    closing: bool,
+    /// Write errors a machine's disk had had when its present life began: only a new one excuses a core that stops.
+    excused: BTreeMap<HostId, u64>,
+    /// Whom each machine said it is connected to.
+    connected: BTreeMap<HostId, BTreeSet<PublicKey>>,
+    /// Connections of all machines when the plan's time was up.
+    connections: u64,
     faults: BTreeMap<&'static str, u64>,
     work: WorkTally,
 }
@@ -154,6 +164,10 @@ impl<C: Core> Scenario<C> {
                 public: true,
                 ..NodeConfig::new(keypair)
             };
+            let config = match host.peers {
+                0 => config,
+                peers => NodeConfig { max_peers: peers.into(), min_peers: peers.into(), ..config },
+            };
             let id = world.add(HostSpec {
                 config,
                 real_tls: host.real_tls,
@@ -178,7 +192,10 @@ impl<C: Core> Scenario<C> {
             pending: BTreeMap::new(),
             done: BTreeSet::new(),
             over: false,
-            stopped: BTreeSet::new(),
+            closing: false,
+            excused: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            connections: 0,
             faults: BTreeMap::new(),
             work: WorkTally::default(),
         }
@@ -194,6 +211,11 @@ impl<C: Core> Scenario<C> {
         &self.faults
     }
 
+    /// Connections of all machines, as they told, when the plan's time was up.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// What became of the applications' wishes.
     pub fn work(&self) -> WorkTally {
         self.work
@@ -202,6 +224,7 @@ impl<C: Core> Scenario<C> {
     /// Plays the plan to its end.
     pub fn run(&mut self) {
         self.run_until(self.plan.duration_ms * MS_NS);
+        self.connections = self.connected.values().map(|peers| peers.len() as u64).sum();
         self.mend();
         let end_ns = (self.plan.duration_ms + self.plan.liveness_ms) * MS_NS;
         self.after(LOOK_MS, Mark::Look);
@@ -237,7 +260,9 @@ impl<C: Core> Scenario<C> {
             Mark::Start(host) => self.start(host),
             Mark::FaultBegins(nth) if !self.over => self.begin(nth),
             Mark::FaultBegins(_) => {}
-            Mark::FaultEnds(nth) => self.end(nth),
+            // Mended already. Ending it again would start machines that have shut down in order.
+            Mark::FaultEnds(nth) if !self.over => self.end(nth),
+            Mark::FaultEnds(_) => {}
             Mark::Work(nth) => self.try_work(nth),
             Mark::Look => {
                 for (run, host) in self.world.checks.unsettled().collect::<Vec<_>>() {
@@ -249,7 +274,7 @@ impl<C: Core> Scenario<C> {
     }
 
     fn start(&mut self, host: HostId) {
-        if self.world.is_up(host) {
+        if self.closing || self.world.is_up(host) {
             return;
         }
         let offered = self.plan.hosts.get(host as usize).map(|h| h.services.clone()).unwrap_or_default();
@@ -258,8 +283,9 @@ impl<C: Core> Scenario<C> {
                 let _ = host.disk.blobs.put(module(*n));
             });
         }
+        let failures = self.world.hosts.get(host as usize).map_or(0, |h| h.disk.failures());
+        self.excused.insert(host, failures);
         self.world.start(host);
-        self.stopped.remove(&host);
         for n in offered {
             self.give(host, Command::AddService(Box::new(service(n))), Purpose::Offer);
         }
@@ -355,8 +381,9 @@ impl<C: Core> Scenario<C> {
         self.forget_commands(host);
     }
 
-    /// Commands of a machine that fell are never answered: their work is tried again.
+    /// Commands of a machine that fell are never answered: their work is tried again. Its connections are gone.
     fn forget_commands(&mut self, host: HostId) {
+        self.connected.remove(&host);
         let lost: Vec<CommandId> =
             self.pending.iter().filter(|(_, (h, _))| *h == host).map(|(id, _)| *id).collect();
         for id in lost {
@@ -562,24 +589,29 @@ impl<C: Core> Scenario<C> {
                 Said::Notice(host, Notice::Run(view)) if view.state.is_terminal() => {
                     self.give(host, Command::Run(view.run), Purpose::Look(view.run));
                 }
+                Said::Notice(host, Notice::Peer(view)) => self.met(host, &view),
                 Said::Notice(
                     _,
-                    Notice::Run(_)
-                    | Notice::Peer(_)
-                    | Notice::Task { .. }
-                    | Notice::Published { .. }
-                    | Notice::Transfer { .. },
+                    Notice::Run(_) | Notice::Task { .. } | Notice::Published { .. } | Notice::Transfer { .. },
                 ) => {}
                 Said::Stopped(host, fault) => self.stopped(host, fault),
             }
         }
     }
 
+    fn met(&mut self, host: HostId, view: &PeerView) {
+        let peers = self.connected.entry(host).or_default();
+        match view.state {
+            PeerState::Connected | PeerState::Idle | PeerState::Stale => peers.insert(view.key),
+            PeerState::Connecting | PeerState::Closed => peers.remove(&view.key),
+        };
+    }
+
     fn stopped(&mut self, host: HostId, fault: Option<String>) {
         self.forget_commands(host);
-        self.stopped.insert(host);
         let Some(why) = fault else { return };
-        let injected = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.failures() > 0);
+        let excused = self.excused.get(&host).copied().unwrap_or(0);
+        let injected = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.failures() > excused);
         if !injected {
             let at_ns = self.world.now_ns();
             self.world.checks.found(at_ns, host, Violation::Stopped(why));
@@ -666,6 +698,7 @@ impl<C: Core> Scenario<C> {
             }
         }
         self.pending.clear();
+        self.closing = true;
         let hosts = 0..self.plan.hosts.len() as HostId;
         for host in hosts.clone() {
             self.give(host, Command::Shutdown, Purpose::Shutdown);

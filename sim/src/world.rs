@@ -388,6 +388,8 @@ impl<C: Core> World<C> {
         if host.idle_turns == IDLE_TURNS_MAX {
             let reason = host.core.as_ref().and_then(C::poll_timeout).map_or("", |d| d.reason);
             self.checks.found(now_ns, id, Violation::BusyLoop(reason));
+            // It would spin again at its next event, and the run would never come to its report.
+            self.crash(id);
             return;
         }
         host.handle_timeout(now_ns);
@@ -493,8 +495,7 @@ impl<C: Core> World<C> {
     fn drain(&mut self, id: HostId) {
         let now_ns = self.now_ns();
         let mut buf = std::mem::take(&mut self.buf);
-        loop {
-            let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.inbox.is_none()) else { break };
+        while let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.inbox.is_none()) {
             buf.clear();
             if let Some(transmit) = host.poll_transmit(now_ns, BURST_DATAGRAMS, &mut buf) {
                 let size = transmit.size.min(buf.len());

@@ -275,6 +275,11 @@ impl Requester {
             let id = RunId::from_slice(&r.subject.key)
                 .map_err(|e| fail(DecodeError::invalid("run", e.to_string())))?;
             let (record, at) = RunRecord::decode(&r.record).map_err(fail)?;
+            let begins = matches!(record, RunRecord::Submitted { .. } | RunRecord::Planned { .. });
+            if !begins && !runs.contains_key(&id) {
+                // Without what was submitted nothing could ever become of it, nor could anybody be told what it was.
+                return Err(fail(DecodeError::invalid("k", "a run that begins in the middle")));
+            }
             runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, at);
         }
         Ok(Self {

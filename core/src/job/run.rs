@@ -202,7 +202,13 @@ impl RunRecord {
         let record = match d.u64("k")? {
             0 => RunRecord::Submitted { workflow: decode_workflow(d.bytes("wf", PLAN_BYTES_MAX)?)? },
             1 => RunRecord::Planned { plan: Plan::decode(d.bytes("plan", PLAN_BYTES_MAX)?)? },
-            2 => RunRecord::Attempt { task: task()?, order: signed_in(&d, "o")? },
+            2 => {
+                let order: Signed<Order> = signed_in(&d, "o")?;
+                if d.u32("f")? != order.fence {
+                    return Err(DecodeError::invalid("f", "not the fence of the order"));
+                }
+                RunRecord::Attempt { task: task()?, order }
+            }
             3 => RunRecord::Accepted {
                 task: task()?,
                 fence: d.u32("f")?,
@@ -226,6 +232,7 @@ impl RunRecord {
                 receipt: signed_in(&d, "r")?,
                 commit: signed_in(&d, "m")?,
             },
+            6 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a failed task has no fence")),
             6 => RunRecord::TaskFailed { task: task()?, words: words_in(&d)? },
             7 => RunRecord::CancelRequested,
             8 => {

@@ -340,20 +340,21 @@ impl<T: Transport> Node<T> {
 
     /// Handles everything that follows from what was just changed; see the module.
     fn settle(&mut self) {
-        self.settle_inside();
-        if let Some(persist) = self.gate.close_batch() {
-            self.actions.push_back(persist);
-        }
-        while let Some(effect) = self.gate.release() {
-            match effect {
-                Effect::Frame { peer, frame } => self.send_frame(peer, &frame),
-                Effect::Action(action) => self.actions.push_back(action),
+        loop {
+            self.settle_inside();
+            if let Some(persist) = self.gate.close_batch() {
+                self.actions.push_back(persist);
             }
-        }
-        if !self.inbox.is_empty() {
-            // Frames to ourselves were released just now.
-            self.settle();
-            return;
+            while let Some(effect) = self.gate.release() {
+                match effect {
+                    Effect::Frame { peer, frame } => self.send_frame(peer, &frame),
+                    Effect::Action(action) => self.actions.push_back(action),
+                }
+            }
+            // Frames to ourselves that were released just now are inputs again.
+            if self.inbox.is_empty() {
+                break;
+            }
         }
         if let Life::Stopping { asked, .. } = self.life
             && self.gate.is_at_rest()
@@ -408,3 +409,6 @@ impl<T: Transport> Node<T> {
 fn rng(seed: &[u8; 32], label: &str) -> Rng {
     Rng::derive(seed, label)
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,7 @@ impl Streams {
                 if slot.ended { Ok((Chunk::End, true)) } else { transport.read_joined(key.0, key.1, max) };
             match read {
                 Err(ReadError::Blocked) => return,
-                Err(ReadError::Gone) => return self.gone(key),
+                Err(ReadError::Gone) => return self.lost(transport, key),
                 Ok((chunk, ended)) => {
                     slot.ended = ended;
                     if !self.deliver(transport, key, chunk) {
@@ -145,7 +145,7 @@ impl Streams {
             match transport.write(key.0, key.1, bytes) {
                 Ok(_) => {}
                 Err(WriteError::Blocked) => return,
-                Err(WriteError::Gone) => return self.gone(key),
+                Err(WriteError::Gone) => return self.lost(transport, key),
             }
         }
         slot.write = None;
@@ -159,6 +159,13 @@ impl Streams {
         for key in keys {
             self.gone(key);
         }
+    }
+
+    /// The peer gave up one direction. The other ends as well: half a stream that nobody closes would hold its place among
+    /// the streams the peer may open for as long as the connection lives.
+    fn lost<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
+        transport.reset(key.0, key.1);
+        self.gone(key);
     }
 
     fn gone(&mut self, key: StreamKey) {

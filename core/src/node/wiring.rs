@@ -223,6 +223,8 @@ impl<T: Transport> Node<T> {
         self.hold(Action::Reply { id, reply });
     }
 
+    /// Tells of something that no journal holds. What is journaled (runs, tasks) is told through the gate: a run that was
+    /// said to be over must not be found running after a crash.
     pub(super) fn notify(&mut self, notice: Notice) {
         self.actions.push_back(Action::Notify(notice));
     }
@@ -395,17 +397,19 @@ impl<T: Transport> Node<T> {
                 requester::Output::Grant { digest, requester } => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
                 }
-                requester::Output::Revoke { digest, requester } => {
+                // An own job may have made the very same object; then its grant is the executor's to take back.
+                requester::Output::Revoke { digest, requester } if !self.executor.holds(&digest) => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
                 }
+                requester::Output::Revoke { .. } => {}
                 requester::Output::RunChanged(run) => {
                     if let Some(view) = self.requester.summary_of(&run) {
-                        self.notify(Notice::Run(Box::new(view)));
+                        self.hold(Action::Notify(Notice::Run(Box::new(view))));
                     }
                 }
                 requester::Output::TaskChanged { run, task } => {
                     if let Some(view) = self.requester.task_view(&run, task) {
-                        self.notify(Notice::Task { run, task: Box::new(view) });
+                        self.hold(Action::Notify(Notice::Task { run, task: Box::new(view) }));
                     }
                 }
                 requester::Output::Reply { id, reply } => self.reply(id, *reply),
@@ -427,9 +431,13 @@ impl<T: Transport> Node<T> {
                 executor::Output::Grant { digest, requester } => {
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
                 }
-                executor::Output::Revoke { digest, requester } => {
+                // The same the other way round: the object may be a source of an own run.
+                executor::Output::Revoke { digest, requester }
+                    if requester != self.me || !self.requester.holds(&digest) =>
+                {
                     self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
                 }
+                executor::Output::Revoke { .. } => {}
                 executor::Output::Remove { digest } => self.remove_object(digest),
             }
         }

@@ -560,8 +560,14 @@ impl Transport for QuicTransport {
 
     fn finish(&mut self, conn: ConnId, stream: StreamId) {
         if let Some(id) = quic_stream(stream) {
-            // An error means that the stream is finished, stopped or gone already: nothing is left to finish.
-            self.touch(conn, |q| q.send_stream(id).finish().is_ok());
+            let code = VarInt::from_u32(close_code::DONE);
+            self.touch(conn, |q| match q.send_stream(id).finish() {
+                Ok(()) => true,
+                // The peer wants no more of it. Only a reset frees the direction then.
+                Err(quinn_proto::FinishError::Stopped(_)) => q.send_stream(id).reset(code).is_ok(),
+                // Finished or gone already.
+                Err(quinn_proto::FinishError::ClosedStream) => false,
+            });
         }
     }
 

@@ -148,6 +148,9 @@ pub enum KeyCommand {
         /// Replace an identity that exists already.
         #[arg(long)]
         force: bool,
+        /// Store the key without a passphrase (for unattended nodes).
+        #[arg(long)]
+        unencrypted_key: bool,
     },
     /// Change the passphrase of the keystore.
     Passphrase {

@@ -7,6 +7,7 @@ use super::{Failure, configuration, output};
 use crate::keystore::{self, KEYSTORE_FILE, Keystore, Passphrase};
 use crate::{doctor as examination, start as starting};
 use clap::CommandFactory as _;
+use remote_network_core::id::PublicKey;
 use remote_network_core::job::receipt::verify_file;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
@@ -97,23 +98,27 @@ pub fn key(global: &Global, command: KeyCommand) -> Result<(), Failure> {
                 KeyFormat::Binary => keystore::KeyFormat::Binary,
                 KeyFormat::Hex => keystore::KeyFormat::Hex,
             };
-            let secret = keystore::export(&unlock(&open()?)?, format);
+            let stored = open()?;
+            let secret = keystore::export(&unlock(&stored)?, format);
+            if global.json {
+                return export_json(&stored, &secret, output.as_deref());
+            }
             match output {
-                Some(file) => {
-                    let mut out = std::fs::OpenOptions::new()
-                        .write(true)
-                        .create_new(true)
-                        .mode(0o600)
-                        .open(&file)
-                        .map_err(|e| Failure::usage(format!("cannot write {}: {e}", file.display())))?;
-                    out.write_all(&secret)?;
-                    out.sync_all()?;
-                }
+                Some(file) => write_secret(&file, &secret)?,
                 None => std::io::stdout().write_all(&secret)?,
             }
             Ok(())
         }
-        KeyCommand::Import { file: from, force } => import(&settings.data_dir, &path, file, &from, force),
+        KeyCommand::Import { file: from, force, unencrypted_key } => {
+            let how = Import { force, unencrypted: unencrypted_key };
+            let key = import(&settings.data_dir, &path, file, &from, how)?;
+            if global.json {
+                println!("{}", json!({"key": key.to_string(), "peer_id": key.peer_id().to_string()}));
+            } else {
+                println!("{key}");
+            }
+            Ok(())
+        }
         KeyCommand::Passphrase { remove } => {
             let mut stored = open()?;
             let question = stored.is_encrypted().then_some("Present passphrase: ");
@@ -128,13 +133,57 @@ pub fn key(global: &Global, command: KeyCommand) -> Result<(), Failure> {
                 Some(Passphrase::prompt("New passphrase: ").map_err(key_failure)?)
             };
             stored.change_passphrase(old.as_ref(), new.as_ref()).map_err(key_failure)?;
-            println!(
-                "{}",
-                if remove { "the key is stored without a passphrase now" } else { "passphrase changed" }
-            );
+            if global.json {
+                println!("{}", json!({"encrypted": !remove}));
+            } else {
+                println!(
+                    "{}",
+                    if remove { "the key is stored without a passphrase now" } else { "passphrase changed" }
+                );
+            }
             Ok(())
         }
     }
+}
+
+/// Writes a private key to a new file that only its owner may read.
+fn write_secret(file: &Path, secret: &[u8]) -> Result<(), Failure> {
+    let mut out =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|e| {
+            Failure::usage(format!("cannot write {}: {e}", file.display()))
+                .with_hint("name a file that does not exist yet: an existing one is never overwritten")
+        })?;
+    out.write_all(secret)?;
+    out.sync_all()?;
+    Ok(())
+}
+
+/// An export for programs: where the private key was written, or the key itself when that is text.
+fn export_json(stored: &Keystore, secret: &[u8], output: Option<&Path>) -> Result<(), Failure> {
+    let key = stored.public().to_string();
+    match (output, std::str::from_utf8(secret)) {
+        (Some(file), _) => {
+            write_secret(file, secret)?;
+            println!("{}", json!({"key": key, "file": file.display().to_string()}));
+        }
+        (None, Ok(hex)) if hex.trim().len() == 64 => {
+            println!("{}", json!({"key": key, "private_key": hex.trim()}));
+        }
+        (None, _) => {
+            return Err(Failure::usage("raw bytes are no JSON")
+                .with_hint("use --format hex, or write them to a file with --output"));
+        }
+    }
+    Ok(())
+}
+
+/// How a key is taken.
+#[derive(Clone, Copy)]
+struct Import {
+    /// An identity that is there is replaced.
+    force: bool,
+    /// No passphrase is wanted.
+    unencrypted: bool,
 }
 
 fn import(
@@ -142,8 +191,8 @@ fn import(
     path: &Path,
     passphrase_file: Option<&Path>,
     from: &Path,
-    force: bool,
-) -> Result<(), Failure> {
+    how: Import,
+) -> Result<PublicKey, Failure> {
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
     let mut limited: Box<dyn std::io::Read> = if from.as_os_str() == "-" {
         Box::new(std::io::stdin())
@@ -154,25 +203,38 @@ fn import(
         )
     };
     limited.by_ref().take(1024).read_to_end(&mut bytes)?;
-    let keypair = keystore::import(&bytes).map_err(key_failure)?;
+    let keypair = keystore::import(&bytes).map_err(|e| {
+        Failure::usage(format!("{}: {e}", from.display()))
+            .with_hint("`remote-network key export` writes a key as it is taken here")
+    })?;
     std::fs::create_dir_all(dir)?;
-    if path.exists() {
-        if !force {
-            return Err(Failure::usage("this data directory has an identity already")
-                .with_hint("--force replaces it; export the old key first if you may need it again"));
-        }
-        std::fs::remove_file(path)?;
+    if path.exists() && !how.force {
+        return Err(Failure::usage(format!("{} holds an identity already", dir.display()))
+            .with_hint("--force replaces it; export the old key first if you may need it again"));
     }
-    let passphrase = Passphrase::obtain(passphrase_file, Some("Choose a passphrase for the key: "))
-        .map_err(key_failure)?;
-    Keystore::create(path, &keypair, passphrase.as_ref()).map_err(key_failure)?;
-    println!("{}", keypair.public());
-    Ok(())
+    let passphrase = if how.unencrypted {
+        None
+    } else {
+        let chosen = Passphrase::obtain(passphrase_file, Some("Choose a passphrase for the key: "))
+            .map_err(key_failure)?;
+        Some(chosen.ok_or_else(|| {
+            Failure::usage("there is nobody to ask for a passphrase").with_hint(
+                "set REMOTE_NETWORK_PASSPHRASE or `passphrase_file`, or choose `--unencrypted-key` for an unattended node",
+            )
+        })?)
+    };
+    let store = if how.force { Keystore::replace } else { Keystore::create };
+    store(path, &keypair, passphrase.as_ref()).map_err(key_failure)?;
+    Ok(keypair.public())
 }
 
 /// `config …`
 pub fn config(global: &Global, command: ConfigCommand) -> Result<(), Failure> {
     match command {
+        ConfigCommand::Generate if global.json => {
+            println!("{}", json!({"config": crate::config::generate()}));
+            Ok(())
+        }
         ConfigCommand::Generate => {
             print!("{}", crate::config::generate());
             Ok(())

@@ -62,6 +62,11 @@ impl Failure {
         Self { code: 4, message: message.into(), hint: None }
     }
 
+    /// Whether the command was used wrongly.
+    pub fn is_usage(&self) -> bool {
+        self.code == 2
+    }
+
     /// Adds how to mend it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -78,23 +83,35 @@ impl From<std::io::Error> for Failure {
 
 /// Runs the command line; returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Whoever reads JSON gets JSON, also for words that are not understood.
+        Err(e) if e.use_stderr() && std::env::args_os().any(|a| a == "--json") => {
+            let words = e.to_string();
+            let message = words.trim().strip_prefix("error: ").unwrap_or(words.trim());
+            return tell(&Failure::usage(message), true);
+        }
+        Err(e) => e.exit(),
+    };
     let json = cli.global.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if json {
-                let hint = failure.hint.as_deref();
-                println!("{}", serde_json::json!({"error": {"message": failure.message, "hint": hint}}));
-            } else {
-                eprintln!("error: {}", failure.message);
-                if let Some(hint) = &failure.hint {
-                    eprintln!("  help: {hint}");
-                }
-            }
-            ExitCode::from(failure.code)
+        Err(failure) => tell(&failure, json),
+    }
+}
+
+/// Says why a command failed.
+fn tell(failure: &Failure, json: bool) -> ExitCode {
+    if json {
+        let hint = failure.hint.as_deref();
+        println!("{}", serde_json::json!({"error": {"message": failure.message, "hint": hint}}));
+    } else {
+        eprintln!("error: {}", failure.message);
+        if let Some(hint) = &failure.hint {
+            eprintln!("  help: {hint}");
         }
     }
+    ExitCode::from(failure.code)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -332,7 +332,12 @@ async fn with_objects(client: &Client, file: &Path, parsed: &ParsedWorkflow) -> 
         for item in sources {
             let (id, stored) = match item {
                 SourceItem::File(name) => {
-                    let stored = upload(client, &base.join(name)).await.map_err(|f| f.message);
+                    let stored = match upload(client, &base.join(name)).await {
+                        Ok(object) => Ok(object),
+                        // A file that cannot be read is the workflow's problem; a node that is gone is not.
+                        Err(f) if f.is_usage() => Err(f.message),
+                        Err(f) => return Err(f),
+                    };
                     (format!("file {name}"), stored)
                 }
                 SourceItem::Text(content) => {

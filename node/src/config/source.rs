@@ -9,6 +9,9 @@ use toml::de::{DeTable, DeValue};
 /// Variables with our prefix that are no keys: read elsewhere.
 const NOT_KEYS: &[&str] = &["config", "passphrase", "token"];
 
+/// Keys with a flag of their own; the others are set with `--set KEY=VALUE`.
+const FLAGS_OF_THEIR_OWN: &[&str] = &["data_dir", "log", "driver", "listen", "quic_port", "api_port"];
+
 /// Where something was said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -144,7 +147,11 @@ pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>, given: &
 pub(super) fn from_flags(flags: impl IntoIterator<Item = (String, String)>, given: &mut Vec<Given>) {
     for (name, value) in flags {
         let key = name.trim_start_matches('-').replace('-', "_");
-        let place = Place::Flag(format!("--{}", key.replace('_', "-")));
+        let place = Place::Flag(if FLAGS_OF_THEIR_OWN.contains(&key.as_str()) {
+            format!("--{}", key.replace('_', "-"))
+        } else {
+            format!("--set {key}")
+        });
         given.push(Given { key, place, raw: Raw::Text(value) });
     }
 }

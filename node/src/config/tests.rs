@@ -111,7 +111,9 @@ fn a_wrong_value_says_what_where_and_how_to_mend() {
     assert_eq!(many.len(), 10, "all problems are told at once: {many:#?}");
     let flag = load(None, [], [pair("--max-peers", "many")]).unwrap_err();
     assert!(
-        flag[0].to_string().starts_with("--max-peers: `max_peers` is \"many\"; it must be a whole number")
+        flag[0]
+            .to_string()
+            .starts_with("--set max_peers: `max_peers` is \"many\"; it must be a whole number")
     );
 }
 

@@ -149,17 +149,23 @@ impl Passphrase {
         Self::new(Zeroizing::new(text))
     }
 
-    /// The sources of SPEC 1.3 in their order: file, environment, prompt. `None` when none of them applies.
+    /// The sources of SPEC 1.3 in their order: file, environment, prompt. `None` when none of them applies, as when there
+    /// is nobody at a terminal to be asked.
     pub fn obtain(file: Option<&Path>, question: Option<&str>) -> Result<Option<Self>, KeystoreError> {
         if let Some(path) = file {
             return Self::from_file(path).map(Some);
         }
         match (Self::from_env()?, question) {
             (Some(passphrase), _) => Ok(Some(passphrase)),
-            (None, Some(question)) => Self::prompt(question).map(Some),
-            (None, None) => Ok(None),
+            (None, Some(question)) if has_terminal() => Self::prompt(question).map(Some),
+            (None, Some(_) | None) => Ok(None),
         }
     }
+}
+
+/// Whether somebody can be asked.
+fn has_terminal() -> bool {
+    OpenOptions::new().read(true).write(true).open("/dev/tty").is_ok()
 }
 
 impl std::fmt::Debug for Passphrase {
@@ -241,6 +247,17 @@ impl Keystore {
     ) -> Result<Self, KeystoreError> {
         let bytes = encode(keypair, passphrase)?;
         write_atomically(path, &bytes, Naming::New)?;
+        Self::open(path)
+    }
+
+    /// Stores `keypair` in the place of whatever keystore is there; a crash leaves the old one or the new one.
+    pub fn replace(
+        path: &Path,
+        keypair: &Keypair,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Self, KeystoreError> {
+        let bytes = encode(keypair, passphrase)?;
+        write_atomically(path, &bytes, Naming::Replace)?;
         Self::open(path)
     }
 

@@ -216,6 +216,10 @@ impl Requester {
             InputFrom::Task { .. } => run.output_of(&i.from).is_some(),
         });
         if task.end.is_some() || !ready {
+            // A lost attempt may have won after all: nobody is waited for any more.
+            if let Some(soft) = self.soft.get_mut(&id).and_then(|s| s.tasks.get_mut(index)) {
+                soft.idle_since = None;
+            }
             return;
         }
         if let Some(words) = hopeless(task, planned) {

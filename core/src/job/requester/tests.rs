@@ -1,11 +1,14 @@
 //! The requester alone: what it says to users, what it does without executors, and the machine laws.
 
 use super::*;
-use crate::id::Keypair;
+use crate::id::{Keypair, Lsn};
+use crate::job::receipt::{Receipt, result_digest};
+use crate::job::signed::Signed;
 use crate::job::validate::tests::service;
 use crate::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec};
 use crate::laws::{Rig, check_within};
-use crate::port::Port;
+use crate::port::{EngineOutput, ExitClass, Port, Usage};
+use crate::time::UnixTime;
 use proptest::prelude::*;
 
 fn key(n: u8) -> PublicKey {
@@ -82,6 +85,19 @@ fn a_named_peer_that_is_away_is_waited_for_thirty_seconds() {
     assert_eq!(r.machine.view(&RunId([1; 16])).unwrap().state, RunState::Failed);
 }
 
+/// Found by fuzzing: such a run could neither be planned nor given up, and was looked at without end.
+#[test]
+fn a_journal_in_which_a_run_begins_in_the_middle_is_refused() {
+    let middle = RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 };
+    let record = StoredRecord {
+        lsn: Lsn(7),
+        subject: Subject::new(Room::Run, &[1; 16]),
+        record: middle.encode(UnixTime::from_secs(1)).into(),
+    };
+    let refused = Requester::restore(Keypair::from_seed(&[1; 32]), &[record]).map(|_| ());
+    assert!(matches!(refused, Err((7, DecodeError::Invalid { key: "k", .. }))), "{refused:?}");
+}
+
 #[test]
 fn a_named_peer_that_comes_is_planned_and_ordered_from() {
     let mut r = rig();
@@ -106,6 +122,75 @@ fn a_task_that_nobody_takes_fails_after_ten_minutes_with_the_reason() {
     let view = r.machine.view(&RunId([1; 16])).unwrap();
     assert_eq!(view.state, RunState::Failed);
     assert!(view.why.unwrap().contains("not placed within 10 minutes"));
+}
+
+/// A receipt for an order that was sent, as its executor would sign it.
+fn receipt(out: &[Output], by: &Keypair) -> Message {
+    let dispatched = out.iter().find_map(|o| match o {
+        Output::Send { frame, .. } => match Message::from_frame(frame) {
+            Ok(Message::Dispatch { order, .. }) => Some(order),
+            _ => None,
+        },
+        _ => None,
+    });
+    let order = dispatched.unwrap();
+    let out = |port: &Port| EngineOutput {
+        port: port.clone(),
+        digest: Digest::of(b"out"),
+        len: 3,
+        truncated: false,
+    };
+    let outputs: Vec<_> = order.outputs.iter().map(out).collect();
+    let receipt = Receipt {
+        executor: by.public(),
+        incarnation: 1,
+        seq: 1,
+        previous: Digest([0; 32]),
+        order: order.digest(),
+        job: order.job(),
+        engine: "e".into(),
+        module: order.module,
+        class: ExitClass::Success,
+        code: 0,
+        detail: String::new(),
+        result: result_digest(ExitClass::Success, 0, &outputs),
+        outputs,
+        usage: Usage::default(),
+        started: UnixTime::from_secs(1),
+        ended: UnixTime::from_secs(2),
+    };
+    Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, by)) }
+}
+
+#[test]
+fn a_lost_attempt_that_wins_ends_the_waiting_for_another_executor() {
+    let mut r = rig();
+    let executor = Keypair::from_seed(&[2; 32]);
+    r.tell(offer(key(2)));
+    r.tell(Input::PeerUp(key(2)));
+    let mut two = workflow(&[]);
+    let end = |node: &str, port| End { node: node.into(), port };
+    two.nodes.push((
+        "b".into(),
+        NodeKind::Task(TaskSpec { service: "count".into(), peers: vec![key(2)], ..TaskSpec::default() }),
+    ));
+    two.nodes.push(("out b".into(), NodeKind::Sink));
+    two.edges.push(Edge { from: end("a", Port::Stdout), to: end("b", Port::Stdin) });
+    two.edges.push(Edge { from: end("b", Port::Stdout), to: end("out b", Port::Stdin) });
+    let run = RunId([1; 16]);
+    let ordered = r.tell(Input::Submit { id: CommandId(1), run, workflow: Box::new(two) });
+    let won = receipt(&ordered, &executor);
+    r.tell(Input::PeerDown(key(2)));
+    r.wait(LOST_AFTER + RESEND_MIN);
+    assert!(r.machine.poll_timeout().is_some_and(|d| d.reason != "queue: give up"), "others come first");
+    r.tell(Input::PeerUp(key(2)));
+    let next = r.tell(Input::Message { peer: key(2), message: Box::new(won) });
+    assert!(matches!(receipt(&next, &executor), Message::SealedOffer { .. }), "the second task is ordered");
+    // The rig asserts that the machine never wants a time that is past: that of the first task's waiting would be.
+    r.wait(QUEUE_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(r.machine.view(&run).unwrap().state, RunState::Running);
+    r.wait(LOST_AFTER);
+    assert!(r.machine.run(&run).unwrap().tasks[0].receipt().is_some());
 }
 
 #[test]

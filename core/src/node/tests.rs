@@ -1,0 +1,286 @@
+//! The node as its driver sees it, and as a stranger with a real TLS key but lies to tell sees it.
+
+use super::*;
+use crate::codec::{Dict, Frame};
+use crate::command::{Command, PeerView, StatusView};
+use crate::dht::record::{NodeType, Role};
+use crate::event::Datagram;
+use crate::id::{Keypair, Lsn, PeerName, StreamId};
+use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as ExchangeOutput, VERSIONS};
+use crate::laws::{Rig, WALL_AT_START};
+use crate::transport::quic::{QuicConfig, QuicTransport};
+use crate::transport::{CloseReason, TransportEvent, tls};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+const NODE: u8 = 1;
+const STRANGER: u8 = 2;
+const VICTIM: u8 = 3;
+
+fn key(n: u8) -> Keypair {
+    Keypair::from_seed(&[n; 32])
+}
+
+fn addr(n: u8) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, n], 4433))
+}
+
+fn transport(n: u8) -> QuicTransport {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let crypto = tls::crypto(&key(n), provider).expect("ring speaks TLS 1.3");
+    // Only differences of the base matter; any moment will do.
+    let base = {
+        #[allow(clippy::disallowed_methods)]
+        std::time::Instant::now()
+    };
+    QuicTransport::new(QuicConfig::new(crypto, base, [n; 32]))
+}
+
+/// A node with a journal that is always durable at once, and a bare transport that can say anything to it.
+struct World {
+    now: Instant,
+    node: Node<QuicTransport>,
+    stranger: QuicTransport,
+    heard: Vec<TransportEvent>,
+    replies: Vec<(CommandId, Reply)>,
+    stopped: bool,
+    commands: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let (node_config, journal) = (NodeConfig::new(key(NODE)), Journal::default());
+        let node =
+            Node::restore(node_config, transport(NODE), [9; 32], Instant::ZERO, WALL_AT_START, journal);
+        let mut world = Self {
+            now: Instant::ZERO,
+            node: node.expect("an empty journal"),
+            stranger: transport(STRANGER),
+            heard: Vec::new(),
+            replies: Vec::new(),
+            stopped: false,
+            commands: 0,
+        };
+        world.tell(Event::LocalAddrs(vec![addr(NODE)]));
+        world
+    }
+
+    fn wall(&self) -> UnixTime {
+        WALL_AT_START.plus(self.now.since(Instant::ZERO))
+    }
+
+    fn tell(&mut self, event: Event) {
+        let (now, wall) = (self.now, self.wall());
+        self.node.handle(now, wall, event);
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.node.poll_action() {
+            assert!(!self.stopped, "nothing follows the end");
+            match action {
+                Action::Persist { lsn: Lsn(lsn), .. } => self.tell(Event::Persisted { up_to: Lsn(lsn) }),
+                Action::Reply { id, reply } => self.replies.push((id, reply)),
+                Action::Stopped { fault } => {
+                    assert_eq!(fault, None);
+                    self.stopped = true;
+                }
+                Action::Dht { .. } | Action::Blob { .. } | Action::Engine { .. } | Action::Notify(_) => {}
+            }
+        }
+    }
+
+    /// Lets `span` pass. A datagram takes no time; both sides are woken when they want to be.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            self.exchange_datagrams();
+            let wakes = [self.node.poll_timeout().map(|d| d.at), self.stranger.poll_timeout()];
+            match wakes.into_iter().flatten().min().filter(|at| *at <= end) {
+                Some(at) => self.now = self.now.max(at),
+                None => break,
+            }
+            let (now, wall) = (self.now, self.wall());
+            self.node.handle_timeout(now, wall);
+            self.act();
+            self.stranger.handle_timeout(now);
+        }
+        self.now = end;
+    }
+
+    fn exchange_datagrams(&mut self) {
+        let mut buf = Vec::new();
+        loop {
+            let mut quiet = true;
+            while let Some(t) = self.node.poll_transmit(self.now, 1, &mut buf) {
+                assert_eq!(t.to, addr(STRANGER));
+                let payload = BytesMut::from(&buf[..]);
+                buf.clear();
+                self.stranger.handle(self.now, Datagram { from: addr(NODE), to: None, ecn: None, payload });
+                quiet = false;
+            }
+            while let Some(event) = self.stranger.poll() {
+                self.heard.push(event);
+            }
+            while self.stranger.poll_transmit(self.now, 1, &mut buf).is_some() {
+                let payload = BytesMut::from(&buf[..]);
+                buf.clear();
+                let datagram = Datagram { from: addr(STRANGER), to: None, ecn: None, payload };
+                self.tell(Event::Datagram(datagram));
+                quiet = false;
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn ask(&mut self, command: Command) -> Reply {
+        self.commands += 1;
+        let id = CommandId(self.commands);
+        self.tell(Event::Command { id, command });
+        self.run(Duration::from_millis(100));
+        let at = self.replies.iter().position(|(asked, _)| *asked == id).expect("an answer");
+        self.replies.remove(at).1
+    }
+
+    fn status(&mut self) -> StatusView {
+        match self.ask(Command::Status) {
+            Reply::Status(view) => *view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn peers(&mut self) -> Vec<PeerView> {
+        match self.ask(Command::Peers) {
+            Reply::Peers(views) => views,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self, reason: &str) -> u64 {
+        self.status().refused.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)
+    }
+
+    /// The stranger connects with its own key.
+    fn connect(&mut self) -> ConnId {
+        let conn = self.stranger.dial(self.now, &key(NODE).public(), addr(NODE)).expect("room");
+        self.run(Duration::from_millis(500));
+        conn
+    }
+
+    /// The stranger says something on a new stream: the first one is the control stream.
+    fn say(&mut self, conn: ConnId, frames: &[Frame]) -> StreamId {
+        let stream = self.stranger.open(conn).expect("a stream");
+        for frame in frames {
+            let mut bytes = Bytes::from(frame.encode());
+            self.stranger.write(conn, stream, &mut bytes).expect("room");
+            assert!(bytes.is_empty());
+        }
+        self.run(Duration::from_millis(500));
+        stream
+    }
+
+    fn closed_with(&self) -> Option<CloseReason> {
+        self.heard.iter().find_map(|e| match e {
+            TransportEvent::Closed { reason, .. } => Some(reason.clone()),
+            TransportEvent::Connected { .. }
+            | TransportEvent::Opened { .. }
+            | TransportEvent::Readable { .. }
+            | TransportEvent::Writable { .. }
+            | TransportEvent::StreamsAvailable { .. } => None,
+        })
+    }
+}
+
+/// What a node with key `n` says of itself, in its wire form.
+fn identity_of(n: u8) -> Frame {
+    let identity = Identity {
+        key: key(n).public(),
+        dht_id: DhtId([n; 20]),
+        node_type: NodeType::Private,
+        role: Role::default(),
+        is_relay: false,
+        topics: Vec::new(),
+        versions: VERSIONS.to_vec(),
+    };
+    let mut rig = Rig::new(Exchange::new(identity, key(NODE).public(), None, addr(NODE)), [0; 32]);
+    match rig.tell(ExchangeInput::Start).remove(0) {
+        ExchangeOutput::Send(frame) => frame,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An empty catalogue: the kind of message that follows the identity exchange.
+fn catalogue() -> Frame {
+    Frame::new(catalogue::KIND, &Dict::new().with("s", Vec::<crate::codec::Value>::new()))
+}
+
+#[test]
+fn a_stranger_that_says_who_it_is_becomes_a_peer() {
+    let mut world = World::new();
+    let conn = world.connect();
+    assert_eq!(world.status().connected, 0, "TLS alone makes no peer");
+    world.say(conn, &[identity_of(STRANGER)]);
+    assert_eq!(world.closed_with(), None);
+    assert_eq!(world.status().connected, 1);
+    assert_eq!(world.peers()[0].key, key(STRANGER).public());
+}
+
+#[test]
+fn an_identity_that_is_not_the_tls_key_ends_the_connection_and_names_nobody() {
+    let mut world = World::new();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(VICTIM)]);
+    let Some(CloseReason::Peer { code, .. }) = world.closed_with() else {
+        panic!("not closed: {:?}", world.heard);
+    };
+    assert_eq!(code, u64::from(close_code::IDENTITY));
+    assert_eq!(world.refused("identity-claimed-key"), 1);
+    assert_eq!(world.status().connected, 0);
+    assert!(world.peers().iter().all(|p| p.key != key(VICTIM).public()));
+}
+
+#[test]
+fn nothing_is_heard_before_the_identity() {
+    let mut world = World::new();
+    let conn = world.connect();
+    world.say(conn, &[catalogue(), identity_of(STRANGER)]);
+    assert!(world.closed_with().is_some());
+    assert_eq!(world.refused("identity-missing"), 1);
+    assert_eq!(world.status().connected, 0);
+}
+
+#[test]
+fn silence_after_the_handshake_is_not_waited_for() {
+    let mut world = World::new();
+    world.connect();
+    world.run(Duration::from_secs(6));
+    assert!(world.closed_with().is_some());
+    assert_eq!(world.refused("identity-timeout"), 1);
+}
+
+#[test]
+fn a_dial_that_finds_another_peer_is_counted_and_told() {
+    let mut world = World::new();
+    let wanted = PeerName::Key(key(VICTIM).public());
+    world.commands += 1;
+    let id = CommandId(world.commands);
+    world.tell(Event::Command { id, command: Command::Connect { peer: wanted, addr: Some(addr(STRANGER)) } });
+    world.run(Duration::from_secs(90));
+    let (_, reply) = world.replies.iter().find(|(asked, _)| *asked == id).expect("an answer");
+    let Reply::Error(CommandError::Unreachable { peer, why }) = reply else { panic!("{reply:?}") };
+    assert_eq!(*peer, key(VICTIM).public());
+    assert!(why.contains("another peer"), "{why}");
+    assert!(world.refused("dial-found-another-peer") >= 1);
+    assert_eq!(world.status().connected, 0);
+}
+
+#[test]
+fn a_shutdown_is_answered_and_then_the_node_has_stopped() {
+    let mut world = World::new();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER)]);
+    assert_eq!(world.ask(Command::Shutdown), Reply::Done);
+    assert!(world.stopped);
+}

@@ -1,0 +1,56 @@
+//! Bodies of the API: a service to offer, and what is inside. Whatever is accepted there becomes a service that either
+//! the core refuses or a peer understands, and that the API can show again in the words in which it was given.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use remote_network_core::command::ServiceView;
+use remote_network_core::id::{Digest, PublicKey};
+use remote_network_core::service::{Service, Visibility};
+use remote_network_fuzz::api::dto::{NewServiceDto, ServiceDto, Topic, VisibilityDto};
+use remote_network_fuzz::keys::keypair;
+use serde_json::Value;
+
+fn visibility(dto: &VisibilityDto) -> Option<Visibility> {
+    Some(match dto {
+        VisibilityDto::Everyone => Visibility::Everyone,
+        VisibilityDto::OnlyMe => Visibility::OnlyMe,
+        VisibilityDto::Listed(keys) => {
+            Visibility::Listed(keys.iter().map(|k| k.parse::<PublicKey>().ok()).collect::<Option<_>>()?)
+        }
+    })
+}
+
+fn service(body: NewServiceDto) -> Option<()> {
+    let module: Digest = body.module.parse().ok()?;
+    let visibility = visibility(&body.visibility)?;
+    let service = body.into_service(module, 1, visibility);
+    let owner = keypair(0).public();
+    let view = ServiceView { owner, local: true, service: service.clone() };
+    let shown = serde_json::to_value(ServiceDto::from(&view)).expect("shown");
+    // What is shown is what was given: the same fields make the same service.
+    let mut body = serde_json::Map::new();
+    for key in
+        ["name", "description", "version", "module", "stdin", "mounts", "limits", "visibility"]
+    {
+        body.insert(key.to_owned(), shown.get(key).expect("shown in full").clone());
+    }
+    let again: NewServiceDto = serde_json::from_value(Value::Object(body)).expect("its own words");
+    let again_visibility = self::visibility(&again.visibility).expect("its own keys");
+    assert_eq!(again.into_service(module, 1, again_visibility), service);
+    if let Ok(told) = Service::from_dict(&service.to_dict()) {
+        assert_eq!(told.id(), service.id());
+        let everyone = Visibility::Everyone;
+        assert_eq!(told, Service { visibility: everyone, ..service });
+    }
+    Some(())
+}
+
+fuzz_target!(|text: &[u8]| {
+    if let Ok(body) = serde_json::from_slice::<NewServiceDto>(text) {
+        service(body);
+    }
+    if let Ok(topic) = serde_json::from_slice::<Topic>(text) {
+        let written = serde_json::to_string(&topic).expect("written");
+        assert_eq!(serde_json::from_str::<Topic>(&written).ok(), Some(topic));
+    }
+});

@@ -1,0 +1,74 @@
+//! Frames of the control stream and of transfer streams: a kind, then a body. Whatever is accepted is written back as it
+//! was read, is read again as the same message, and keeps its limits.
+#![no_main]
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use remote_network_core::codec::{DecodeError, FRAME_BODY_MAX, Frame};
+use remote_network_core::job::message::Message;
+use remote_network_core::service::catalogue;
+use remote_network_core::transfer::message::{Answer, Fetch, FrameIntake};
+use remote_network_fuzz::form::assert_within;
+use std::fmt::Debug;
+
+fn law<T: PartialEq + Debug>(
+    frame: &Frame,
+    read: impl Fn(&Frame) -> Result<T, DecodeError>,
+    write: impl Fn(&T) -> Frame,
+) -> Option<T> {
+    let message = read(frame).ok()?;
+    let written = write(&message);
+    assert_eq!(written.kind, frame.kind);
+    assert!(written.body.len() <= FRAME_BODY_MAX);
+    assert_within(&written.body, &frame.body);
+    assert_eq!(read(&written).as_ref(), Ok(&message));
+    Some(message)
+}
+
+fn answer_frame(answer: &Answer) -> Frame {
+    match answer {
+        Answer::Head(head) => head.to_frame(),
+        Answer::Refused(refused) => refused.to_frame(),
+    }
+}
+
+/// However an answer is cut on its way, the intake asks for no byte too many and reads the same.
+fn intake(frame: &Frame) {
+    let bytes = frame.encode();
+    let mut rest = &bytes[..];
+    let mut intake = FrameIntake::default();
+    let taken = loop {
+        let wanted = intake.wanted();
+        assert!(wanted > 0);
+        let (piece, after) = rest.split_at(wanted.min(rest.len()));
+        rest = after;
+        match intake.push(piece) {
+            Ok(None) => assert!(!piece.is_empty(), "a whole frame is not enough"),
+            other => break other,
+        }
+    };
+    match taken {
+        Ok(answer) => {
+            assert!(rest.is_empty(), "more was read than the frame");
+            assert_eq!(answer, Answer::from_frame(frame).ok());
+        }
+        Err(_) => assert!(Answer::from_frame(frame).is_err()),
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&kind, body)) = bytes.split_first() else { return };
+    let frame = Frame { kind, body: body.to_vec() };
+    law(&frame, Message::from_frame, Message::to_frame);
+    if let Some(fetch) = law(&frame, Fetch::from_frame, Fetch::to_frame) {
+        let pieces: Vec<u32> = fetch.want.iter().take(10_000).collect();
+        assert!(pieces.is_sorted_by(|a, b| a < b));
+        assert!(pieces.last().is_none_or(|last| *last < fetch.want.end()));
+    }
+    law(&frame, Answer::from_frame, answer_frame);
+    law(&frame, catalogue::decode, |services| catalogue::encode(services.iter()));
+    intake(&frame);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    remote_network_fuzz::mutate::bencode(data, size, max_size, seed, 1)
+});
