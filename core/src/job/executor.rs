@@ -645,9 +645,14 @@ impl Executor {
     }
 
     fn unsealed_of(&self, peer: &PublicKey) -> Vec<JobId> {
-        let unsealed = |h: &Held| h.requester() == *peer && h.receipt.is_none() && !h.stopping;
-        self.held.iter().filter(|(_, h)| unsealed(h)).map(|(j, _)| *j).collect()
+        let of_peer = self.held.iter().filter(|(_, h)| h.requester() == *peer && unsealed(h));
+        of_peer.map(|(j, _)| *j).collect()
     }
+}
+
+/// Whether a job still works towards its receipt.
+fn unsealed(held: &Held) -> bool {
+    held.receipt.is_none() && !held.stopping
 }
 
 impl Machine for Executor {
@@ -713,12 +718,12 @@ impl Machine for Executor {
 
     fn poll_timeout(&self) -> Option<Deadline> {
         let mut next = None;
-        let requesters: BTreeSet<PublicKey> = self.held.values().map(Held::requester).collect();
-        for (key, p) in self.peers.iter().filter(|(key, _)| requesters.contains(key)) {
+        for held in self.held.values() {
+            let Some(p) = self.peers.get(&held.requester()) else { continue };
             if p.up {
                 next = Deadline::earlier(next, Some(Deadline::new(p.heartbeat_at, "heartbeat")));
             }
-            if !self.unsealed_of(key).is_empty() {
+            if unsealed(held) {
                 next = Deadline::earlier(next, Some(Deadline::new(p.heard + ORPHAN_AFTER, "orphan")));
             }
         }
