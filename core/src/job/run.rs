@@ -484,3 +484,21 @@ impl Run {
 fn attempt_mut(task: &mut Task, fence: u32) -> Option<&mut Attempt> {
     task.attempts.iter_mut().find(|a| a.order.fence == fence)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Keypair;
+    use crate::job::order::tests::order;
+
+    #[test]
+    fn an_attempt_is_journaled_under_the_fence_of_its_order_or_refused() {
+        let (a, b) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
+        let record = RunRecord::Attempt { task: 0, order: Signed::sign(order(&a, &b), &a) };
+        let bytes = record.encode(UnixTime::from_secs(1));
+        assert_eq!(RunRecord::decode(&bytes), Ok((record, UnixTime::from_secs(1))));
+        // Found by fuzzing: another fence beside the order was passed over.
+        let other = Dict::decode(&bytes, RUN_RECORD_BYTES_MAX).unwrap().with("f", 2u64);
+        assert!(matches!(RunRecord::decode(&other.encode()), Err(DecodeError::Invalid { key: "f", .. })));
+    }
+}
