@@ -101,6 +101,8 @@ pub enum Input {
     },
     /// The engine tells.
     Engine(EngineReport),
+    /// An execution ended, but what it left is not in the store: it is executed again.
+    OutputsGone(JobId),
 }
 
 /// What the executor can ask for.
@@ -509,6 +511,19 @@ impl Executor {
         }
     }
 
+    fn outputs_gone(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        match self.held.get(job) {
+            Some(h) if h.stopping => self.stopped(cx, job),
+            Some(h) if h.started.is_some() && h.receipt.is_none() => {
+                if let Some(soft) = self.soft.get_mut(job) {
+                    soft.guest_runs = false;
+                }
+                self.run(cx, job);
+            }
+            Some(_) | None => {}
+        }
+    }
+
     /// Signs and journals the result, then offers it.
     fn seal(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, exit: EngineExit) {
         let Some(held) = self.held.get(job) else { return };
@@ -690,6 +705,7 @@ impl Machine for Executor {
             Input::Fetched { digest, new } => self.fetched(cx, digest, new),
             Input::FetchFailed { digest, why } => self.fetch_failed(cx, digest, &why),
             Input::Engine(report) => self.engine(cx, report),
+            Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }
 
