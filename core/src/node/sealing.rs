@@ -64,7 +64,7 @@ impl Sealing {
     }
 
     /// Outputs that the store is to be asked for now. Each must be asked for, with [`Sealing::asked`].
-    pub fn to_ask(&mut self) -> Vec<(JobId, Digest)> {
+    pub fn next_questions(&mut self) -> Vec<(JobId, Digest)> {
         let mut ask = Vec::new();
         for (job, exit) in self.exits.iter_mut().filter(|(_, e)| e.unanswered.is_none()) {
             if self.removing.values().any(|d| exit.outputs.contains(d)) {
@@ -81,7 +81,7 @@ impl Sealing {
         self.looking.insert(op, job);
     }
 
-    /// The store answers. `there`: it has the object. Follow with [`Sealing::to_ask`].
+    /// The store answers. `there`: it has the object. Follow with [`Sealing::next_questions`].
     pub fn answered(&mut self, op: OpId, there: bool) -> Option<Verdict> {
         self.removing.remove(&op);
         let job = self.looking.remove(&op)?;
@@ -127,11 +127,11 @@ mod tests {
         let report = exited(1, vec![output(7, Port::Stdout), output(8, Port::Stderr)]);
         assert_eq!(sealing.reported(report.clone()), None);
         assert!(sealing.holds(&Digest([7; 32])) && sealing.holds(&Digest([8; 32])));
-        assert_eq!(sealing.to_ask(), []);
+        assert_eq!(sealing.next_questions(), []);
         assert_eq!(sealing.answered(removal, true), None);
         let job = JobId([1; 16]);
-        assert_eq!(sealing.to_ask(), [(job, Digest([7; 32])), (job, Digest([8; 32]))]);
-        assert_eq!(sealing.to_ask(), [], "each is asked for once");
+        assert_eq!(sealing.next_questions(), [(job, Digest([7; 32])), (job, Digest([8; 32]))]);
+        assert_eq!(sealing.next_questions(), [], "each is asked for once");
         let (first, second) = (ops.issue(), ops.issue());
         sealing.asked(first, job);
         sealing.asked(second, job);
@@ -145,7 +145,7 @@ mod tests {
         let (mut sealing, mut ops) = (Sealing::default(), OpIds::new(4));
         let same = vec![output(7, Port::Stdout), output(7, Port::Stderr)];
         assert_eq!(sealing.reported(exited(1, same)), None);
-        let asked = sealing.to_ask();
+        let asked = sealing.next_questions();
         assert_eq!(asked.len(), 1, "one object at two ports is one object");
         let op = ops.issue();
         sealing.asked(op, asked[0].0);

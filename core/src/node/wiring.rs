@@ -467,7 +467,7 @@ impl<T: Transport> Node<T> {
     }
 
     fn ask_for_outputs(&mut self) {
-        for (job, digest) in self.sealing.to_ask() {
+        for (job, digest) in self.sealing.next_questions() {
             let op = self.commands.issue_op();
             self.sealing.asked(op, job);
             self.actions.push_back(Action::Blob { op, request: BlobRequest::Open { digest } });
