@@ -65,6 +65,7 @@ mod op_room {
     pub const FETCH: u8 = 2;
     pub const SERVE: u8 = 3;
     pub const NODE: u8 = 4;
+    pub const SEALING: u8 = 5;
 }
 
 /// After an orderly stop is asked for, the journal may take this long to become durable.
@@ -197,7 +198,7 @@ impl<T: Transport> Node<T> {
             catalogue,
             requester,
             executor,
-            sealing: Sealing::default(),
+            sealing: Sealing::new(op_room::SEALING),
             rngs,
             inbox: VecDeque::new(),
             gate: Gate::new(journal.last),
