@@ -2,7 +2,7 @@
 //!
 //! Each step is a decision on durable state ([`Run`], folded from the journal) and soft state (who is connected, when
 //! something was last heard). What is decided becomes a record first; the message that relies on it is emitted after, and the
-//! gate holds it until the record is durable. [`advance`] looks at a run and does whatever is due, and is harmless when
+//! gate holds it until the record is durable. `advance` looks at a run and does whatever is due, and is harmless when
 //! nothing is: after a restart the same function derives again what was outstanding.
 //!
 //! Leases: an executor that is silent for [`SUSPECT_AFTER`] or disconnected is suspect, after [`LOST_AFTER`] lost. A lost

@@ -3,14 +3,14 @@
 //! | file | decides |
 //! |---|---|
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
-//! | [`wiring`] | which machine's output is which machine's input, and what waits for the journal |
-//! | [`meeting`] | connections: admission, control streams, identity, dials, transfer streams |
-//! | [`links`], [`streams`] | the state of one connection, of one transfer stream |
+//! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
+//! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
+//! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
-//! | [`sealing`] | outputs that are there when a receipt promises them |
-//! | [`commands`] | what the application asks and gets |
+//! | `sealing` | outputs that are there when a receipt promises them |
+//! | `commands` | what the application asks and gets |
 //!
-//! **Mutate once, drain fully.** Every call that can change something ends in [`Node::settle`]: transport events and
+//! **Mutate once, drain fully.** Every call that can change something ends in `Node::settle`: transport events and
 //! inputs between machines are handled until none is left (bounded by [`SETTLE_ROUNDS_MAX`]; more is a bug), then the
 //! records made on the way become one batch and effects whose records are durable are released. Machines never see each
 //! other.
