@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use thiserror::Error;
 
-/// How long an operation may take before it is cancelled: p99 of a put to the public DHT is 8 s.
+/// How long an operation may take before it is cancelled.
 pub const OP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the port may take to answer a cancel.
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);

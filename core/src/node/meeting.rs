@@ -307,7 +307,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    /// A frame behind the identity exchange. Kinds that are not known are a newer peer's and are passed over.
+    /// A frame behind the identity exchange. Unknown kinds are passed over, but in the range of job messages they are a fault.
     fn message(&mut self, conn: ConnId, peer: PublicKey, frame: &Frame) {
         let broken = match frame.kind {
             catalogue::KIND => match catalogue::decode(frame) {
