@@ -108,6 +108,8 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// What became of the runs.
     pub runs: RunCounts,
+    /// Receipts of committed tasks that were verified offline.
+    pub receipts: u64,
     /// Commands given to cores.
     pub commands: u64,
     /// What the network did.
@@ -176,6 +178,7 @@ pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
         events: world.steps(),
         faults,
         runs: RunCounts { acknowledged, ended, succeeded },
+        receipts: world.checks.receipts(),
         commands: scenario.work().commands,
         net,
         dht,
