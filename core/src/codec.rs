@@ -269,6 +269,15 @@ impl Dict {
         self.get(key).map(|_| self.u64(key)).transpose()
     }
 
+    /// Yes (1) or no (0). Nothing else: a second spelling of yes would mean the same under another digest.
+    pub fn flag(&self, key: &'static str) -> Result<bool, DecodeError> {
+        match self.u64(key)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::invalid(key, "neither 0 nor 1")),
+        }
+    }
+
     /// A non-negative integer of at most 32 bits.
     pub fn u32(&self, key: &'static str) -> Result<u32, DecodeError> {
         u32::try_from(self.u64(key)?).map_err(|_| DecodeError::invalid(key, "larger than 32 bits"))
@@ -439,6 +448,15 @@ impl FrameReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flag_has_one_spelling() {
+        let dict = |n: u64| Dict::new().with("x", n);
+        assert_eq!((dict(0).flag("x"), dict(1).flag("x")), (Ok(false), Ok(true)));
+        // Found by fuzzing: a service that reads standard input "nine quintillion times" had the id of one that does not.
+        assert!(dict(2).flag("x").is_err() && dict(i64::MAX as u64).flag("x").is_err());
+        assert_eq!(Dict::new().flag("x"), Err(DecodeError::Missing("x")));
+    }
 
     #[test]
     fn a_compact_address_has_one_form() {

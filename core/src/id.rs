@@ -21,6 +21,14 @@ pub enum IdError {
         /// Bytes there were.
         got: usize,
     },
+    /// Wrong number of hex digits.
+    #[error("expected {expected} hex digits, got {got}")]
+    Digits {
+        /// Digits there should be.
+        expected: usize,
+        /// Characters there were.
+        got: usize,
+    },
     /// A character outside the alphabet.
     #[error("not {alphabet}: {what}")]
     Alphabet {
@@ -312,7 +320,7 @@ fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
 
 fn parse_hex(s: &str, out: &mut [u8]) -> Result<(), IdError> {
     if s.len() != out.len() * 2 {
-        return Err(IdError::Length { expected: out.len() * 2, got: s.len() });
+        return Err(IdError::Digits { expected: out.len() * 2, got: s.len() });
     }
     let digits = s.as_bytes();
     for (i, byte) in out.iter_mut().enumerate() {
@@ -357,6 +365,8 @@ mod tests {
     fn what_is_no_key_is_refused_with_its_reason() {
         assert_eq!("abc".parse::<PeerName>(), Err(IdError::Prefix));
         assert_eq!("key_".parse::<PublicKey>(), Err(IdError::Length { expected: 32, got: 0 }));
+        let words = "12".parse::<Digest>().map_err(|e| e.to_string());
+        assert_eq!(words, Err("expected 64 hex digits, got 2".to_owned()));
         assert!(matches!("key_0OIl".parse::<PublicKey>(), Err(IdError::Alphabet { .. })));
         assert!(matches!(" key_1".parse::<PublicKey>(), Err(IdError::Prefix)));
         let low_order = format!("key_{}", bs58::encode([0u8; 32]).into_string());

@@ -72,9 +72,11 @@ impl UnixTime {
         Self(millis)
     }
 
-    /// From seconds since the epoch.
+    /// From seconds since the epoch. Beyond the end of the clock it stays a whole second, so that what is told in seconds
+    /// is the same time when it is read and told again.
     pub const fn from_secs(secs: u64) -> Self {
-        Self(secs.saturating_mul(1000))
+        let latest_secs = u64::MAX / 1000;
+        Self(1000 * if secs < latest_secs { secs } else { latest_secs })
     }
 
     /// Milliseconds since the epoch.
@@ -119,6 +121,20 @@ impl Deadline {
             (Some(a), Some(b)) => Some(if b.at < a.at { b } else { a }),
             (a, None) => a,
             (None, b) => b,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_told_in_seconds_is_the_same_when_it_is_told_again() {
+        // Found by fuzzing: a record issued at the end of the clock was read as another one than was written.
+        for secs in [0, 1, 1_700_000_000, u64::MAX / 1000, u64::MAX / 1000 + 1, i64::MAX as u64, u64::MAX] {
+            let time = UnixTime::from_secs(secs);
+            assert_eq!(UnixTime::from_secs(time.as_secs()), time);
         }
     }
 }

@@ -75,8 +75,12 @@ fn order(executor: u8) -> Signed<Order> {
 }
 
 fn receipt(order: &Signed<Order>, executor: u8) -> Signed<Receipt> {
-    let output =
-        |port: &Port| EngineOutput { port: port.clone(), digest: Digest::of(b"out"), len: 3, truncated: false };
+    let output = |port: &Port| EngineOutput {
+        port: port.clone(),
+        digest: Digest::of(b"out"),
+        len: 3,
+        truncated: false,
+    };
     let outputs: Vec<EngineOutput> = order.outputs.iter().map(output).collect();
     let receipt = Receipt {
         executor: keypair(executor).public(),
@@ -159,7 +163,8 @@ fn messages() -> std::io::Result<()> {
         ("accepted", Message::Accepted { job, incarnation: 7 }.to_frame()),
         (
             "rejected",
-            Message::Rejected { job, refusal: Refusal::Busy, words: "later".into(), retry_after: again }.to_frame(),
+            Message::Rejected { job, refusal: Refusal::Busy, words: "later".into(), retry_after: again }
+                .to_frame(),
         ),
         ("lease_ack", Message::LeaseAck.to_frame()),
         ("sealed", Message::SealedOffer { receipt: Box::new(receipt) }.to_frame()),
@@ -199,7 +204,13 @@ fn signed() -> std::io::Result<()> {
 fn record() -> NodeRecord {
     let endpoint = "8.8.8.8:4433".parse().unwrap_or_else(|_| unreachable!("an address"));
     let attachment = Attachment { relay: keypair(1).public(), session: [7; 8], addr: endpoint };
-    let machine = MachineSummary { arch: "x86_64".into(), os: "linux".into(), cpus: 2, wasm: true, ..Default::default() };
+    let machine = MachineSummary {
+        arch: "x86_64".into(),
+        os: "linux".into(),
+        cpus: 2,
+        wasm: true,
+        ..Default::default()
+    };
     let mut content = RecordContent {
         relay_offer: Some(RelayOffer { endpoint, sessions: 10, price: 1 }),
         attachments: vec![attachment],
@@ -272,9 +283,16 @@ fn journal() -> std::io::Result<()> {
         write("journal", &format!("job_{n}"), &[&Value::List(held.clone()).encode()])?;
     }
     let tombstone = JobRecord::Tombstone { requester: keypair(1).public() };
-    let stopping = [entry(Room::Job, &job.0, &facts[0].encode(AT)), entry(Room::Job, &job.0, &JobRecord::Stopping.encode(AT))];
+    let stopping = [
+        entry(Room::Job, &job.0, &facts[0].encode(AT)),
+        entry(Room::Job, &job.0, &JobRecord::Stopping.encode(AT)),
+    ];
     write("journal", "job_stopping", &[&Value::List(stopping.to_vec()).encode()])?;
-    write("journal", "job_dead", &[&Value::List(vec![entry(Room::Job, &[3; 16], &tombstone.encode(AT))]).encode()])?;
+    write(
+        "journal",
+        "job_dead",
+        &[&Value::List(vec![entry(Room::Job, &[3; 16], &tombstone.encode(AT))]).encode()],
+    )?;
 
     let mut run = vec![entry(Room::Run, &[1; 16], &RunRecord::Submitted { workflow: workflow() }.encode(AT))];
     let mut facts = Vec::from_iter(plan().map(|plan| RunRecord::Planned { plan }));
@@ -317,10 +335,7 @@ fn lived() -> Vec<Value> {
     (0..2).for_each(|n| world.rise(n).unwrap_or_else(|e| unreachable!("{e}")));
     let commands = [
         Command::AddService(Box::new(service())),
-        Command::Connect {
-            peer: PeerName::Key(keypair(1).public()),
-            addr: Some(addr(1)),
-        },
+        Command::Connect { peer: PeerName::Key(keypair(1).public()), addr: Some(addr(1)) },
     ];
     for command in commands {
         let id = world.hosts[0].command_id();
@@ -345,7 +360,11 @@ fn texts() -> std::io::Result<()> {
         r#"{{"name":"n","nodes":{{"s":{{"source":{{"objects":[{{"digest":"{digest}","len":2}}]}}}},"t":{{"task":{{"service":"tokenize","peer":["{key}"],"timeout":"1500ms"}}}},"k":{{"sink":{{}}}}}},"edges":["s.out -> t.stdin","t.stderr -> k.in"]}}"#
     );
     write("workflow", "json", &[&[1], json.as_bytes()])?;
-    write("workflow", "wrong", &[&[0], b"name: x\nnodes:\n  a b: { sink: {} }\nedges:\n  - t.stdin -> nowhere.in\n"])?;
+    write(
+        "workflow",
+        "wrong",
+        &[&[0], b"name: x\nnodes:\n  a b: { sink: {} }\nedges:\n  - t.stdin -> nowhere.in\n"],
+    )?;
     let body = format!(
         r#"{{"name":"count","description":"d","version":"1","module":"{digest}","stdin":false,"mounts":[{{"name":"in","direction":"in"}}],"limits":{{"time_ms":5}},"visibility":{{"listed":["{key}"]}}}}"#
     );

@@ -29,9 +29,7 @@ fn service(body: NewServiceDto) -> Option<()> {
     let shown = serde_json::to_value(ServiceDto::from(&view)).expect("shown");
     // What is shown is what was given: the same fields make the same service.
     let mut body = serde_json::Map::new();
-    for key in
-        ["name", "description", "version", "module", "stdin", "mounts", "limits", "visibility"]
-    {
+    for key in ["name", "description", "version", "module", "stdin", "mounts", "limits", "visibility"] {
         body.insert(key.to_owned(), shown.get(key).expect("shown in full").clone());
     }
     let again: NewServiceDto = serde_json::from_value(Value::Object(body)).expect("its own words");

@@ -19,9 +19,7 @@ pub fn within(written: &Value, read: &Value) -> bool {
         (Value::Dict(w), Value::Dict(r)) => {
             w.0.iter().all(|(key, value)| r.0.get(key).is_some_and(|other| within(value, other)))
         }
-        (Value::List(w), Value::List(r)) => {
-            w.len() == r.len() && w.iter().zip(r).all(|(w, r)| within(w, r))
-        }
+        (Value::List(w), Value::List(r)) => w.len() == r.len() && w.iter().zip(r).all(|(w, r)| within(w, r)),
         // Canonical bencode inside a byte string follows the same law.
         (Value::Bytes(w), Value::Bytes(r)) => {
             w == r

@@ -15,22 +15,8 @@ use remote_network_core::ticket::Ticket;
 use remote_network_core::time::UnixTime;
 
 /// Numbers at which something changes its meaning.
-const EDGES: [i64; 14] = [
-    0,
-    1,
-    2,
-    7,
-    255,
-    256,
-    65_535,
-    65_536,
-    1 << 31,
-    1 << 32,
-    1 << 40,
-    i64::MAX / 1000,
-    i64::MAX,
-    -1,
-];
+const EDGES: [i64; 14] =
+    [0, 1, 2, 7, 255, 256, 65_535, 65_536, 1 << 31, 1 << 32, 1 << 40, i64::MAX / 1000, i64::MAX, -1];
 /// Longest list that repetition makes.
 const LIST_MAX: usize = 300;
 

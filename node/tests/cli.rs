@@ -49,14 +49,15 @@ fn wrong_words_are_explained() {
         (&["start", "--set", "dht_mode=private"], &["dht_mode", "dht_bootstrap", "dht_seed"]),
         (&["peers", "show", "key_0OIl"], &["key_0OIl", "not base58"]),
         (&["peers", "show", "nobody"], &["nobody", "key_", "40 hex digits"]),
-        (&["peers", "show", "key_1111111111111111111111111111111112"], &["usable Ed25519"]),
+        (&["peers", "show", "key_11111111111111111111111111111111"], &["usable Ed25519"]),
+        (&["peers", "show", "key_1111"], &["expected 32 bytes, got 4"]),
         (&["peers", "connect", SOME_KEY, "--addr", "localhost"], &["localhost", "--addr"]),
-        (&["service", "remove", "12"], &["12", "32 bytes"]),
+        (&["service", "remove", "12"], &["12", "64 hex digits"]),
         (&["service", "add", "wasm", "x.wasm", "--memory-mib", "0"], &["--memory-mib", "1..=4096"]),
         (&["service", "add", "wasm", "x.wasm", "--private", "--allow", SOME_KEY], &["--private", "--allow"]),
         (&["runs", "show", "run-1"], &["run-1", "hex"]),
         (&["workflow", "run"], &["<FILE>"]),
-        (&["workflow", "run", "w.yaml", "--run-id", "7"], &["--run-id", "16 bytes"]),
+        (&["workflow", "run", "w.yaml", "--run-id", "7"], &["--run-id", "32 hex digits"]),
         (&["data", "add"], &["<FILES>"]),
         (&["key", "export", "--format", "pem"], &["pem", "binary", "hex"]),
         (&["simulate", "--duration", "5 fortnights"], &["fortnights", "ms, s, m or h"]),
@@ -181,10 +182,17 @@ fn a_key_leaves_and_comes_back_and_is_never_replaced_or_bared_by_accident() {
     run_with_input(&["--data-dir", &at, "key", "import", "-", "--force", "--unencrypted-key"], &seed).ok();
     let other = to.cli(&["key", "info", "--json"]).ok().json();
     assert_ne!(other["key"], json!(key));
-    assert_eq!(
-        std::fs::metadata(to.dir.join("node.key")).map(|m| m.permissions().mode() & 0o777).ok(),
-        Some(0o600)
-    );
+    let stored = std::fs::metadata(to.dir.join(KEYSTORE_FILE)).unwrap();
+    assert_eq!(stored.permissions().mode() & 0o777, 0o600);
+    // Without a passphrase, and without being told to do without one, nothing is stored. A terminal would be asked.
+    if std::fs::File::open("/dev/tty").is_err() {
+        let bare = Plan::alone(dir.path(), "bare");
+        let words = ["nobody to ask", "REMOTE_NETWORK_PASSPHRASE", "--unencrypted-key"];
+        bare.cli(&["key", "import", &file]).fails(2, &words);
+        assert!(!bare.dir.join(KEYSTORE_FILE).exists());
+        let start = ["start", "--set", "dht_mode=off", "--quic-port", "0", "--api-port", "0"];
+        bare.cli(&start).fails(2, &words);
+    }
 }
 
 #[test]
@@ -363,10 +371,10 @@ fn what_is_wrong_with_a_workflow_is_placed() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("typo.yaml", &sound.replace("service:", "servce:"), &["line 4", "nodes.c.task.servce", "`service`"]),
         ("file.yaml", &sound.replace("text: hello", "files: [no-such.txt]"), &["line 3", "no-such.txt"]),
-        ("port.yaml", &sound.replace("c.stdin", "c.sdtin"), &["line 7", "sdtin"]),
+        ("port.yaml", &sound.replace("c.stdin", "c.sdtin"), &["edges[0].to", "sdtin"]),
         ("node.yaml", &sound.replace("c.stdout", "d.stdout"), &["edges[1]", "d"]),
         ("yaml.yaml", "name: [", &["line"]),
-        ("empty.yaml", "", &["name"]),
+        ("empty.yaml", "", &["line 1", "mapping"]),
         ("json.json", "{\"name\": 1}", &["name"]),
     ];
     for (name, text, words) in cases {
@@ -379,8 +387,10 @@ fn what_is_wrong_with_a_workflow_is_placed() {
             assert!(said.stderr.contains(name) || verb == "run" || verb == "plan", "{said:?}");
         }
     }
+    flawed("port.yaml", &sound.replace("c.stdin", "c.sdtin"), "validate")
+        .fails(1, &["line 7", "edges[0].to"]);
     let unknown = sound.replace("service: count", "service: cuont");
-    flawed("unknown.yaml", &unknown, "validate").fails(1, &["unknown.yaml", "nodes.c", "cuont"]);
+    flawed("unknown.yaml", &unknown, "validate").fails(1, &["unknown.yaml", "line 4", "nodes.c", "cuont"]);
     flawed("unknown.yaml", &unknown, "run").fails(4, &["nodes.c", "cuont"]);
     node.cli(&["workflow", "run", "no-such.yaml"]).fails(2, &["cannot read no-such.yaml"]);
 

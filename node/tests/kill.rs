@@ -10,7 +10,7 @@
 mod network;
 
 use network::words::{Texts, finished, judge, offer_all, summary};
-use network::{Node, Plan, wait_for};
+use network::{Node, Plan, free_udp_ports, wait_for};
 use remote_network_core::rng::Rng;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -42,7 +42,10 @@ impl World {
     fn start(root: &Path, seed: u64) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
-        let plans = Plan::network(root, NODES, SEEDS);
+        let mut plans = Plan::network(root, NODES, SEEDS);
+        for (plan, port) in plans.iter_mut().zip(free_udp_ports(NODES)) {
+            plan.quic_port = port;
+        }
         let starting: Vec<_> = plans.iter().map(Plan::spawn).collect();
         let nodes = starting.into_iter().map(|s| Some(s.ready())).collect();
         let rng = Rng::from_seed(bytes);
@@ -90,7 +93,7 @@ impl World {
             starting.kill();
             self.kills.push(format!("node {} at its start", n + 1));
         }
-        let starting: Vec<_> = victims.iter().map(|&n| (n, self.plans[n].spawn())).collect();
+        let starting: Vec<_> = victims.iter().map(|&n| (n, self.again(n).spawn())).collect();
         for (n, s) in starting {
             self.nodes[n] = Some(s.ready());
         }
@@ -98,6 +101,14 @@ impl World {
             let left: Vec<&u32> = workers.iter().filter(|p| is_alive(**p)).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?} are left")) }
         });
+    }
+
+    /// How a node is started again: mostly where it was, as people's nodes are, now and then at another QUIC port.
+    fn again(&mut self, n: usize) -> Plan {
+        if self.rng.below(12) == 0 {
+            self.plans[n].quic_port = free_udp_ports(1)[0];
+        }
+        self.plans[n].clone()
     }
 
     /// Looks at the run and remembers the receipts it shows; those seen before must be the very same.
@@ -174,12 +185,23 @@ fn acknowledged_work_survives_kill_9_of_any_node_at_any_moment() {
         world.submit(&run, &workflow);
         let started = Instant::now();
         let strikes = 4 + world.rng.below(8);
-        let mut struck = 0;
+        let (mut struck, mut done) = (0, 0);
         while struck < strikes {
-            world.pause(600);
-            if world.look(&run).is_some_and(|v| v["terminal"] == true) {
+            // A moment at random: after some more progress, or soon if there is none.
+            let (goal, patience) = (done + world.rng.below(7), world.rng.below(1_500));
+            let until = Instant::now() + Duration::from_millis(patience);
+            let terminal = loop {
+                let view = world.look(&run);
+                done = view.as_ref().and_then(|v| v["tasks_committed"].as_u64()).unwrap_or(done);
+                let terminal = view.is_some_and(|v| v["terminal"] == true);
+                if terminal || done >= goal || Instant::now() >= until {
+                    break terminal;
+                }
+            };
+            if terminal {
                 break;
             }
+            world.pause(40);
             world.strike(&run);
             struck += 1;
         }

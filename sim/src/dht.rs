@@ -295,9 +295,10 @@ impl Dht {
         let target = target_of(item.key.as_bytes(), &item.salt);
         let refusal = if item.value.len() > VALUE_BYTES_MAX {
             Some(DhtFailed::TooBig)
-        } else if item.salt.len() > SALT_BYTES_MAX || item.seq > i64::MAX as u64 {
-            Some(DhtFailed::BadSignature)
-        } else if !self.known(&target, &item) && !item.key.verify(&signed_bytes(&item), &item.signature) {
+        } else if item.salt.len() > SALT_BYTES_MAX
+            || item.seq > i64::MAX as u64
+            || !self.known(&target, &item) && !item.key.verify(&signed_bytes(&item), &item.signature)
+        {
             Some(DhtFailed::BadSignature)
         } else {
             None
@@ -421,7 +422,9 @@ impl Dht {
             1 => {
                 let mut value = truth.value.to_vec();
                 let at = self.draw.below(value.len().max(1) as u64) as usize;
-                value.get_mut(at).map(|b| *b ^= 0x20);
+                if let Some(byte) = value.get_mut(at) {
+                    *byte ^= 0x20;
+                }
                 Some(Arc::new(MutableItem { value: Bytes::from(value), ..(*truth).clone() }))
             }
             _ => Some(Arc::new(MutableItem { seq: truth.seq + 1_000, ..(*truth).clone() })),

@@ -92,7 +92,8 @@ impl Quantiles {
         for &(q, value) in self.0 {
             if q >= per_mille {
                 let (span, step) = (u64::from(q - below.0), u64::from(per_mille.saturating_sub(below.0)));
-                return if span == 0 { value } else { below.1 + value.saturating_sub(below.1) * step / span };
+                let rise = (value.saturating_sub(below.1) * step).checked_div(span);
+                return rise.map_or(value, |rise| below.1 + rise);
             }
             below = (q, value);
         }

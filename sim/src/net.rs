@@ -500,7 +500,10 @@ struct Fate {
 }
 
 const fn serialisation_ns(len: usize, bytes_per_s: u64) -> u64 {
-    if bytes_per_s == 0 { 0 } else { len as u64 * 1_000_000_000 / bytes_per_s }
+    match (len as u64 * 1_000_000_000).checked_div(bytes_per_s) {
+        Some(ns) => ns,
+        None => 0,
+    }
 }
 
 /// Puts `len` bytes through a drop-tail queue; when they have left it, or `None` when it is full.

@@ -107,6 +107,8 @@ pub struct HostPlan {
     pub real_tls: bool,
     /// Services it offers: `s<n>` with a module of its own.
     pub services: Vec<u8>,
+    /// Connections it wants; 0: the product's own bounds.
+    pub peers: u16,
 }
 
 /// Something that goes wrong for a while.
@@ -350,6 +352,9 @@ pub struct Plan {
     pub all_succeed: bool,
 }
 
+/// Connections that machines of class [`Class::Scale`] want.
+pub const SCALE_PEERS: u16 = 10;
+
 /// Virtual time everything has to settle once all faults are over: more than the longest chain of the product's own
 /// patience. A task whose input is gone for good is tried `INFRA_RETRIES` times with back-offs that double up to 300 s
 /// (about 1,000 s with jitter), each time staging its inputs for minutes; a task may wait `QUEUE_TIMEOUT` (600 s) for an
@@ -401,7 +406,8 @@ impl Plan {
         let scale = self.class == Class::Scale;
         let last_ms = self.duration_ms.saturating_sub(5_000).max(1);
         let first_ms = 20_000.min(last_ms / 4);
-        let connects = if scale { 5 * peers } else { 2 * peers };
+        // At scale, machines find most of their connections by themselves.
+        let connects = if scale { peers } else { 2 * peers };
         for _ in 0..connects {
             let (host, to) = (self.pick_host(draw), self.pick_host(draw));
             let at_ms = draw.between(first_ms, last_ms.min(first_ms + 60_000));
@@ -622,6 +628,7 @@ fn host_plan(class: Class, seed: u64, id: HostId, duration_ms: u64, real_tls: bo
         engine: EngineSpec::default(),
         real_tls,
         services: vec![(id % 4) as u8],
+        peers: if class == Class::Scale { SCALE_PEERS } else { 0 },
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Report {
     pub runs: RunCounts,
     /// Receipts of committed tasks that were verified offline.
     pub receipts: u64,
+    /// Connections of all machines when the plan's time was up, each counted at both ends.
+    pub connections: u64,
     /// Commands given to cores.
     pub commands: u64,
     /// What the network did.
@@ -179,6 +181,7 @@ pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
         faults,
         runs: RunCounts { acknowledged, ended, succeeded },
         receipts: world.checks.receipts(),
+        connections: scenario.connections(),
         commands: scenario.work().commands,
         net,
         dht,
@@ -202,7 +205,8 @@ impl fmt::Display for Report {
         writeln!(f, "{} peers, class {}, seed {}", self.peers, self.class, self.seed)?;
         writeln!(f, "  virtual time   {}", seconds(self.virtual_ms))?;
         writeln!(f, "  processor time {}", seconds(self.cpu_ms))?;
-        writeln!(f, "  peak memory    {} MiB", self.peak_rss_bytes >> 20)?;
+        let kb_per_peer = self.peak_rss_bytes / 1000 / u64::from(self.peers.max(1));
+        writeln!(f, "  peak memory    {} MiB ({kb_per_peer} kB a peer)", self.peak_rss_bytes >> 20)?;
         writeln!(f, "  events         {}", self.events)?;
         writeln!(
             f,
@@ -211,8 +215,11 @@ impl fmt::Display for Report {
             self.net.delivered,
             self.net.delivered_bytes >> 20
         )?;
+        let per_peer = self.connections * 10 / u64::from(self.peers.max(1));
+        writeln!(f, "  connections    {}.{} per peer", per_peer / 10, per_peer % 10)?;
         let RunCounts { acknowledged, ended, succeeded } = self.runs;
         writeln!(f, "  runs           {acknowledged} acknowledged, {ended} ended, {succeeded} succeeded")?;
+        writeln!(f, "  receipts       {} verified offline", self.receipts)?;
         writeln!(f, "  trace          {}", self.trace_hash)?;
         writeln!(f, "  faults")?;
         for (kind, count) in &self.faults {

@@ -14,8 +14,10 @@ use crate::net::HostId;
 use crate::plan::{Fault, FaultKind, Plan, Shape, WorkKind};
 use crate::world::{HostSpec, Said, World};
 use bytes::Bytes;
-use remote_network_core::command::{Command, CommandError, Notice, Reply, RunState, RunView};
-use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, RunId};
+use remote_network_core::command::{
+    Command, CommandError, Notice, PeerState, PeerView, Reply, RunState, RunView,
+};
+use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::NodeConfig;
 use remote_network_core::port::{EngineLimits, Port};
@@ -107,6 +109,10 @@ pub struct Scenario<C: Core> {
     closing: bool,
     /// Write errors a machine's disk had had when its present life began: only a new one excuses a core that stops.
     excused: BTreeMap<HostId, u64>,
+    /// Whom each machine said it is connected to.
+    connected: BTreeMap<HostId, BTreeSet<PublicKey>>,
+    /// Connections of all machines when the plan's time was up.
+    connections: u64,
     faults: BTreeMap<&'static str, u64>,
     work: WorkTally,
 }
@@ -158,6 +164,10 @@ impl<C: Core> Scenario<C> {
                 public: true,
                 ..NodeConfig::new(keypair)
             };
+            let config = match host.peers {
+                0 => config,
+                peers => NodeConfig { max_peers: peers.into(), min_peers: peers.into(), ..config },
+            };
             let id = world.add(HostSpec {
                 config,
                 real_tls: host.real_tls,
@@ -184,6 +194,8 @@ impl<C: Core> Scenario<C> {
             over: false,
             closing: false,
             excused: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            connections: 0,
             faults: BTreeMap::new(),
             work: WorkTally::default(),
         }
@@ -199,6 +211,11 @@ impl<C: Core> Scenario<C> {
         &self.faults
     }
 
+    /// Connections of all machines, as they told, when the plan's time was up.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// What became of the applications' wishes.
     pub fn work(&self) -> WorkTally {
         self.work
@@ -207,6 +224,7 @@ impl<C: Core> Scenario<C> {
     /// Plays the plan to its end.
     pub fn run(&mut self) {
         self.run_until(self.plan.duration_ms * MS_NS);
+        self.connections = self.connected.values().map(|peers| peers.len() as u64).sum();
         self.mend();
         let end_ns = (self.plan.duration_ms + self.plan.liveness_ms) * MS_NS;
         self.after(LOOK_MS, Mark::Look);
@@ -363,8 +381,9 @@ impl<C: Core> Scenario<C> {
         self.forget_commands(host);
     }
 
-    /// Commands of a machine that fell are never answered: their work is tried again.
+    /// Commands of a machine that fell are never answered: their work is tried again. Its connections are gone.
     fn forget_commands(&mut self, host: HostId) {
+        self.connected.remove(&host);
         let lost: Vec<CommandId> =
             self.pending.iter().filter(|(_, (h, _))| *h == host).map(|(id, _)| *id).collect();
         for id in lost {
@@ -570,17 +589,22 @@ impl<C: Core> Scenario<C> {
                 Said::Notice(host, Notice::Run(view)) if view.state.is_terminal() => {
                     self.give(host, Command::Run(view.run), Purpose::Look(view.run));
                 }
+                Said::Notice(host, Notice::Peer(view)) => self.met(host, &view),
                 Said::Notice(
                     _,
-                    Notice::Run(_)
-                    | Notice::Peer(_)
-                    | Notice::Task { .. }
-                    | Notice::Published { .. }
-                    | Notice::Transfer { .. },
+                    Notice::Run(_) | Notice::Task { .. } | Notice::Published { .. } | Notice::Transfer { .. },
                 ) => {}
                 Said::Stopped(host, fault) => self.stopped(host, fault),
             }
         }
+    }
+
+    fn met(&mut self, host: HostId, view: &PeerView) {
+        let peers = self.connected.entry(host).or_default();
+        match view.state {
+            PeerState::Connected | PeerState::Idle | PeerState::Stale => peers.insert(view.key),
+            PeerState::Connecting | PeerState::Closed => peers.remove(&view.key),
+        };
     }
 
     fn stopped(&mut self, host: HostId, fault: Option<String>) {

@@ -495,8 +495,7 @@ impl<C: Core> World<C> {
     fn drain(&mut self, id: HostId) {
         let now_ns = self.now_ns();
         let mut buf = std::mem::take(&mut self.buf);
-        loop {
-            let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.inbox.is_none()) else { break };
+        while let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.inbox.is_none()) {
             buf.clear();
             if let Some(transmit) = host.poll_transmit(now_ns, BURST_DATAGRAMS, &mut buf) {
                 let size = transmit.size.min(buf.len());

@@ -145,10 +145,7 @@ fn datagrams_come_before_events_and_events_before_time() {
     io.receives = [vec![3, 4], vec![5]].into();
     io.events = [command(1), command(2)].into();
     assert_eq!(turn(&mut pump, &mut io), IDLE);
-    assert_eq!(
-        pump.node.told,
-        ["datagrams 3 4", "datagram 5", "command 1", "command 2", "timeout 7"]
-    );
+    assert_eq!(pump.node.told, ["datagrams 3 4", "datagram 5", "command 1", "command 2", "timeout 7"]);
 }
 
 #[test]

@@ -485,11 +485,11 @@ fn read_peer(key: &[u8], record: &[u8]) -> Result<(PublicKey, KnownPeer), Decode
         dht_id: d.get("d").map(|_| d.array("d").map(DhtId)).transpose()?,
         topics: d.list("t", PEER_TOPICS_MAX)?.iter().map(topic).collect::<Result<_, _>>()?,
         role: Role::from_number(d.u64("s")?)?,
-        is_relay: d.u64("r")? == 1,
+        is_relay: d.flag("r")?,
         first_seen: UnixTime::from_millis(d.u64("f")?),
         last_seen: UnixTime::from_millis(d.u64("w")?),
         source: source.ok_or(DecodeError::Unknown { what: "source of a known peer", number })?,
-        blocked: d.u64("b")? == 1,
+        blocked: d.flag("b")?,
         addr,
     };
     Ok((key, peer))

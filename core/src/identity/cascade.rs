@@ -94,6 +94,9 @@ pub struct Cascade {
     vain: BTreeMap<SocketAddr, (u32, Instant)>,
     budget: DialBudget,
     budget_frees: Option<Instant>,
+    /// Everybody who is not wanted and may be dialled waits for the budget: nobody need be looked at before it frees.
+    /// Every input asks, so looking through all who wait each time would cost more than all the rest.
+    others_wait: bool,
     top_up: Option<Instant>,
 }
 
@@ -118,6 +121,7 @@ impl Cascade {
             vain: BTreeMap::new(),
             budget: DialBudget::default(),
             budget_frees: None,
+            others_wait: false,
             top_up: None,
         }
     }
@@ -183,7 +187,10 @@ impl Cascade {
         let place = |e: &Effort| (e.stage, if e.is_wanted() { WANTED } else { OTHERS });
         let before = place(effort);
         f(effort);
-        match place(effort) {
+        let after = place(effort);
+        // Also when the place is the same: it may have another address to try.
+        self.others_wait &= after != (Stage::WaitDial, OTHERS);
+        match after {
             same if same == before => {}
             (Stage::WaitLookup, queue) => self.lookup_queues[queue].push_back(*key),
             (Stage::WaitDial, queue) => self.dial_queues[queue].push_back(*key),
@@ -219,6 +226,7 @@ impl Cascade {
             return cx.emit(Output::Refused("hint-flood"));
         }
         self.hints.push_back(addr);
+        self.others_wait = false;
     }
 
     fn found(
@@ -444,11 +452,13 @@ impl Cascade {
 
     /// Starts what may start.
     fn pump(&mut self, cx: &mut Cx<'_, Output>) {
-        self.budget_frees = None;
         self.start_lookups(cx, WANTED);
         self.start_dials(cx, WANTED);
         self.start_lookups(cx, OTHERS);
-        self.start_dials(cx, OTHERS);
+        if !self.others_wait || self.budget_frees.is_some_and(|at| at <= cx.now) {
+            self.budget_frees = None;
+            self.start_dials(cx, OTHERS);
+        }
     }
 
     fn slots(&self, under_way: usize, queue: usize) -> usize {
@@ -492,6 +502,7 @@ impl Cascade {
             } else if let Some(addr) = (!wanted).then(|| self.next_hint_dial(cx.now)).flatten() {
                 self.dial(cx, None, addr, false);
             } else {
+                self.others_wait |= !wanted;
                 return;
             }
         }
@@ -507,6 +518,7 @@ impl Cascade {
         self.next_dial += 1;
         let dial = DialId(self.next_dial);
         self.budget.spend(cx.now, addr);
+        self.others_wait = false;
         self.dials.insert(dial, Dial { key, addr, wanted, deadline: cx.now + DIAL_TIMEOUT });
         cx.emit(Output::Dial { dial, peer: key, addr });
         dial

@@ -310,7 +310,7 @@ fn read_identity(body: &[u8]) -> Result<(Identity, PeerId, Option<SocketAddr>), 
         dht_id: DhtId(d.array("d")?),
         node_type: NodeType::from_number(d.u64("n")?)?,
         role: Role::from_number(d.u64("s")?)?,
-        is_relay: d.u64("r")? == 1,
+        is_relay: d.flag("r")?,
         topics: d.list("t", TOPICS_MAX)?.iter().map(topic).collect::<Result<_, _>>()?,
         versions: d.list("v", VERSIONS_MAX)?.iter().map(version).collect::<Result<_, _>>()?,
     };
@@ -341,7 +341,7 @@ fn read_known_peers(body: &[u8]) -> Result<Vec<KnownPeerHint>, DecodeError> {
             key: d.key("k")?,
             topic: DhtId(d.array("t")?),
             role: Role::from_number(d.u64("s")?)?,
-            is_relay: d.u64("r")? == 1,
+            is_relay: d.flag("r")?,
             last_seen: UnixTime::from_secs(d.u64("w")?),
             addr: read_addr(d)?,
         })

@@ -103,7 +103,7 @@ pub fn output_of(value: &Value) -> Result<EngineOutput, DecodeError> {
         port: port_of(d.need("p")?)?,
         digest: d.digest("d")?,
         len: d.u64("len")?,
-        truncated: d.u64("cut")? == 1,
+        truncated: d.flag("cut")?,
     })
 }
 

@@ -101,6 +101,8 @@ pub enum Input {
     },
     /// The engine tells.
     Engine(EngineReport),
+    /// An execution ended, but what it left is not in the store: it is executed again.
+    OutputsGone(JobId),
 }
 
 /// What the executor can ask for.
@@ -509,6 +511,19 @@ impl Executor {
         }
     }
 
+    fn outputs_gone(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        match self.held.get(job) {
+            Some(h) if h.stopping => self.stopped(cx, job),
+            Some(h) if h.started.is_some() && h.receipt.is_none() => {
+                if let Some(soft) = self.soft.get_mut(job) {
+                    soft.guest_runs = false;
+                }
+                self.run(cx, job);
+            }
+            Some(_) | None => {}
+        }
+    }
+
     /// Signs and journals the result, then offers it.
     fn seal(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, exit: EngineExit) {
         let Some(held) = self.held.get(job) else { return };
@@ -645,9 +660,14 @@ impl Executor {
     }
 
     fn unsealed_of(&self, peer: &PublicKey) -> Vec<JobId> {
-        let unsealed = |h: &Held| h.requester() == *peer && h.receipt.is_none() && !h.stopping;
-        self.held.iter().filter(|(_, h)| unsealed(h)).map(|(j, _)| *j).collect()
+        let of_peer = self.held.iter().filter(|(_, h)| h.requester() == *peer && unsealed(h));
+        of_peer.map(|(j, _)| *j).collect()
     }
+}
+
+/// Whether a job still works towards its receipt.
+fn unsealed(held: &Held) -> bool {
+    held.receipt.is_none() && !held.stopping
 }
 
 impl Machine for Executor {
@@ -685,6 +705,7 @@ impl Machine for Executor {
             Input::Fetched { digest, new } => self.fetched(cx, digest, new),
             Input::FetchFailed { digest, why } => self.fetch_failed(cx, digest, &why),
             Input::Engine(report) => self.engine(cx, report),
+            Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }
 
@@ -713,12 +734,12 @@ impl Machine for Executor {
 
     fn poll_timeout(&self) -> Option<Deadline> {
         let mut next = None;
-        let requesters: BTreeSet<PublicKey> = self.held.values().map(Held::requester).collect();
-        for (key, p) in self.peers.iter().filter(|(key, _)| requesters.contains(key)) {
+        for held in self.held.values() {
+            let Some(p) = self.peers.get(&held.requester()) else { continue };
             if p.up {
                 next = Deadline::earlier(next, Some(Deadline::new(p.heartbeat_at, "heartbeat")));
             }
-            if !self.unsealed_of(key).is_empty() {
+            if unsealed(held) {
                 next = Deadline::earlier(next, Some(Deadline::new(p.heard + ORPHAN_AFTER, "orphan")));
             }
         }

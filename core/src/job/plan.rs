@@ -219,7 +219,7 @@ fn task_of(t: &Dict, index: usize) -> Result<PlannedTask, DecodeError> {
         inputs: t.list("in", TASK_INPUTS_MAX)?.iter().map(input).collect::<Result<_, _>>()?,
         outputs: ports_of(t, "out", TASK_OUTPUTS_MAX)?,
         candidates: keys_of(t, "peers", CANDIDATES_MAX)?,
-        spread: t.u64("spread")? == 1,
+        spread: t.flag("spread")?,
     })
 }
 

@@ -28,8 +28,10 @@ use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a run waits for named peers to show their catalogues.
-pub const VALIDATING_MAX: Duration = Duration::from_secs(30);
+/// How long a run waits for named peers to show their catalogues: longer than it takes to notice that a connection leads
+/// nowhere (30 s), to wait for the next attempt at the peer (another 30 s) and to find and reach it. A run that was
+/// accepted must not fail because a peer has just restarted.
+pub const VALIDATING_MAX: Duration = Duration::from_secs(120);
 /// How long a task waits for any of its executors to be there and take it.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a preferred executor that is not connected is waited for before the next one is taken.
@@ -275,6 +277,11 @@ impl Requester {
             let id = RunId::from_slice(&r.subject.key)
                 .map_err(|e| fail(DecodeError::invalid("run", e.to_string())))?;
             let (record, at) = RunRecord::decode(&r.record).map_err(fail)?;
+            let begins = matches!(record, RunRecord::Submitted { .. } | RunRecord::Planned { .. });
+            if !begins && !runs.contains_key(&id) {
+                // Without what was submitted nothing could ever become of it, nor could anybody be told what it was.
+                return Err(fail(DecodeError::invalid("k", "a run that begins in the middle")));
+            }
             runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, at);
         }
         Ok(Self {

@@ -202,7 +202,13 @@ impl RunRecord {
         let record = match d.u64("k")? {
             0 => RunRecord::Submitted { workflow: decode_workflow(d.bytes("wf", PLAN_BYTES_MAX)?)? },
             1 => RunRecord::Planned { plan: Plan::decode(d.bytes("plan", PLAN_BYTES_MAX)?)? },
-            2 => RunRecord::Attempt { task: task()?, order: signed_in(&d, "o")? },
+            2 => {
+                let order: Signed<Order> = signed_in(&d, "o")?;
+                if d.u32("f")? != order.fence {
+                    return Err(DecodeError::invalid("f", "not the fence of the order"));
+                }
+                RunRecord::Attempt { task: task()?, order }
+            }
             3 => RunRecord::Accepted {
                 task: task()?,
                 fence: d.u32("f")?,
@@ -226,6 +232,7 @@ impl RunRecord {
                 receipt: signed_in(&d, "r")?,
                 commit: signed_in(&d, "m")?,
             },
+            6 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a failed task has no fence")),
             6 => RunRecord::TaskFailed { task: task()?, words: words_in(&d)? },
             7 => RunRecord::CancelRequested,
             8 => {
@@ -476,4 +483,22 @@ impl Run {
 
 fn attempt_mut(task: &mut Task, fence: u32) -> Option<&mut Attempt> {
     task.attempts.iter_mut().find(|a| a.order.fence == fence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Keypair;
+    use crate::job::order::tests::order;
+
+    #[test]
+    fn an_attempt_is_journaled_under_the_fence_of_its_order_or_refused() {
+        let (a, b) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
+        let record = RunRecord::Attempt { task: 0, order: Signed::sign(order(&a, &b), &a) };
+        let bytes = record.encode(UnixTime::from_secs(1));
+        assert_eq!(RunRecord::decode(&bytes), Ok((record, UnixTime::from_secs(1))));
+        // Found by fuzzing: another fence beside the order was passed over.
+        let other = Dict::decode(&bytes, RUN_RECORD_BYTES_MAX).unwrap().with("f", 2u64);
+        assert!(matches!(RunRecord::decode(&other.encode()), Err(DecodeError::Invalid { key: "f", .. })));
+    }
 }

@@ -3,7 +3,10 @@
 //! The dialling side opens the first stream; it carries the identity exchange and then every message between the two
 //! nodes, as frames. When both sides dialled at once, both choose the same survivor without talking: the connection
 //! dialled by the lower key. An older connection is something else: a peer that dials again has forgotten it (it
-//! restarted, or moved), so the new one wins.
+//! restarted, or moved), so the new one wins. A peer may also restart within the moment in which dials count as
+//! simultaneous; then the survivor of the rule would be a connection to a process that is gone. So a connection that the
+//! rule rejects is a *rival* until its identity is read: its DHT node id, new in every process, tells whether the peer is
+//! still the one that the older connection leads to.
 //!
 //! A link is *connecting* until the peer is identified, then *connected*, *idle* after a minute without activity,
 //! *stale* when it is about to be closed, and closed with code 0x100 after five minutes (SPEC 3.4); dialling again is
@@ -11,7 +14,7 @@
 
 use crate::codec::{DecodeError, Frame, FrameReader};
 use crate::command::PeerState;
-use crate::id::{ConnId, PublicKey, StreamId};
+use crate::id::{ConnId, DhtId, PublicKey, StreamId};
 use crate::limits::CONTROL_QUEUE_BYTES_MAX;
 use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
@@ -43,6 +46,8 @@ pub struct Link {
     pub since_wall: UnixTime,
     /// Whether the identity exchange succeeded.
     pub identified: bool,
+    /// The peer's DHT node id, once it is identified: another one is another process.
+    process: Option<DhtId>,
     last_activity: Instant,
     close_after: Duration,
     control: Option<StreamId>,
@@ -59,6 +64,19 @@ pub enum Admission {
     /// It is the peer's link now; close this older one.
     Replaces(ConnId),
     /// The older one stays; close this one.
+    Duplicate,
+    /// The older one stays unless the identity on this one says that it leads to another process ([`Links::identified`]).
+    Rival,
+}
+
+/// What the identity on a connection means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Identified {
+    /// It is the peer's link.
+    Current,
+    /// It is the peer's link now; this one leads to a process that is gone: close it.
+    Replaces(ConnId),
+    /// The older link stays; close this one.
     Duplicate,
 }
 
@@ -102,10 +120,27 @@ impl Links {
             let simultaneous = link.dialled != dialled && now.since(link.since) < SIMULTANEOUS_WITHIN;
             let ours_wins = *me < peer;
             if simultaneous && dialled != ours_wins {
-                return Admission::Duplicate;
+                if link.process.is_none() {
+                    return Admission::Duplicate;
+                }
+                self.insert(now, wall, conn, peer, addr, dialled);
+                return Admission::Rival;
             }
         }
         self.by_peer.insert(peer, conn);
+        self.insert(now, wall, conn, peer, addr, dialled);
+        older.map_or(Admission::Welcome, Admission::Replaces)
+    }
+
+    fn insert(
+        &mut self,
+        now: Instant,
+        wall: UnixTime,
+        conn: ConnId,
+        peer: PublicKey,
+        addr: SocketAddr,
+        dialled: bool,
+    ) {
         let link = Link {
             peer,
             addr,
@@ -113,6 +148,7 @@ impl Links {
             since: now,
             since_wall: wall,
             identified: false,
+            process: None,
             last_activity: now,
             close_after: self.close_after,
             control: None,
@@ -121,7 +157,6 @@ impl Links {
             queued_bytes: 0,
         };
         self.links.insert(conn, link);
-        older.map_or(Admission::Welcome, Admission::Replaces)
     }
 
     /// A connection ended. Returns its link, and whether it was the peer's current one.
@@ -165,11 +200,21 @@ impl Links {
         self.links.len()
     }
 
-    /// The identity exchange succeeded.
-    pub fn identified(&mut self, conn: ConnId) {
+    /// The identity exchange succeeded with this process of the peer.
+    pub fn identified(&mut self, conn: ConnId, process: DhtId) -> Identified {
+        let Some(peer) = self.links.get(&conn).map(|l| l.peer) else { return Identified::Current };
+        let older = self.by_peer.get(&peer).copied().filter(|c| *c != conn);
+        if let Some(link) = older.and_then(|c| self.links.get(&c))
+            && link.process == Some(process)
+        {
+            return Identified::Duplicate;
+        }
+        self.by_peer.insert(peer, conn);
         if let Some(link) = self.links.get_mut(&conn) {
             link.identified = true;
+            link.process = Some(process);
         }
+        older.map_or(Identified::Current, Identified::Replaces)
     }
 
     /// Something that counts as activity happened on a connection.
@@ -346,6 +391,30 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_restarts_right_after_a_connection_is_told_apart_from_a_simultaneous_dial() {
+        let (low, high) = keys();
+        for (process, expected) in [(1, Identified::Duplicate), (2, Identified::Replaces(ConnId(1)))] {
+            let mut links = Links::new(IDLE_CLOSE_AFTER);
+            assert_eq!(join(&mut links, 0, &low, 1, high, true), Admission::Welcome);
+            assert_eq!(links.identified(ConnId(1), DhtId([1; 20])), Identified::Current);
+            assert_eq!(join(&mut links, 1_000, &low, 2, high, false), Admission::Rival);
+            assert_eq!(links.of(&high).map(|(c, _)| c), Some(ConnId(1)));
+            assert_eq!(links.identified(ConnId(2), DhtId([process; 20])), expected);
+            let kept = if process == 1 { ConnId(1) } else { ConnId(2) };
+            assert_eq!(links.of(&high).map(|(c, _)| c), Some(kept));
+            assert!(links.is_up(&high));
+        }
+        // The older connection may end meanwhile.
+        let mut links = Links::new(IDLE_CLOSE_AFTER);
+        join(&mut links, 0, &low, 1, high, true);
+        links.identified(ConnId(1), DhtId([1; 20]));
+        join(&mut links, 1_000, &low, 2, high, false);
+        assert!(links.closed(ConnId(1)).is_some_and(|(_, current)| current));
+        assert_eq!(links.identified(ConnId(2), DhtId([1; 20])), Identified::Current);
+        assert!(links.is_up(&high));
+    }
+
+    #[test]
     fn a_link_passes_from_connecting_to_stale() {
         let (low, high) = keys();
         let mut links = Links::new(IDLE_CLOSE_AFTER);
@@ -353,7 +422,7 @@ mod tests {
         let state =
             |links: &Links, s: u64| links.get(ConnId(1)).map(|l| l.state(Instant::from_millis(s * 1000)));
         assert_eq!(state(&links, 0), Some(PeerState::Connecting));
-        links.identified(ConnId(1));
+        links.identified(ConnId(1), DhtId([1; 20]));
         assert_eq!(state(&links, 59), Some(PeerState::Connected));
         assert_eq!(state(&links, 60), Some(PeerState::Idle));
         assert_eq!(state(&links, 240), Some(PeerState::Stale));

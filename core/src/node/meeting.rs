@@ -3,7 +3,7 @@
 //! A dial ends when the peer is *identified*, not when QUIC is connected: until then nobody is told of the peer, and no
 //! message of a job passes. All failures on the way come back to the cascade in words that a person can act on.
 
-use super::links::{Admission, LinkFault};
+use super::links::{Admission, Identified, LinkFault};
 use super::streams::{Owner, StreamNews};
 use super::wiring::{Inside, drive};
 use super::{Life, Node};
@@ -143,7 +143,7 @@ impl<T: Transport> Node<T> {
             return;
         }
         match self.links.connected(self.now, self.wall, &self.me, conn, peer, addr, dialled) {
-            Admission::Welcome => {}
+            Admission::Welcome | Admission::Rival => {}
             Admission::Replaces(old) => {
                 if self.links.get(old).is_some_and(|l| l.identified) {
                     self.peer_down(&peer);
@@ -236,9 +236,20 @@ impl<T: Transport> Node<T> {
     fn identified(&mut self, conn: ConnId, peer: Box<exchange::PeerIdentity>) {
         let key = peer.identity.key;
         let Some(addr) = self.links.get(conn).map(|l| l.addr) else { return };
-        self.links.identified(conn);
         if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
             self.dialled(dial, Ok(key));
+        }
+        match self.links.identified(conn, peer.identity.dht_id) {
+            Identified::Current => {}
+            Identified::Replaces(old) => {
+                self.peer_down(&key);
+                let words = "it leads to a process that is gone";
+                self.transport.close(self.now, old, close_code::DUPLICATE, words);
+            }
+            Identified::Duplicate => {
+                self.transport.close(self.now, conn, close_code::DUPLICATE, "another connection is kept");
+                return;
+            }
         }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {

@@ -7,6 +7,7 @@
 //! | [`meeting`] | connections: admission, control streams, identity, dials, transfer streams |
 //! | [`links`], [`streams`] | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
+//! | [`sealing`] | outputs that are there when a receipt promises them |
 //! | [`commands`] | what the application asks and gets |
 //!
 //! **Mutate once, drain fully.** Every call that can change something ends in [`Node::settle`]: transport events and
@@ -22,6 +23,7 @@ mod config;
 pub mod gate;
 mod links;
 mod meeting;
+mod sealing;
 mod streams;
 mod wiring;
 
@@ -51,6 +53,7 @@ use commands::Commands;
 use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
+use sealing::Sealing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
@@ -109,6 +112,7 @@ pub struct Node<T: Transport> {
     catalogue: Catalogue,
     requester: Requester,
     executor: Executor,
+    sealing: Sealing,
 
     rngs: Rngs,
     inbox: VecDeque<Inside>,
@@ -193,6 +197,7 @@ impl<T: Transport> Node<T> {
             catalogue,
             requester,
             executor,
+            sealing: Sealing::default(),
             rngs,
             inbox: VecDeque::new(),
             gate: Gate::new(journal.last),
@@ -229,7 +234,7 @@ impl<T: Transport> Node<T> {
             }
             Event::Dht(event) => self.inbox.push_back(Inside::Dht(dht::Input::Dht(event))),
             Event::Blob { op, result } => self.blob_answer(op, result),
-            Event::Engine(report) => self.inbox.push_back(Inside::Executor(executor::Input::Engine(report))),
+            Event::Engine(report) => self.engine_report(report),
             Event::Command { id, command } => self.command(id, command),
         }
         self.settle();

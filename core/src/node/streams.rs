@@ -121,7 +121,8 @@ impl Streams {
     pub fn readable<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
         while let Some(slot) = self.slots.get_mut(&key) {
             let Some(max) = slot.read else { return };
-            let read = if slot.ended { Ok((Chunk::End, true)) } else { transport.read_joined(key.0, key.1, max) };
+            let read =
+                if slot.ended { Ok((Chunk::End, true)) } else { transport.read_joined(key.0, key.1, max) };
             match read {
                 Err(ReadError::Blocked) => return,
                 Err(ReadError::Gone) => return self.lost(transport, key),

@@ -4,6 +4,7 @@
 //! inside the node does not: it changes nothing that others could rely on, and after a crash the machines derive it anew.
 
 use super::gate::Effect;
+use super::sealing::Verdict;
 use super::{Node, rng};
 use crate::action::Action;
 use crate::command::{Notice, Reply};
@@ -13,7 +14,7 @@ use crate::id::{CommandId, Digest, OpId, PublicKey};
 use crate::identity::{book, cascade};
 use crate::job::{executor, message::Addressee, message::Message, requester};
 use crate::machine::{Cx, Machine};
-use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
+use crate::port::{BlobAnswer, BlobFailed, BlobRequest, EngineReport};
 use crate::rng::Rng;
 use crate::service::catalogue;
 use crate::store::StoreOp;
@@ -445,23 +446,60 @@ impl<T: Transport> Node<T> {
 
     /// Removes an object that no job needs any more, unless a service or a run of this node does.
     fn remove_object(&mut self, digest: Digest) {
-        if self.catalogue.holds(&digest) || self.requester.holds(&digest) || self.executor.holds(&digest) {
+        let held = self.catalogue.holds(&digest)
+            || self.requester.holds(&digest)
+            || self.executor.holds(&digest)
+            || self.sealing.holds(&digest);
+        if held {
             return;
         }
         let op = self.commands.issue_op();
+        self.sealing.removing(op, digest);
         self.hold(Action::Blob { op, request: BlobRequest::Remove { digest } });
     }
 
-    /// An answer of the store goes to who asked. Removals are asked by the node itself and need no answer.
+    /// The engine reports; the end of an execution waits until its outputs are known to be there.
+    pub(super) fn engine_report(&mut self, report: EngineReport) {
+        if let Some(report) = self.sealing.reported(report) {
+            self.inbox.push_back(Inside::Executor(executor::Input::Engine(report)));
+        }
+        self.ask_for_outputs();
+    }
+
+    fn ask_for_outputs(&mut self) {
+        for (job, digest) in self.sealing.to_ask() {
+            let op = self.commands.issue_op();
+            self.sealing.asked(op, job);
+            self.actions.push_back(Action::Blob { op, request: BlobRequest::Open { digest } });
+        }
+    }
+
+    /// The store answers a removal or a question after an output.
+    fn own_blob_answer(&mut self, op: OpId, result: Result<BlobAnswer, BlobFailed>) {
+        // What cannot be read now may be read later; only what is not there, or not what it was, is made again.
+        let there = !matches!(result, Err(BlobFailed::NotFound | BlobFailed::Corrupt));
+        if result.is_err() && there {
+            self.refuse("store-failed");
+        }
+        // In front of everything else, so that the outputs are held by the executor before anything can be given up.
+        match self.sealing.answered(op, there) {
+            Some(Verdict::There(report)) => {
+                self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
+            }
+            Some(Verdict::Gone(job)) => {
+                self.inbox.push_front(Inside::Executor(executor::Input::OutputsGone(job)));
+            }
+            None => {}
+        }
+        self.ask_for_outputs();
+    }
+
+    /// An answer of the store goes to who asked.
     pub(super) fn blob_answer(&mut self, op: OpId, result: Result<BlobAnswer, BlobFailed>) {
         match op.room() {
             super::op_room::FETCH => self.inbox.push_back(Inside::Fetch(fetch::Input::Blob { op, result })),
             super::op_room::SERVE => self.inbox.push_back(Inside::Serve(serve::Input::Blob { op, result })),
-            super::op_room::NODE => {
-                if result.is_err_and(|e| e != BlobFailed::NotFound) {
-                    self.refuse("store-remove-failed");
-                }
-            }
+            super::op_room::NODE => self.own_blob_answer(op, result),
             _ => self.refuse("store-answer-unknown"),
         }
     }

@@ -163,7 +163,7 @@ impl Service {
             version: d.text("ver", NAME_MAX)?,
             module: d.digest("mod")?,
             module_len: d.u64("len")?,
-            stdin: d.u64("in")? == 1,
+            stdin: d.flag("in")?,
             mounts,
             limits: EngineLimits { memory_bytes, time_ms, output_bytes },
             visibility: Visibility::Everyone,

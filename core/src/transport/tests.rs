@@ -194,6 +194,32 @@ fn bytes_arrive_in_order_through_flow_control_and_end_with_the_stream() {
 }
 
 #[test]
+fn joined_reads_are_whole_pieces_and_tell_the_end_once_behind_the_last() {
+    let mut wire = Wire::of(&[1, 2]);
+    let now = wire.now;
+    let conn = wire.host(1).dial(now, &key(2).public(), addr(2)).expect("room");
+    wire.run(Duration::from_secs(1));
+    let there = connected(&wire.take(2))[0].0;
+    let stream = wire.host(1).open(conn).expect("a stream");
+    let sent: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+    let mut rest = Bytes::from(sent.clone());
+    assert_eq!(wire.host(1).write(conn, stream, &mut rest), Ok(sent.len()));
+    wire.run(Duration::from_secs(1));
+    let max = 30_000;
+    let read = |wire: &mut Wire| wire.host(2).read_joined(there, stream, max);
+    for piece in sent.chunks(max) {
+        assert_eq!(read(&mut wire), Ok((Chunk::Bytes(Bytes::copy_from_slice(piece)), false)));
+    }
+    assert_eq!(read(&mut wire), Err(ReadError::Blocked));
+    let mut tail = Bytes::from_static(b"the last");
+    assert_eq!(wire.host(1).write(conn, stream, &mut tail), Ok(8));
+    wire.host(1).finish(conn, stream);
+    wire.run(Duration::from_secs(1));
+    assert_eq!(read(&mut wire), Ok((Chunk::Bytes(Bytes::from_static(b"the last")), true)));
+    assert_eq!(read(&mut wire), Err(ReadError::Gone), "nothing is behind an end that was told");
+}
+
+#[test]
 fn our_own_close_is_told_once_here_and_with_its_code_there() {
     let mut wire = Wire::of(&[1, 2]);
     let now = wire.now;

@@ -224,7 +224,10 @@ impl Host {
     fn take_dht(&mut self, op: OpId, request: DhtRequest) {
         if let DhtRequest::PutMutable { item, .. } = &request {
             assert_eq!(item::verify(item), Ok(()), "an item was published that would not be believed");
-            assert!(self.journaled_seq() >= Some(item.seq), "a version was published before it was journaled");
+            assert!(
+                self.journaled_seq() >= Some(item.seq),
+                "a version was published before it was journaled"
+            );
         }
         if request == DhtRequest::Cancel {
             return;

@@ -119,10 +119,9 @@ pub fn dht(host: &mut Host, dht: &mut Dht, which: usize, fate: DhtFate) -> Optio
         DhtFate::Timeout => vec![failed(DhtFailed::Timeout)],
         DhtFate::Cas => vec![failed(DhtFailed::Cas)],
         DhtFate::SeqTooOld => vec![failed(DhtFailed::SeqTooOld)],
-        DhtFate::Offline => vec![
-            Event::Dht(DhtEvent::Health { table_len: 0, reachable: false }),
-            failed(DhtFailed::Offline),
-        ],
+        DhtFate::Offline => {
+            vec![Event::Dht(DhtEvent::Health { table_len: 0, reachable: false }), failed(DhtFailed::Offline)]
+        }
         DhtFate::ForgedItem | DhtFate::OthersItem => {
             let mut events = dht.forged(op, &request, fate);
             events.push(done(op, 1, None));

@@ -243,7 +243,8 @@ impl Stranger {
                 Message::Dispatch { order: Box::new(Signed::sign(order, &key())), sources }.to_frame()
             }
             Words::Accept { which, incarnation } => {
-                Message::Accepted { job: order(which)?.job(), incarnation: u64::from(*incarnation) }.to_frame()
+                Message::Accepted { job: order(which)?.job(), incarnation: u64::from(*incarnation) }
+                    .to_frame()
             }
             Words::Reject { which, why, retry_s } => {
                 let all = [

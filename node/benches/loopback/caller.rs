@@ -15,7 +15,9 @@ use remote_network_core::machine::{Cx, Machine as _};
 use remote_network_core::rng::Rng;
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
-use remote_network_core::transport::{Chunk, CloseReason, Transmit, Transport, TransportEvent, close_code, tls};
+use remote_network_core::transport::{
+    Chunk, CloseReason, Transmit, Transport, TransportEvent, close_code, tls,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 

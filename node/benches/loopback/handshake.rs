@@ -52,8 +52,16 @@ pub fn measure(report: &mut Report, dir: &TempDir, rounds: usize, connections: u
     let listener = Listener::start()?;
     let callee = Running::start(Runtime::Tokio, dir.path(), 9)?;
     for (at_once, bare, greeted) in [
-        (1, "connections, one at a time: to bare handshakes", "connections, one at a time: to a message each way"),
-        (AT_ONCE, "connections, 8 at once: to bare handshakes", "connections, 8 at once: to a message each way"),
+        (
+            1,
+            "connections, one at a time: to bare handshakes",
+            "connections, one at a time: to a message each way",
+        ),
+        (
+            AT_ONCE,
+            "connections, 8 at once: to bare handshakes",
+            "connections, 8 at once: to a message each way",
+        ),
     ] {
         let total = connections / at_once * at_once;
         let rate = |elapsed: Duration| total as f64 / elapsed.as_secs_f64();

@@ -174,8 +174,7 @@ impl Running {
         let share = holder.tell(Command::Share { digest: object.digest, consumer: self.key, valid })?;
         let Reply::Ticket(ticket) = holder.answer(share)?.0 else { bail!("no ticket for an object") };
         let begun = std::time::Instant::now();
-        let fetch =
-            Command::Fetch { digest: object.digest, len: object.len, from: holder.key, ticket };
+        let fetch = Command::Fetch { digest: object.digest, len: object.len, from: holder.key, ticket };
         let id = self.tell(fetch)?;
         let (_, whole) = self.answer(id)?;
         let durable = begun.elapsed();

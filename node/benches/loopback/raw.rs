@@ -7,7 +7,9 @@
 use crate::pair::LOOPBACK;
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig};
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TransportConfig,
+};
 use remote_network_core::id::Keypair;
 use remote_network_core::transport::tls;
 use std::net::SocketAddr;
@@ -169,8 +171,7 @@ impl Sender {
 pub fn connections(to: SocketAddr, connections: usize, at_once: usize, greet: bool) -> Result<Duration> {
     let each = connections / at_once;
     runtime()?.block_on(async move {
-        let endpoints =
-            (0..at_once).map(|i| endpoint(110 + i as u8)).collect::<Result<Vec<Endpoint>>>()?;
+        let endpoints = (0..at_once).map(|i| endpoint(110 + i as u8)).collect::<Result<Vec<Endpoint>>>()?;
         let begun = Instant::now();
         let mut callers = tokio::task::JoinSet::new();
         for endpoint in &endpoints {

@@ -9,7 +9,7 @@ use super::{Client, Failure, configuration};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
-use remote_network_core::job::workflow::ObjectRef;
+use remote_network_core::job::workflow::{ObjectRef, Problem};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -365,15 +365,18 @@ async fn with_objects(client: &Client, file: &Path, parsed: &ParsedWorkflow) -> 
 async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Result<(), Failure> {
     match command {
         WorkflowCommand::Validate { file } => {
-            let written = with_objects(client, &file, &parse(&file)?).await?;
+            let parsed = parse(&file)?;
+            let written = with_objects(client, &file, &parsed).await?;
             let answer =
                 client.post_text("/workflows/validate", format!("{{\"workflow\":{written}}}")).await?;
             if answer["valid"] != json!(true) {
                 if shown.json {
                     println!("{answer}");
                 }
+                // The node saw the workflow as the client wrote it; people want the line of their file.
                 let lines: Vec<String> = items(&answer, "problems")
-                    .map(|p| format!("{}: {}", text(p, "place"), text(p, "reason")))
+                    .map(|p| Problem { place: text(p, "place"), reason: text(p, "reason") })
+                    .map(|p| parsed.locate(&p).to_string())
                     .collect();
                 return Err(Failure::work(format!(
                     "{} is not valid:\n  {}",

@@ -139,6 +139,8 @@ pub struct Plan {
     pub dir: PathBuf,
     pub driver: &'static str,
     pub dht: Dht,
+    /// 0: any free one.
+    pub quic_port: u16,
     pub settings: Vec<String>,
 }
 
@@ -158,6 +160,7 @@ impl Plan {
             dir: root.join(name),
             driver: "tokio",
             dht: Dht::Off,
+            quic_port: 0,
             settings: Vec::new(),
         }
     }
@@ -182,6 +185,7 @@ impl Plan {
                     port: ports[i],
                     bootstrap: ports[..seeds].iter().copied().filter(|p| *p != ports[i]).collect(),
                 },
+                quic_port: 0,
                 settings: Vec::new(),
             })
             .collect()
@@ -209,7 +213,7 @@ impl Plan {
         let level = std::env::var("NODE_LOG").unwrap_or_else(|_| "warn".into());
         let mut child = command()
             .args(["start", "--json", "--until-stdin-closes", "--unencrypted-key"])
-            .args(["--listen", "127.0.0.1", "--quic-port", "0", "--api-port", "0"])
+            .args(["--listen", "127.0.0.1", "--quic-port", &self.quic_port.to_string(), "--api-port", "0"])
             .args(["--driver", self.driver, "--log", &level, "--data-dir"])
             .arg(&self.dir)
             .args(settings.iter().flat_map(|s| ["--set", s.as_str()]))

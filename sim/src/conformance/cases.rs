@@ -52,10 +52,11 @@ pub fn two_nodes_meet_and_identify_each_other<B: Bench>(stage: &mut Stage<B>) {
 /// A published record leads to its owner: nobody has to know an address.
 pub fn a_key_alone_is_enough_to_connect<B: Bench>(stage: &mut Stage<B>) {
     let (a, b) = (stage.node(), stage.node());
-    stage.notice(b, "the record to be published", |notice| match notice {
-        Notice::Published { stored, .. } => Some(assert!(stored > 0)),
+    let copies = stage.notice(b, "the record to be published", |notice| match notice {
+        Notice::Published { stored, .. } => Some(stored),
         _ => None,
     });
+    assert!(copies > 0);
     let peer = PeerName::Key(stage.key(b));
     match stage.ask(a, Command::Connect { peer, addr: None }) {
         Reply::Peer(view) => assert_eq!(view.addr, Some(stage.bench.addr(b))),
@@ -146,6 +147,8 @@ pub fn a_restart_resumes_an_unfinished_run<B: Bench>(stage: &mut Stage<B>) {
     stage.bench.hold_jobs(b, false);
     stage.bench.start(b);
     stage.bench.start(a);
+    let known = stage.ask(a, Command::Run(RUN));
+    assert!(matches!(known, Reply::Run(_)), "the run is not known after the restart: {known:?}");
     // The client that never heard how it went asks again: the run it meant is the run there is.
     submit(stage, a, &workflow);
     let view = finished(stage, a);

@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 
 /// Nodes in a simulated world, with real TLS or with the null session.
 pub struct SimulatedBench<const REAL_TLS: bool> {
-    world: World,
+    /// The world they live in, for benches that plant a fault.
+    pub world: World,
     said: VecDeque<Said>,
     limits: u64,
 }

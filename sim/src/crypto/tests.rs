@@ -123,8 +123,11 @@ impl Wire {
     }
 }
 
-fn pairs() -> [(&'static str, fn() -> [End; 2]); 2] {
-    let nulls: fn() -> [End; 2] = || {
+/// Makes two ends that can talk to each other.
+type Pair = fn() -> [End; 2];
+
+fn pairs() -> [(&'static str, Pair); 2] {
+    let nulls: Pair = || {
         let realm = Realm::new([9; 32]);
         [null(&realm, 1), null(&realm, 2)]
     };

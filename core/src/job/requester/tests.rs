@@ -1,7 +1,7 @@
 //! The requester alone: what it says to users, what it does without executors, and the machine laws.
 
 use super::*;
-use crate::id::Keypair;
+use crate::id::{Keypair, Lsn};
 use crate::job::receipt::{Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::job::validate::tests::service;
@@ -83,6 +83,19 @@ fn a_named_peer_that_is_away_is_waited_for_thirty_seconds() {
     assert!(asked.contains(&Output::NeedPeer(key(2))), "asked for again");
     r.wait(Duration::from_millis(1));
     assert_eq!(r.machine.view(&RunId([1; 16])).unwrap().state, RunState::Failed);
+}
+
+/// Found by fuzzing: such a run could neither be planned nor given up, and was looked at without end.
+#[test]
+fn a_journal_in_which_a_run_begins_in_the_middle_is_refused() {
+    let middle = RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 };
+    let record = StoredRecord {
+        lsn: Lsn(7),
+        subject: Subject::new(Room::Run, &[1; 16]),
+        record: middle.encode(UnixTime::from_secs(1)).into(),
+    };
+    let refused = Requester::restore(Keypair::from_seed(&[1; 32]), &[record]).map(|_| ());
+    assert!(matches!(refused, Err((7, DecodeError::Invalid { key: "k", .. }))), "{refused:?}");
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! Outputs that are there when a receipt promises them.
+//!
+//! Objects are named by their content, so what a job leaves may be an object that the store has already and that
+//! another job is giving up at this very moment: its removal was decided before the execution ended, and may be carried
+//! out after. A receipt over an object that is gone is a promise nobody can keep, and the task it commits is never done
+//! again. So between the end of an execution and its receipt the outputs are held against removal, removals of them
+//! that are under way are waited for, and then the store is asked for each. If one is gone, the job is executed again,
+//! as after a crash.
+
+use crate::id::{Digest, JobId, OpId};
+use crate::port::{EngineEvent, EngineReport};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An execution that ended and has no receipt yet.
+#[derive(Debug)]
+struct Exit {
+    report: EngineReport,
+    outputs: BTreeSet<Digest>,
+    /// Outputs the store is still to be asked for, or to answer for; `None` while removals are waited for.
+    unanswered: Option<usize>,
+    gone: bool,
+}
+
+/// What the store's answers come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// All outputs are there: the executor may know.
+    There(EngineReport),
+    /// One is gone: once more.
+    Gone(JobId),
+}
+
+/// Ends of executions on their way to the executor, and removals on their way to the store. Bounded by the jobs that
+/// run and by the removals that the store has not answered.
+#[derive(Debug, Default)]
+pub struct Sealing {
+    removing: BTreeMap<OpId, Digest>,
+    looking: BTreeMap<OpId, JobId>,
+    exits: BTreeMap<JobId, Exit>,
+}
+
+impl Sealing {
+    /// Whether an output that is not yet in a receipt must stay.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.exits.values().any(|e| e.outputs.contains(digest))
+    }
+
+    /// The store is asked to remove an object.
+    pub fn removing(&mut self, op: OpId, digest: Digest) {
+        self.removing.insert(op, digest);
+    }
+
+    /// The engine reports. What leaves no outputs is given back at once; a second end of the same execution is nothing.
+    pub fn reported(&mut self, report: EngineReport) -> Option<EngineReport> {
+        let outputs: BTreeSet<Digest> = match &report.event {
+            EngineEvent::Started => BTreeSet::new(),
+            EngineEvent::Exited(exit) => exit.outputs.iter().map(|o| o.digest).collect(),
+        };
+        if outputs.is_empty() {
+            return Some(report);
+        }
+        self.exits.entry(report.job).or_insert(Exit { report, outputs, unanswered: None, gone: false });
+        None
+    }
+
+    /// Outputs that the store is to be asked for now. Each must be asked for, with [`Sealing::asked`].
+    pub fn to_ask(&mut self) -> Vec<(JobId, Digest)> {
+        let mut ask = Vec::new();
+        for (job, exit) in self.exits.iter_mut().filter(|(_, e)| e.unanswered.is_none()) {
+            if self.removing.values().any(|d| exit.outputs.contains(d)) {
+                continue;
+            }
+            exit.unanswered = Some(exit.outputs.len());
+            ask.extend(exit.outputs.iter().map(|d| (*job, *d)));
+        }
+        ask
+    }
+
+    /// The store is asked for an output of `job`.
+    pub fn asked(&mut self, op: OpId, job: JobId) {
+        self.looking.insert(op, job);
+    }
+
+    /// The store answers. `there`: it has the object. Follow with [`Sealing::to_ask`].
+    pub fn answered(&mut self, op: OpId, there: bool) -> Option<Verdict> {
+        self.removing.remove(&op);
+        let job = self.looking.remove(&op)?;
+        let exit = self.exits.get_mut(&job)?;
+        exit.gone |= !there;
+        let left = exit.unanswered?.saturating_sub(1);
+        exit.unanswered = Some(left);
+        if left > 0 {
+            return None;
+        }
+        let exit = self.exits.remove(&job)?;
+        Some(if exit.gone { Verdict::Gone(job) } else { Verdict::There(exit.report) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::OpIds;
+    use crate::port::{EngineExit, EngineOutput, ExitClass, Port, Usage};
+
+    fn output(n: u8, port: Port) -> EngineOutput {
+        EngineOutput { port, digest: Digest([n; 32]), len: 1, truncated: false }
+    }
+
+    fn exited(job: u8, outputs: Vec<EngineOutput>) -> EngineReport {
+        let exit = EngineExit {
+            class: ExitClass::Success,
+            code: 0,
+            detail: String::new(),
+            usage: Usage::default(),
+            outputs,
+        };
+        EngineReport { job: JobId([job; 16]), event: EngineEvent::Exited(exit) }
+    }
+
+    #[test]
+    fn an_end_waits_for_removals_of_its_outputs_and_then_for_the_store() {
+        let (mut sealing, mut ops) = (Sealing::default(), OpIds::new(4));
+        let (removal, other) = (ops.issue(), ops.issue());
+        sealing.removing(removal, Digest([7; 32]));
+        sealing.removing(other, Digest([9; 32]));
+        let report = exited(1, vec![output(7, Port::Stdout), output(8, Port::Stderr)]);
+        assert_eq!(sealing.reported(report.clone()), None);
+        assert!(sealing.holds(&Digest([7; 32])) && sealing.holds(&Digest([8; 32])));
+        assert_eq!(sealing.to_ask(), []);
+        assert_eq!(sealing.answered(removal, true), None);
+        let job = JobId([1; 16]);
+        assert_eq!(sealing.to_ask(), [(job, Digest([7; 32])), (job, Digest([8; 32]))]);
+        assert_eq!(sealing.to_ask(), [], "each is asked for once");
+        let (first, second) = (ops.issue(), ops.issue());
+        sealing.asked(first, job);
+        sealing.asked(second, job);
+        assert_eq!(sealing.answered(first, true), None);
+        assert_eq!(sealing.answered(second, true), Some(Verdict::There(report)));
+        assert!(!sealing.holds(&Digest([7; 32])));
+    }
+
+    #[test]
+    fn an_output_that_is_gone_means_once_more() {
+        let (mut sealing, mut ops) = (Sealing::default(), OpIds::new(4));
+        let same = vec![output(7, Port::Stdout), output(7, Port::Stderr)];
+        assert_eq!(sealing.reported(exited(1, same)), None);
+        let asked = sealing.to_ask();
+        assert_eq!(asked.len(), 1, "one object at two ports is one object");
+        let op = ops.issue();
+        sealing.asked(op, asked[0].0);
+        assert_eq!(sealing.answered(op, false), Some(Verdict::Gone(JobId([1; 16]))));
+        assert_eq!(sealing.answered(op, false), None);
+    }
+
+    #[test]
+    fn what_leaves_nothing_is_not_held_up() {
+        let mut sealing = Sealing::default();
+        assert_eq!(sealing.reported(exited(1, Vec::new())), Some(exited(1, Vec::new())));
+        let started = EngineReport { job: JobId([1; 16]), event: EngineEvent::Started };
+        assert_eq!(sealing.reported(started.clone()), Some(started));
+    }
+}
