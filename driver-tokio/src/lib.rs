@@ -19,6 +19,11 @@
 //! driver itself reports only what the socket says, at the start.
 #![warn(missing_docs)]
 
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 mod clock;
 mod socket;
 

@@ -2,7 +2,7 @@
 //!
 //! Each step is a decision on durable state ([`Run`], folded from the journal) and soft state (who is connected, when
 //! something was last heard). What is decided becomes a record first; the message that relies on it is emitted after, and the
-//! gate holds it until the record is durable. [`advance`] looks at a run and does whatever is due, and is harmless when
+//! gate holds it until the record is durable. `advance` looks at a run and does whatever is due, and is harmless when
 //! nothing is: after a restart the same function derives again what was outstanding.
 //!
 //! Leases: an executor that is silent for [`SUSPECT_AFTER`] or disconnected is suspect, after [`LOST_AFTER`] lost. A lost
@@ -225,6 +225,8 @@ struct SoftTask {
 #[derive(Clone, Debug)]
 struct Soft {
     since: Instant,
+    /// When its tasks were last looked at for placing: what was due by then has been considered.
+    placed: Instant,
     findings: Findings,
     tasks: Vec<SoftTask>,
     /// When its end stops waiting for logs.
@@ -396,7 +398,13 @@ impl Requester {
     fn activate(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
         let Some(run) = self.runs.get(&id) else { return };
         let tasks = vec![SoftTask::default(); run.tasks.len()];
-        let soft = Soft { since: cx.now, findings: Findings::default(), tasks, logs_until: None };
+        let soft = Soft {
+            since: cx.now,
+            placed: Instant::ZERO,
+            findings: Findings::default(),
+            tasks,
+            logs_until: None,
+        };
         self.soft.insert(id, soft);
         let mut sources: BTreeSet<Digest> = BTreeSet::new();
         sources.extend(advance::sources(run).map(|o| o.digest));

@@ -3,14 +3,14 @@
 //! | file | decides |
 //! |---|---|
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
-//! | [`wiring`] | which machine's output is which machine's input, and what waits for the journal |
-//! | [`meeting`] | connections: admission, control streams, identity, dials, transfer streams |
-//! | [`links`], [`streams`] | the state of one connection, of one transfer stream |
+//! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
+//! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
+//! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
-//! | [`sealing`] | outputs that are there when a receipt promises them |
-//! | [`commands`] | what the application asks and gets |
+//! | `sealing` | outputs that are there when a receipt promises them |
+//! | `commands` | what the application asks and gets |
 //!
-//! **Mutate once, drain fully.** Every call that can change something ends in [`Node::settle`]: transport events and
+//! **Mutate once, drain fully.** Every call that can change something ends in `Node::settle`: transport events and
 //! inputs between machines are handled until none is left (bounded by [`SETTLE_ROUNDS_MAX`]; more is a bug), then the
 //! records made on the way become one batch and effects whose records are durable are released. Machines never see each
 //! other.
@@ -65,6 +65,7 @@ mod op_room {
     pub const FETCH: u8 = 2;
     pub const SERVE: u8 = 3;
     pub const NODE: u8 = 4;
+    pub const SEALING: u8 = 5;
 }
 
 /// After an orderly stop is asked for, the journal may take this long to become durable.
@@ -197,7 +198,7 @@ impl<T: Transport> Node<T> {
             catalogue,
             requester,
             executor,
-            sealing: Sealing::default(),
+            sealing: Sealing::new(op_room::SEALING),
             rngs,
             inbox: VecDeque::new(),
             gate: Gate::new(journal.last),

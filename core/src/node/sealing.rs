@@ -7,7 +7,7 @@
 //! that are under way are waited for, and then the store is asked for each. If one is gone, the job is executed again,
 //! as after a crash.
 
-use crate::id::{Digest, JobId, OpId};
+use crate::id::{Digest, JobId, OpId, OpIds};
 use crate::port::{EngineEvent, EngineReport};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,14 +32,25 @@ pub enum Verdict {
 
 /// Ends of executions on their way to the executor, and removals on their way to the store. Bounded by the jobs that
 /// run and by the removals that the store has not answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sealing {
+    ids: OpIds,
     removing: BTreeMap<OpId, Digest>,
     looking: BTreeMap<OpId, JobId>,
     exits: BTreeMap<JobId, Exit>,
 }
 
 impl Sealing {
+    /// Nothing has ended yet; questions are numbered in the room with this number.
+    pub fn new(room: u8) -> Self {
+        Self {
+            ids: OpIds::new(room),
+            removing: BTreeMap::new(),
+            looking: BTreeMap::new(),
+            exits: BTreeMap::new(),
+        }
+    }
+
     /// Whether an output that is not yet in a receipt must stay.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.exits.values().any(|e| e.outputs.contains(digest))
@@ -64,7 +75,7 @@ impl Sealing {
     }
 
     /// Outputs that the store is to be asked for now. Each must be asked for, with [`Sealing::asked`].
-    pub fn to_ask(&mut self) -> Vec<(JobId, Digest)> {
+    pub fn next_questions(&mut self) -> Vec<(JobId, Digest)> {
         let mut ask = Vec::new();
         for (job, exit) in self.exits.iter_mut().filter(|(_, e)| e.unanswered.is_none()) {
             if self.removing.values().any(|d| exit.outputs.contains(d)) {
@@ -76,12 +87,14 @@ impl Sealing {
         ask
     }
 
-    /// The store is asked for an output of `job`.
-    pub fn asked(&mut self, op: OpId, job: JobId) {
+    /// The store is asked for an output of `job`, under this number.
+    pub fn asked(&mut self, job: JobId) -> OpId {
+        let op = self.ids.issue();
         self.looking.insert(op, job);
+        op
     }
 
-    /// The store answers. `there`: it has the object. Follow with [`Sealing::to_ask`].
+    /// The store answers. `there`: it has the object. Follow with [`Sealing::next_questions`].
     pub fn answered(&mut self, op: OpId, there: bool) -> Option<Verdict> {
         self.removing.remove(&op);
         let job = self.looking.remove(&op)?;
@@ -100,7 +113,6 @@ impl Sealing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::OpIds;
     use crate::port::{EngineExit, EngineOutput, ExitClass, Port, Usage};
 
     fn output(n: u8, port: Port) -> EngineOutput {
@@ -120,21 +132,19 @@ mod tests {
 
     #[test]
     fn an_end_waits_for_removals_of_its_outputs_and_then_for_the_store() {
-        let (mut sealing, mut ops) = (Sealing::default(), OpIds::new(4));
+        let (mut sealing, mut ops) = (Sealing::new(5), OpIds::new(4));
         let (removal, other) = (ops.issue(), ops.issue());
         sealing.removing(removal, Digest([7; 32]));
         sealing.removing(other, Digest([9; 32]));
         let report = exited(1, vec![output(7, Port::Stdout), output(8, Port::Stderr)]);
         assert_eq!(sealing.reported(report.clone()), None);
         assert!(sealing.holds(&Digest([7; 32])) && sealing.holds(&Digest([8; 32])));
-        assert_eq!(sealing.to_ask(), []);
+        assert_eq!(sealing.next_questions(), []);
         assert_eq!(sealing.answered(removal, true), None);
         let job = JobId([1; 16]);
-        assert_eq!(sealing.to_ask(), [(job, Digest([7; 32])), (job, Digest([8; 32]))]);
-        assert_eq!(sealing.to_ask(), [], "each is asked for once");
-        let (first, second) = (ops.issue(), ops.issue());
-        sealing.asked(first, job);
-        sealing.asked(second, job);
+        assert_eq!(sealing.next_questions(), [(job, Digest([7; 32])), (job, Digest([8; 32]))]);
+        assert_eq!(sealing.next_questions(), [], "each is asked for once");
+        let (first, second) = (sealing.asked(job), sealing.asked(job));
         assert_eq!(sealing.answered(first, true), None);
         assert_eq!(sealing.answered(second, true), Some(Verdict::There(report)));
         assert!(!sealing.holds(&Digest([7; 32])));
@@ -142,20 +152,19 @@ mod tests {
 
     #[test]
     fn an_output_that_is_gone_means_once_more() {
-        let (mut sealing, mut ops) = (Sealing::default(), OpIds::new(4));
+        let mut sealing = Sealing::new(5);
         let same = vec![output(7, Port::Stdout), output(7, Port::Stderr)];
         assert_eq!(sealing.reported(exited(1, same)), None);
-        let asked = sealing.to_ask();
+        let asked = sealing.next_questions();
         assert_eq!(asked.len(), 1, "one object at two ports is one object");
-        let op = ops.issue();
-        sealing.asked(op, asked[0].0);
+        let op = sealing.asked(asked[0].0);
         assert_eq!(sealing.answered(op, false), Some(Verdict::Gone(JobId([1; 16]))));
         assert_eq!(sealing.answered(op, false), None);
     }
 
     #[test]
     fn what_leaves_nothing_is_not_held_up() {
-        let mut sealing = Sealing::default();
+        let mut sealing = Sealing::new(5);
         assert_eq!(sealing.reported(exited(1, Vec::new())), Some(exited(1, Vec::new())));
         let started = EngineReport { job: JobId([1; 16]), event: EngineEvent::Started };
         assert_eq!(sealing.reported(started.clone()), Some(started));

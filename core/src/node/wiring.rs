@@ -467,9 +467,8 @@ impl<T: Transport> Node<T> {
     }
 
     fn ask_for_outputs(&mut self) {
-        for (job, digest) in self.sealing.to_ask() {
-            let op = self.commands.issue_op();
-            self.sealing.asked(op, job);
+        for (job, digest) in self.sealing.next_questions() {
+            let op = self.sealing.asked(job);
             self.actions.push_back(Action::Blob { op, request: BlobRequest::Open { digest } });
         }
     }
@@ -499,7 +498,7 @@ impl<T: Transport> Node<T> {
         match op.room() {
             super::op_room::FETCH => self.inbox.push_back(Inside::Fetch(fetch::Input::Blob { op, result })),
             super::op_room::SERVE => self.inbox.push_back(Inside::Serve(serve::Input::Blob { op, result })),
-            super::op_room::NODE => self.own_blob_answer(op, result),
+            super::op_room::NODE | super::op_room::SEALING => self.own_blob_answer(op, result),
             _ => self.refuse("store-answer-unknown"),
         }
     }

@@ -3,7 +3,7 @@
 //! quinn-proto is sans-IO too; what this file adds is determinism and bounds. Every source of randomness it has (its own
 //! generator, connection ids, the initial destination id, reset and token keys, token time) is replaced by a seeded one,
 //! so that equal seeds and inputs give equal packets. Every limit is set here, because its defaults are not safe ones
-//! (an unlimited receive window, 65,536 pending handshakes). QUIC is shown synthetic addresses ([`super::addresses`]);
+//! (an unlimited receive window, 65,536 pending handshakes). QUIC is shown synthetic addresses (`addresses.rs`);
 //! it never migrates, because it never sees a move.
 
 use super::addresses::Addresses;

@@ -103,6 +103,7 @@ pub struct Peer {
 }
 
 impl Driven for Peer {
+    #[expect(clippy::only_used_in_recursion, reason = "the signature is the trait's")]
     fn handle(&mut self, now: Instant, wall: UnixTime, event: Event) {
         match event {
             Event::LocalAddrs(addrs) => {

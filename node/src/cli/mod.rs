@@ -1,6 +1,6 @@
 //! The command line: what people and scripts type.
 //!
-//! Commands that ask the running node go through its own API ([`client`]); the others (keys, configuration, receipts,
+//! Commands that ask the running node go through its own API (`client`); the others (keys, configuration, receipts,
 //! simulation) need no running node. Every failure says what happened, why, and what to do; exit codes are in `--help`.
 
 pub mod args;

@@ -1,6 +1,6 @@
 //! Configuration: a TOML file, then the environment, then flags; the later wins (SPEC 8.7).
 //!
-//! Every key is one row of one table ([`keys`]): its name, its words for people, how it is read and how it is shown.
+//! Every key is one row of one table (`keys`): its name, its words for people, how it is read and how it is shown.
 //! File, environment, flags, the generated file and `effective` all come from that table, so that a key cannot exist
 //! in one place and be missing in another. A key that would do nothing is not accepted: silence would be a lie.
 //!

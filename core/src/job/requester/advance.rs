@@ -101,7 +101,12 @@ impl Requester {
         match run.state() {
             RunState::Validating => self.validate(cx, id),
             RunState::Cancelling => self.stop(cx, id),
-            RunState::Running => self.place_all(cx, id),
+            RunState::Running => {
+                self.place_all(cx, id);
+                if let Some(soft) = self.soft.get_mut(&id) {
+                    soft.placed = cx.now;
+                }
+            }
             RunState::Finalizing => {}
             RunState::Paused | RunState::Succeeded | RunState::Failed | RunState::Cancelled => return,
         }
@@ -548,7 +553,7 @@ impl Requester {
                 let mut next = None;
                 for (t, planned) in soft.tasks.iter().zip(run.plan.iter().flat_map(|p| &p.tasks)) {
                     let Some(since) = t.idle_since else { continue };
-                    next = Deadline::earlier(next, self.idle_deadline(t, since, planned));
+                    next = Deadline::earlier(next, self.idle_deadline(t, since, planned, soft.placed));
                 }
                 next
             }
@@ -564,9 +569,15 @@ impl Requester {
         }
     }
 
-    fn idle_deadline(&self, t: &SoftTask, since: Instant, planned: &PlannedTask) -> Option<Deadline> {
+    fn idle_deadline(
+        &self,
+        t: &SoftTask,
+        since: Instant,
+        planned: &PlannedTask,
+        placed: Instant,
+    ) -> Option<Deadline> {
         let peers = || planned.candidates.iter().filter_map(|p| self.peers.get(p));
-        let looked = self.looked;
+        let looked = self.looked.max(placed);
         let later = |at: Instant, why| (at > looked).then(|| Deadline::new(at, why));
         let needs = peers().filter(|p| !p.up).filter_map(|p| p.needed);
         let needed = needs.filter_map(|at| later(at + NEED_AGAIN, "ask for a peer again"));

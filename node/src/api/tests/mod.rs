@@ -183,6 +183,7 @@ fn answer(command: &Command) -> Reply {
         Command::Runs => Reply::Runs(vec![RunView { tasks: Vec::new(), ..run_view() }]),
         Command::Run(run) if *run == run_id() => Reply::Run(Box::new(run_view())),
         Command::Run(run) => Reply::Error(CommandError::UnknownRun(*run)),
+        Command::Share { .. } | Command::Fetch { .. } => Reply::Error(CommandError::Limit("fetches waiting")),
     }
 }
 

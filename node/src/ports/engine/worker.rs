@@ -1,7 +1,7 @@
 //! The worker: the process in which one guest runs, and nothing else.
 //!
 //! It is the node's own binary with a hidden first argument, started with an empty environment and three descriptors. It
-//! confines itself (see [`super::sandbox`]) before it reads its order, and further before it reads a byte of the module;
+//! confines itself (see `sandbox`) before it reads its order, and further before it reads a byte of the module;
 //! compiles or loads the code, runs the guest, tells how it went and exits. It holds no key, opens no connection and outlives
 //! neither its job nor its node: the end of its stdin ends it.
 
