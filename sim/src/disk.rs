@@ -53,11 +53,16 @@ impl Default for DiskSpec {
     }
 }
 
+/// Room, key and number of a record. Numbers rise over the whole journal, so they also say its order.
+type Place = (Room, Box<[u8]>, u64);
+/// The batch that wrote a record, and its bytes.
+type Kept = (Lsn, Box<[u8]>);
+
 /// The journal as it is on the platters. One map by subject and place: what a thousand machines know of each other lies
 /// here a thousand times, so a record costs little more than its bytes.
 pub struct Journal {
     id: u64,
-    records: BTreeMap<(Room, Box<[u8]>, u64), (Lsn, Box<[u8]>)>,
+    records: BTreeMap<Place, Kept>,
     next: u64,
     durable: Lsn,
 }
@@ -101,7 +106,7 @@ impl Journal {
     pub fn restore(&self) -> Restored {
         let mut records: Vec<_> = self.records.iter().collect();
         records.sort_unstable_by_key(|((_, _, place), _)| *place);
-        let record = |((room, key, _), (lsn, record)): (&(Room, Box<[u8]>, u64), &(Lsn, Box<[u8]>))| {
+        let record = |((room, key, _), (lsn, record)): (&Place, &Kept)| {
             let subject = Subject::new(*room, key);
             StoredRecord { lsn: *lsn, subject, record: Bytes::copy_from_slice(record) }
         };
