@@ -9,13 +9,13 @@
 //! is there or not. A disk can be full, can damage an object, can fail a write, and, as a planted bug, can lie: say
 //! *durable* and forget ([`DiskSpec::lying`]).
 
+use crate::blobs::Blobs;
+use crate::depot::Depot;
 use crate::draw::Draw;
 use bytes::Bytes;
-use remote_network_core::id::{Digest, Lsn};
+use remote_network_core::id::Lsn;
 use remote_network_core::node::Journal as Restored;
-use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
-use remote_network_core::store::{StoreOp, StoredRecord, Subject};
-use remote_network_core::transfer::tree::{PIECE_VALUE_BYTES, PieceHasher};
+use remote_network_core::store::{Room, StoreOp, StoredRecord, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -53,11 +53,16 @@ impl Default for DiskSpec {
     }
 }
 
-/// The journal as it is on the platters.
+/// Room, key and number of a record. Numbers rise over the whole journal, so they also say its order.
+type Place = (Room, Box<[u8]>, u64);
+/// The batch that wrote a record, and its bytes.
+type Kept = (Lsn, Box<[u8]>);
+
+/// The journal as it is on the platters. One map by subject and place: what a thousand machines know of each other lies
+/// here a thousand times, so a record costs little more than its bytes.
 pub struct Journal {
     id: u64,
-    records: BTreeMap<u64, StoredRecord>,
-    by_subject: BTreeMap<Subject, Vec<u64>>,
+    records: BTreeMap<Place, Kept>,
     next: u64,
     durable: Lsn,
 }
@@ -65,18 +70,17 @@ pub struct Journal {
 impl Journal {
     /// An empty journal with the id it will always have.
     pub fn new(id: u64) -> Self {
-        let (records, by_subject) = (BTreeMap::new(), BTreeMap::new());
-        Self { id, records, by_subject, next: 0, durable: Lsn(0) }
+        Self { id, records: BTreeMap::new(), next: 0, durable: Lsn(0) }
     }
 
     /// Applies one batch.
     pub fn apply(&mut self, lsn: Lsn, ops: Vec<StoreOp>) {
         for op in ops {
             match op {
-                StoreOp::Append { subject, record } => self.append(lsn, subject, record),
+                StoreOp::Append { subject, record } => self.append(lsn, &subject, &record),
                 StoreOp::Replace { subject, record } => {
                     self.forget(&subject);
-                    self.append(lsn, subject, record);
+                    self.append(lsn, &subject, &record);
                 }
                 StoreOp::Forget { subject } => self.forget(&subject),
             }
@@ -84,24 +88,29 @@ impl Journal {
         self.durable = self.durable.max(lsn);
     }
 
-    fn append(&mut self, lsn: Lsn, subject: Subject, record: Bytes) {
+    fn append(&mut self, lsn: Lsn, subject: &Subject, record: &[u8]) {
         let place = self.next;
         self.next += 1;
-        // The record must not keep a larger buffer alive that it was cut from.
-        let record = Bytes::copy_from_slice(&record);
-        self.by_subject.entry(subject.clone()).or_default().push(place);
-        self.records.insert(place, StoredRecord { lsn, subject, record });
+        self.records.insert((subject.room, (*subject.key).into(), place), (lsn, record.into()));
     }
 
     fn forget(&mut self, subject: &Subject) {
-        for place in self.by_subject.remove(subject).unwrap_or_default() {
-            self.records.remove(&place);
+        let key = |place| (subject.room, Box::<[u8]>::from(&*subject.key), place);
+        let places: Vec<u64> = self.records.range(key(0)..=key(u64::MAX)).map(|((_, _, p), _)| *p).collect();
+        for place in places {
+            self.records.remove(&key(place));
         }
     }
 
     /// Everything durable: what a core is restored from.
     pub fn restore(&self) -> Restored {
-        Restored { id: self.id, last: self.durable, records: self.records.values().cloned().collect() }
+        let mut records: Vec<_> = self.records.iter().collect();
+        records.sort_unstable_by_key(|((_, _, place), _)| *place);
+        let record = |((room, key, _), (lsn, record)): (&Place, &Kept)| {
+            let subject = Subject::new(*room, key);
+            StoredRecord { lsn: *lsn, subject, record: Bytes::copy_from_slice(record) }
+        };
+        Restored { id: self.id, last: self.durable, records: records.into_iter().map(record).collect() }
     }
 
     /// Records kept.
@@ -120,203 +129,13 @@ impl Journal {
     }
 }
 
-enum Object {
-    Whole { bytes: Bytes, info: BlobInfo, damaged: bool },
-    Partial { info: BlobInfo, pieces: BTreeMap<u32, Bytes> },
-}
-
-/// The content-addressed objects of one host.
-#[derive(Default)]
-pub struct Blobs {
-    objects: BTreeMap<Digest, Object>,
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl Blobs {
-    /// An empty store for so many bytes.
-    pub fn new(bytes_max: u64) -> Self {
-        Self { objects: BTreeMap::new(), bytes: 0, bytes_max }
-    }
-
-    /// Puts a whole object there, as an engine or an importing user does.
-    pub fn put(&mut self, bytes: Bytes) -> Result<(Digest, BlobInfo), BlobFailed> {
-        let digest = Digest::of(&bytes);
-        if let Some(Object::Whole { info, damaged: false, .. }) = self.objects.get(&digest) {
-            return Ok((digest, info.clone()));
-        }
-        self.drop_object(&digest);
-        self.take(bytes.len() as u64)?;
-        let info = describe(&bytes);
-        self.objects.insert(digest, Object::Whole { bytes, info: info.clone(), damaged: false });
-        Ok((digest, info))
-    }
-
-    /// The bytes of a whole, undamaged object.
-    pub fn get(&self, digest: &Digest) -> Option<Bytes> {
-        match self.objects.get(digest) {
-            Some(Object::Whole { bytes, damaged: false, .. }) => Some(bytes.clone()),
-            Some(Object::Whole { .. } | Object::Partial { .. }) | None => None,
-        }
-    }
-
-    /// Bytes kept.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Changes how many bytes fit; what is there stays.
-    pub fn set_bytes_max(&mut self, bytes_max: u64) {
-        self.bytes_max = bytes_max;
-    }
-
-    /// Damages the `nth` whole object (counted around), as a rotting disk does; reading it fails from now on.
-    pub fn damage(&mut self, nth: u64) -> Option<Digest> {
-        let whole = self.objects.iter_mut().filter_map(|(d, o)| match o {
-            Object::Whole { damaged, .. } => Some((d, damaged)),
-            Object::Partial { .. } => None,
-        });
-        let mut whole: Vec<_> = whole.collect();
-        let len = whole.len() as u64;
-        let (digest, damaged) = whole.get_mut((nth % len.max(1)) as usize)?;
-        **damaged = true;
-        Some(**digest)
-    }
-
-    /// A crash: unsealed pieces survive by a coin each.
-    pub fn crash(&mut self, draw: &mut Draw) {
-        for object in self.objects.values_mut() {
-            if let Object::Partial { pieces, .. } = object {
-                pieces.retain(|_, bytes| {
-                    let kept = draw.chance_ppm(500_000);
-                    if !kept {
-                        self.bytes -= bytes.len() as u64;
-                    }
-                    kept
-                });
-            }
-        }
-    }
-
-    /// Does what a core asks.
-    pub fn answer(&mut self, request: BlobRequest) -> Result<BlobAnswer, BlobFailed> {
-        match request {
-            BlobRequest::Open { digest } => match self.objects.get(&digest) {
-                Some(Object::Whole { info, damaged: false, .. }) => Ok(BlobAnswer::Info(info.clone())),
-                Some(Object::Whole { .. }) => Err(BlobFailed::Corrupt),
-                Some(Object::Partial { .. }) | None => Err(BlobFailed::NotFound),
-            },
-            BlobRequest::Read { digest, offset, len } => self.read(&digest, offset, len),
-            BlobRequest::Create { digest, info } => self.create(digest, info),
-            BlobRequest::Write { digest, piece, bytes } => self.write(&digest, piece, &bytes),
-            BlobRequest::Seal { digest } => self.seal(&digest),
-            BlobRequest::Remove { digest } => {
-                self.drop_object(&digest);
-                Ok(BlobAnswer::Removed)
-            }
-        }
-    }
-
-    fn take(&mut self, bytes: u64) -> Result<(), BlobFailed> {
-        if self.bytes.saturating_add(bytes) > self.bytes_max {
-            return Err(BlobFailed::Full);
-        }
-        self.bytes += bytes;
-        Ok(())
-    }
-
-    fn drop_object(&mut self, digest: &Digest) {
-        self.bytes -= match self.objects.remove(digest) {
-            Some(Object::Whole { bytes, .. }) => bytes.len() as u64,
-            Some(Object::Partial { pieces, .. }) => pieces.values().map(|p| p.len() as u64).sum(),
-            None => 0,
-        };
-    }
-
-    fn read(&self, digest: &Digest, offset: u64, len: u32) -> Result<BlobAnswer, BlobFailed> {
-        match self.objects.get(digest) {
-            Some(Object::Whole { damaged: true, .. }) => Err(BlobFailed::Corrupt),
-            Some(Object::Whole { bytes, .. }) => {
-                let end = offset.saturating_add(u64::from(len));
-                if end > bytes.len() as u64 {
-                    return Err(BlobFailed::Io(format!("{offset}+{len} is beyond the end {}", bytes.len())));
-                }
-                Ok(BlobAnswer::Bytes(bytes.slice(offset as usize..end as usize)))
-            }
-            Some(Object::Partial { .. }) | None => Err(BlobFailed::NotFound),
-        }
-    }
-
-    fn create(&mut self, digest: Digest, info: BlobInfo) -> Result<BlobAnswer, BlobFailed> {
-        match self.objects.get(&digest) {
-            Some(Object::Whole { info, damaged: false, .. }) => return Ok(BlobAnswer::Info(info.clone())),
-            Some(Object::Partial { info: known, pieces }) if *known == info => {
-                return Ok(BlobAnswer::Partial { have: bits(&info, pieces) });
-            }
-            Some(_) => self.drop_object(&digest),
-            None => {}
-        }
-        let room = self.bytes_max.saturating_sub(self.bytes);
-        if info.len > room {
-            return Err(BlobFailed::Full);
-        }
-        let have = bits(&info, &BTreeMap::new());
-        self.objects.insert(digest, Object::Partial { info, pieces: BTreeMap::new() });
-        Ok(BlobAnswer::Partial { have })
-    }
-
-    fn write(&mut self, digest: &Digest, piece: u32, parts: &[Bytes]) -> Result<BlobAnswer, BlobFailed> {
-        let len: u64 = parts.iter().map(|p| p.len() as u64).sum();
-        match self.objects.get(digest) {
-            Some(Object::Partial { pieces, .. }) if !pieces.contains_key(&piece) => self.take(len)?,
-            Some(Object::Partial { .. } | Object::Whole { .. }) => return Ok(BlobAnswer::Written),
-            None => return Err(BlobFailed::NotFound),
-        }
-        if let Some(Object::Partial { pieces, .. }) = self.objects.get_mut(digest) {
-            pieces.insert(piece, Bytes::from(parts.concat()));
-        }
-        Ok(BlobAnswer::Written)
-    }
-
-    fn seal(&mut self, digest: &Digest) -> Result<BlobAnswer, BlobFailed> {
-        let Some(Object::Partial { pieces, .. }) = self.objects.get(digest) else {
-            return match self.objects.get(digest) {
-                Some(_) => Ok(BlobAnswer::Sealed),
-                None => Err(BlobFailed::NotFound),
-            };
-        };
-        let bytes = match pieces.len() {
-            1 => pieces.values().next().cloned().unwrap_or_default(),
-            _ => Bytes::from(pieces.values().map(|p| &p[..]).collect::<Vec<_>>().concat()),
-        };
-        // The store checks what it makes whole: an object that is not what its name says never gets in.
-        if Digest::of(&bytes) != *digest {
-            self.drop_object(digest);
-            return Err(BlobFailed::Corrupt);
-        }
-        let info = describe(&bytes);
-        self.objects.insert(*digest, Object::Whole { bytes, info, damaged: false });
-        Ok(BlobAnswer::Sealed)
-    }
-}
-
-fn bits(info: &BlobInfo, pieces: &BTreeMap<u32, Bytes>) -> Vec<u8> {
-    let count = info.pieces.len() / PIECE_VALUE_BYTES;
-    let mut have = vec![0u8; count.div_ceil(8)];
-    for piece in pieces.keys() {
-        if let Some(byte) = have.get_mut(*piece as usize / 8) {
-            *byte |= 1 << (piece % 8);
-        }
-    }
-    have
-}
-
 /// A host's disk.
 pub struct Disk {
     /// How good it is.
     pub spec: DiskSpec,
     /// The objects.
     pub blobs: Blobs,
+    depot: Depot,
     journal: Journal,
     under_way: VecDeque<(Lsn, Vec<StoreOp>)>,
     /// Batches the lying disk has acknowledged and not written.
@@ -348,10 +167,11 @@ const OWED_MAX: usize = 8;
 
 impl Disk {
     /// An empty disk.
-    pub fn new(spec: DiskSpec, mut draw: Draw) -> Self {
+    pub fn new(spec: DiskSpec, mut draw: Draw, depot: Depot) -> Self {
         Self {
             spec,
-            blobs: Blobs::new(spec.blob_bytes_max),
+            blobs: Blobs::with_depot(spec.blob_bytes_max, depot.clone()),
+            depot,
             journal: Journal::new(draw.next_u64()),
             under_way: VecDeque::new(),
             owed: VecDeque::new(),
@@ -441,22 +261,14 @@ impl Disk {
         self.under_way.clear();
         self.owed.clear();
         self.journal = Journal::new(self.draw.next_u64());
-        self.blobs = Blobs::new(self.spec.blob_bytes_max);
+        self.blobs = Blobs::with_depot(self.spec.blob_bytes_max, self.depot.clone());
     }
-}
-
-/// Length and pieces of an object, as the core's tree cuts it.
-pub fn describe(bytes: &[u8]) -> BlobInfo {
-    let mut hasher = PieceHasher::new();
-    hasher.update(bytes);
-    hasher.finish().1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use remote_network_core::store::Room;
 
     fn subject(n: u8) -> Subject {
         Subject::new(Room::Run, &[n])
@@ -472,7 +284,7 @@ mod tests {
     }
 
     fn disk(spec: DiskSpec) -> Disk {
-        Disk::new(spec, Draw::new(5))
+        Disk::new(spec, Draw::new(5), Depot::default())
     }
 
     proptest! {
@@ -498,7 +310,7 @@ mod tests {
     fn a_crash_loses_what_was_under_way_and_nothing_else() {
         let (mut before, mut after) = (0, 0);
         for seed in 0..40 {
-            let mut disk = Disk::new(DiskSpec::default(), Draw::new(seed));
+            let mut disk = Disk::new(DiskSpec::default(), Draw::new(seed), Depot::default());
             for lsn in 1..=4 {
                 disk.begin(0, Lsn(lsn), vec![op(0, 1, lsn as u8)]);
             }
@@ -535,22 +347,5 @@ mod tests {
         assert!(disk.finish(Lsn(1)));
         disk.crash();
         assert_eq!((disk.journal().len(), disk.batches_lost()), (0, 1));
-    }
-
-    #[test]
-    fn a_full_or_rotting_disk_says_so() {
-        let mut blobs = Blobs::new(1000);
-        let (digest, info) = blobs.put(Bytes::from(vec![1; 600])).unwrap();
-        assert_eq!(blobs.put(Bytes::from(vec![2; 600])), Err(BlobFailed::Full));
-        assert_eq!(
-            blobs
-                .answer(BlobRequest::Create { digest: Digest([9; 32]), info: BlobInfo { len: 401, ..info } }),
-            Err(BlobFailed::Full)
-        );
-        assert_eq!(blobs.damage(17), Some(digest));
-        assert_eq!(blobs.answer(BlobRequest::Open { digest }), Err(BlobFailed::Corrupt));
-        assert_eq!(blobs.answer(BlobRequest::Remove { digest }), Ok(BlobAnswer::Removed));
-        assert_eq!(blobs.answer(BlobRequest::Open { digest }), Err(BlobFailed::NotFound));
-        assert_eq!(blobs.bytes(), 0);
     }
 }

@@ -6,7 +6,8 @@
 //! exit code. An engine can fail, hang until its limit, or lie about the result (which no honest network would accept if
 //! it could see it: the checkers do).
 
-use crate::disk::Blobs;
+use crate::blobs::Blobs;
+use crate::depot::Formula;
 use crate::draw::Draw;
 use bytes::Bytes;
 use remote_network_core::id::{Digest, JobId};
@@ -89,14 +90,17 @@ fn seed_of(module: &Digest, args: &[String], inputs: &[(Port, Digest)], port: &P
     *h.finalize().as_bytes()
 }
 
+/// What a module gives at `port` for these arguments and inputs, without faults, as the formula it is.
+pub fn expected_formula(module: &Digest, args: &[String], inputs: &[(Port, Digest)], port: &Port) -> Formula {
+    let key = seed_of(module, args, inputs, port);
+    let own = 256 + u64::from(u16::from_le_bytes([key[0], key[1]])) % 4096;
+    let len = Program::of(args).bytes.unwrap_or(own).min(OUTPUT_BYTES_MAX);
+    Formula { key, len }
+}
+
 /// What a module gives at `port` for these arguments and inputs, without faults.
 pub fn expected_output(module: &Digest, args: &[String], inputs: &[(Port, Digest)], port: &Port) -> Bytes {
-    let seed = seed_of(module, args, inputs, port);
-    let own = 256 + u64::from(u16::from_le_bytes([seed[0], seed[1]])) % 4096;
-    let len = Program::of(args).bytes.unwrap_or(own).min(OUTPUT_BYTES_MAX);
-    let mut out = vec![0; len as usize];
-    blake3::Hasher::new_keyed(&seed).finalize_xof().fill(&mut out);
-    Bytes::from(out)
+    expected_formula(module, args, inputs, port).all()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,8 +163,7 @@ impl Engine {
         }
         self.serial += 1;
         self.tally.started += 1;
-        let missing =
-            blobs.get(&job.module).is_none() || job.inputs.iter().any(|i| blobs.get(&i.digest).is_none());
+        let missing = !blobs.holds(&job.module) || job.inputs.iter().any(|i| !blobs.holds(&i.digest));
         let limit_ns = job.limits.time_ms.saturating_mul(MS_NS);
         let takes_ns = match Program::of(&job.args).ms {
             Some(ms) => ms.saturating_mul(MS_NS),
@@ -223,10 +226,10 @@ impl Engine {
             outputs,
         };
         let job = &running.job;
-        if blobs.get(&job.module).is_none() {
+        if !blobs.holds(&job.module) {
             return Some(end(ExitClass::Permanent, 0, "the module is not in the store", Vec::new()));
         }
-        if let Some(missing) = job.inputs.iter().find(|i| blobs.get(&i.digest).is_none()) {
+        if let Some(missing) = job.inputs.iter().find(|i| !blobs.holds(&i.digest)) {
             let detail = format!("input {} is not in the store", missing.digest);
             return Some(end(ExitClass::Infra, 0, &detail, Vec::new()));
         }
@@ -266,16 +269,15 @@ fn outputs(job: &EngineJob, lie: bool, blobs: &mut Blobs) -> Option<Vec<EngineOu
     let inputs: Vec<(Port, Digest)> = job.inputs.iter().map(|i| (i.port.clone(), i.digest)).collect();
     let mut out = Vec::new();
     for port in &job.outputs {
-        let mut bytes = expected_output(&job.module, &job.args, &inputs, port);
-        let truncated = bytes.len() as u64 > job.limits.output_bytes;
-        if truncated {
-            bytes.truncate(usize::try_from(job.limits.output_bytes).unwrap_or(usize::MAX));
-        }
-        if lie {
-            bytes = Bytes::from([&bytes[..], b" or so"].concat());
-        }
-        let len = bytes.len() as u64;
-        let (digest, _) = blobs.put(bytes).ok()?;
+        let mut formula = expected_formula(&job.module, &job.args, &inputs, port);
+        let truncated = formula.len > job.limits.output_bytes;
+        formula.len = formula.len.min(job.limits.output_bytes);
+        let stored = match lie {
+            false => blobs.put_formula(formula),
+            true => blobs.put(Bytes::from([&formula.all()[..], b" or so"].concat())),
+        };
+        let (digest, info) = stored.ok()?;
+        let len = info.len;
         out.push(EngineOutput { port: port.clone(), digest, len, truncated });
     }
     Some(out)

@@ -28,9 +28,11 @@
 //! core that they judge.
 #![warn(missing_docs)]
 
+pub mod blobs;
 pub mod check;
 pub mod conformance;
 pub mod crypto;
+pub mod depot;
 pub mod dht;
 pub mod disk;
 pub mod draw;

@@ -10,8 +10,9 @@
 //! it, and build another on the same disk. What was submitted is durable at once; crash points between asking for a
 //! commit and its end are the simulator's business.
 
+use crate::blobs::Blobs;
 use crate::dht::{Dht, DhtSpec};
-use crate::disk::{Blobs, Journal};
+use crate::disk::Journal;
 use crate::draw::Draw;
 use crate::engine::{Engine, EngineSpec};
 use crate::net::HostId;

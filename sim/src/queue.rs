@@ -8,6 +8,7 @@
 //!
 //! Order: by time, then by the order in which things were scheduled, over both parts together. Nothing else decides.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 /// log2 of a slot of the lowest level in nanoseconds.
@@ -59,7 +60,7 @@ impl<E> Queue<E> {
     /// Schedules `event`; a time in the past means now.
     pub fn push(&mut self, at_ns: u64, event: E) {
         self.order += 1;
-        self.wheel.insert(Entry { at_ns: at_ns.max(self.now_ns), order: self.order, event });
+        self.wheel.insert(at_ns.max(self.now_ns), self.order, event);
     }
 
     /// Arms timer `index` for `at_ns` (`None`: disarms it). Arming it for the time it is armed for changes nothing.
@@ -98,8 +99,8 @@ impl<E> Queue<E> {
                 (at, Due::Timer(index))
             }
             _ => {
-                let entry = self.wheel.pop()?;
-                (entry.at_ns, Due::Event(entry.event))
+                let (at_ns, event) = self.wheel.pop()?;
+                (at_ns, Due::Event(event))
             }
         };
         self.now_ns = at_ns;
@@ -107,58 +108,71 @@ impl<E> Queue<E> {
     }
 }
 
+/// No entry.
+const NOTHING: u32 = u32::MAX;
+
+/// A scheduled event, in a list of its slot. Entries live in one slab, so that the room they take is that of the most
+/// that ever waited at once, not that of the fullest moment of every slot.
 struct Entry<E> {
     at_ns: u64,
     order: u64,
-    event: E,
+    next: u32,
+    event: Option<E>,
 }
 
-impl<E> Entry<E> {
-    const fn key(&self) -> (u64, u64) {
-        (self.at_ns, self.order)
-    }
+struct Slab<E> {
+    entries: Vec<Entry<E>>,
+    free: u32,
 }
 
-impl<E> PartialEq for Entry<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-impl<E> Eq for Entry<E> {}
-impl<E> PartialOrd for Entry<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<E> Ord for Entry<E> {
-    /// The earliest is the greatest: `BinaryHeap` gives the greatest first.
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.key().cmp(&self.key())
+impl<E> Default for Slab<E> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), free: NOTHING }
     }
 }
 
-struct Level<E> {
-    slots: Vec<Vec<Entry<E>>>,
+impl<E> Slab<E> {
+    fn put(&mut self, at_ns: u64, order: u64, event: E) -> u32 {
+        let entry = Entry { at_ns, order, next: NOTHING, event: Some(event) };
+        match self.entries.get_mut(self.free as usize) {
+            Some(place) => {
+                let index = self.free;
+                self.free = place.next;
+                *place = entry;
+                index
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        }
+    }
+
+    fn take(&mut self, index: u32) -> Option<E> {
+        let entry = self.entries.get_mut(index as usize)?;
+        entry.next = self.free;
+        self.free = index;
+        entry.event.take()
+    }
+}
+
+/// 256 lists of entries, and which of them are not empty.
+struct Level {
+    heads: [u32; SLOTS],
     occupied: [u64; SLOTS / 64],
 }
 
-impl<E> Default for Level<E> {
+impl Default for Level {
     fn default() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; SLOTS / 64] }
+        Self { heads: [NOTHING; SLOTS], occupied: [0; SLOTS / 64] }
     }
 }
 
-impl<E> Level<E> {
-    fn insert(&mut self, slot: usize, entry: Entry<E>) {
-        self.occupied[slot / 64] |= 1 << (slot % 64);
-        self.slots[slot].push(entry);
-    }
-
+impl Level {
     /// The first occupied slot at or after `from`.
     fn first_from(&self, from: usize) -> Option<usize> {
-        let (word, bit) = (from / 64, from % 64);
+        let (mut word, bit) = (from / 64, from % 64);
         let mut bits = *self.occupied.get(word)? & (u64::MAX << bit);
-        let mut word = word;
         loop {
             if bits != 0 {
                 return Some(word * 64 + bits.trailing_zeros() as usize);
@@ -168,9 +182,10 @@ impl<E> Level<E> {
         }
     }
 
-    fn take(&mut self, slot: usize, spare: &mut Vec<Entry<E>>) {
+    /// Empties a slot; the head of its list.
+    fn take(&mut self, slot: usize) -> u32 {
         self.occupied[slot / 64] &= !(1 << (slot % 64));
-        std::mem::swap(&mut self.slots[slot], spare);
+        std::mem::replace(&mut self.heads[slot], NOTHING)
     }
 }
 
@@ -179,10 +194,11 @@ impl<E> Level<E> {
 struct Wheel<E> {
     len: usize,
     tick: u64,
-    due: BinaryHeap<Entry<E>>,
-    levels: [Level<E>; LEVELS],
-    beyond: BTreeMap<(u64, u64), E>,
-    spare: Vec<Entry<E>>,
+    slab: Slab<E>,
+    /// Time, order, place in the slab.
+    due: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    levels: [Level; LEVELS],
+    beyond: BTreeMap<(u64, u64), u32>,
 }
 
 impl<E> Default for Wheel<E> {
@@ -190,10 +206,10 @@ impl<E> Default for Wheel<E> {
         Self {
             len: 0,
             tick: 0,
+            slab: Slab::default(),
             due: BinaryHeap::new(),
-            levels: std::array::from_fn(|_| Level::default()),
+            levels: Default::default(),
             beyond: BTreeMap::new(),
-            spare: Vec::new(),
         }
     }
 }
@@ -203,29 +219,32 @@ const fn slot_of(tick: u64, level: usize) -> usize {
 }
 
 impl<E> Wheel<E> {
-    fn insert(&mut self, entry: Entry<E>) {
+    fn insert(&mut self, at_ns: u64, order: u64, event: E) {
         self.len += 1;
-        self.place(entry);
+        let index = self.slab.put(at_ns, order, event);
+        self.place(index, at_ns, order);
     }
 
-    fn place(&mut self, entry: Entry<E>) {
-        let tick = entry.at_ns >> TICK_BITS;
+    fn place(&mut self, index: u32, at_ns: u64, order: u64) {
+        let tick = at_ns >> TICK_BITS;
         if tick <= self.tick {
-            return self.due.push(entry);
+            return self.due.push(Reverse((at_ns, order, index)));
         }
         // The highest digit in which the event's tick differs from the present one says its level.
         let differ = 63 - (tick ^ self.tick).leading_zeros();
-        match (differ / SLOT_BITS) as usize {
-            level if level < LEVELS => self.levels[level].insert(slot_of(tick, level), entry),
-            _ => {
-                self.beyond.insert((entry.at_ns, entry.order), entry.event);
-            }
-        }
+        let level = (differ / SLOT_BITS) as usize;
+        let Some(lists) = self.levels.get_mut(level) else {
+            self.beyond.insert((at_ns, order), index);
+            return;
+        };
+        let slot = slot_of(tick, level);
+        lists.occupied[slot / 64] |= 1 << (slot % 64);
+        self.slab.entries[index as usize].next = std::mem::replace(&mut lists.heads[slot], index);
     }
 
-    /// Turns the wheel until `due` has the earliest event; false when there is none at all.
-    fn turn(&mut self) -> bool {
-        while self.due.is_empty() {
+    /// Turns the wheel until `due` has the earliest event.
+    fn turn(&mut self) {
+        while self.due.is_empty() && self.len > 0 {
             let found = (0..LEVELS).find_map(|level| {
                 Some((level, self.levels[level].first_from(slot_of(self.tick, level) + 1)?))
             });
@@ -234,41 +253,43 @@ impl<E> Wheel<E> {
                     let shift = level as u32 * SLOT_BITS;
                     let above = (self.tick >> shift) & !(SLOTS as u64 - 1);
                     self.tick = (above | slot as u64) << shift;
-                    let mut entries = std::mem::take(&mut self.spare);
-                    self.levels[level].take(slot, &mut entries);
-                    for entry in entries.drain(..) {
-                        self.place(entry);
-                    }
-                    self.spare = entries;
-                }
-                None => {
-                    let Some((&(at_ns, _), _)) = self.beyond.first_key_value() else { return false };
-                    self.tick = at_ns >> TICK_BITS;
-                    let span = 1u64 << (LEVELS as u32 * SLOT_BITS);
-                    let end_tick = (self.tick & !(span - 1)).saturating_add(span);
-                    let later = match end_tick.checked_mul(1 << TICK_BITS) {
-                        Some(end_ns) => self.beyond.split_off(&(end_ns, 0)),
-                        None => BTreeMap::new(),
-                    };
-                    for ((at_ns, order), event) in std::mem::replace(&mut self.beyond, later) {
-                        self.place(Entry { at_ns, order, event });
+                    let mut index = self.levels[level].take(slot);
+                    while let Some(entry) = self.slab.entries.get(index as usize) {
+                        let (at_ns, order, next) = (entry.at_ns, entry.order, entry.next);
+                        self.place(index, at_ns, order);
+                        index = next;
                     }
                 }
+                None => self.fetch_beyond(),
             }
         }
-        true
+    }
+
+    /// Nothing is left in the levels: goes to where the earliest of the far events is, and takes its neighbours along.
+    fn fetch_beyond(&mut self) {
+        let Some((&(at_ns, _), _)) = self.beyond.first_key_value() else { return };
+        self.tick = at_ns >> TICK_BITS;
+        let span = 1u64 << (LEVELS as u32 * SLOT_BITS);
+        let end_tick = (self.tick & !(span - 1)).saturating_add(span);
+        let later = match end_tick.checked_mul(1 << TICK_BITS) {
+            Some(end_ns) => self.beyond.split_off(&(end_ns, 0)),
+            None => BTreeMap::new(),
+        };
+        for ((at_ns, order), index) in std::mem::replace(&mut self.beyond, later) {
+            self.place(index, at_ns, order);
+        }
     }
 
     fn peek(&mut self) -> Option<(u64, u64)> {
         self.turn();
-        self.due.peek().map(Entry::key)
+        self.due.peek().map(|Reverse((at_ns, order, _))| (*at_ns, *order))
     }
 
-    fn pop(&mut self) -> Option<Entry<E>> {
+    fn pop(&mut self) -> Option<(u64, E)> {
         self.turn();
-        let entry = self.due.pop()?;
+        let Reverse((at_ns, _, index)) = self.due.pop()?;
         self.len -= 1;
-        Some(entry)
+        Some((at_ns, self.slab.take(index)?))
     }
 }
 
@@ -363,7 +384,6 @@ impl Timers {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::cmp::Reverse;
 
     /// The obvious queue: one sorted heap of everything, stale timers skipped when they come up.
     #[derive(Default)]

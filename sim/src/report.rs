@@ -108,6 +108,8 @@ pub struct Report {
     pub faults: BTreeMap<String, u64>,
     /// What became of the runs.
     pub runs: RunCounts,
+    /// Receipts of committed tasks that were verified offline.
+    pub receipts: u64,
     /// Connections of all machines when the plan's time was up, each counted at both ends.
     pub connections: u64,
     /// Commands given to cores.
@@ -178,6 +180,7 @@ pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
         events: world.steps(),
         faults,
         runs: RunCounts { acknowledged, ended, succeeded },
+        receipts: world.checks.receipts(),
         connections: scenario.connections(),
         commands: scenario.work().commands,
         net,
@@ -216,6 +219,7 @@ impl fmt::Display for Report {
         writeln!(f, "  connections    {}.{} per peer", per_peer / 10, per_peer % 10)?;
         let RunCounts { acknowledged, ended, succeeded } = self.runs;
         writeln!(f, "  runs           {acknowledged} acknowledged, {ended} ended, {succeeded} succeeded")?;
+        writeln!(f, "  receipts       {} verified offline", self.receipts)?;
         writeln!(f, "  trace          {}", self.trace_hash)?;
         writeln!(f, "  faults")?;
         for (kind, count) in &self.faults {

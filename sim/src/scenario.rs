@@ -6,6 +6,7 @@
 //! come to its end, every command must be answered, and at last every core must shut down in order.
 
 use crate::check::Violation;
+use crate::depot::Formula;
 use crate::disk::DiskSpec;
 use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
@@ -145,11 +146,9 @@ fn service(n: u8) -> Service {
 }
 
 /// What goes into the `nth` piece of work.
-fn object(seed: u64, nth: usize, len: u64) -> Bytes {
-    let mut out = vec![0; len as usize];
+fn object(seed: u64, nth: usize, len: u64) -> Formula {
     let key = Digest::in_domain("sim/object", &[&seed.to_le_bytes(), &(nth as u64).to_le_bytes()]);
-    blake3::Hasher::new_keyed(&key.0).finalize_xof().fill(&mut out);
-    Bytes::from(out)
+    Formula { key: key.0, len }
 }
 
 impl<C: Core> Scenario<C> {
@@ -479,12 +478,12 @@ impl<C: Core> Scenario<C> {
     /// A transfer begins where the object is: its owner permits it.
     fn share(&mut self, nth: usize, to: HostId, from: HostId, bytes: u64) {
         let object = object(self.plan.seed, nth, bytes);
-        let digest = Digest::of(&object);
+        let (digest, _) = self.world.depot().learn(object);
         let Some(consumer) = self.world.hosts.get(to as usize).map(|h| h.config.keypair.public()) else {
             return;
         };
         let stored =
-            self.world.hosts.get_mut(from as usize).is_some_and(|h| h.disk.blobs.put(object).is_ok());
+            self.world.hosts.get_mut(from as usize).is_some_and(|h| h.disk.blobs.put_formula(object).is_ok());
         let share = Command::Share { digest, consumer, valid: TICKET_VALID };
         if !stored || !self.give(from, share, Purpose::Share(nth)) {
             self.after(RETRY_MS, Mark::Work(nth));
@@ -498,33 +497,34 @@ impl<C: Core> Scenario<C> {
         let Some(owner) = self.world.hosts.get(from as usize).map(|h| h.config.keypair.public()) else {
             return;
         };
-        let digest = Digest::of(&object(self.plan.seed, nth, len));
+        let (digest, _) = self.world.depot().learn(object(self.plan.seed, nth, len));
         let fetch = Command::Fetch { digest, len, from: owner, ticket };
         if !self.give(work.host, fetch, Purpose::Work(nth)) {
             self.after(RETRY_MS, Mark::Work(nth));
         }
     }
 
-    /// Whatever was fetched must be there, byte for byte.
+    /// Whatever was fetched must be there. The store has hashed what it holds under a digest, so that it is the object.
     fn judge_transfer(&mut self, nth: usize, host: HostId) {
         let Some(WorkKind::Transfer { bytes, .. }) = self.plan.work.get(nth).map(|w| w.what.clone()) else {
             return;
         };
-        let right = object(self.plan.seed, nth, bytes);
-        let got = self.world.hosts.get(host as usize).and_then(|h| h.disk.blobs.get(&Digest::of(&right)));
-        let at_ns = self.world.now_ns();
-        if got.is_none_or(|got| got != right) {
-            self.world.checks.found(at_ns, host, Violation::WrongTransfer(Digest::of(&right)));
+        let (digest, _) = self.world.depot().learn(object(self.plan.seed, nth, bytes));
+        let there = self.world.hosts.get(host as usize).is_some_and(|h| h.disk.blobs.holds(&digest));
+        if !there {
+            let at_ns = self.world.now_ns();
+            self.world.checks.found(at_ns, host, Violation::WrongTransfer(digest));
         }
     }
 
     /// The command that submits a run; its object is in the store and the checkers know what must come of it.
     fn submission(&mut self, nth: usize, at: HostId, what: &WorkKind) -> Option<Command> {
         let WorkKind::Run { bytes_in, .. } = what else { return None };
-        let bytes = object(self.plan.seed, nth, *bytes_in);
-        let source = ObjectRef { digest: Digest::of(&bytes), len: bytes.len() as u64 };
+        let object = object(self.plan.seed, nth, *bytes_in);
+        let (digest, info) = self.world.depot().learn(object);
+        let source = ObjectRef { digest, len: info.len };
         let host = self.world.hosts.get_mut(at as usize)?;
-        if host.disk.blobs.put(bytes).is_err() {
+        if host.disk.blobs.put_formula(object).is_err() {
             self.after(RETRY_MS, Mark::Work(nth));
             return None;
         }

@@ -8,6 +8,7 @@
 //! then.
 
 use crate::check::{Checks, Violation};
+use crate::depot::Depot;
 use crate::dht::{Dht, DhtSpec};
 use crate::disk::{Commit, Disk, DiskSpec};
 use crate::draw::Draw;
@@ -115,6 +116,7 @@ pub struct World<C: Core = Node<QuicTransport>> {
     pub hosts: Vec<Host<C>>,
     /// Who watches.
     pub checks: Checks,
+    depot: Depot,
     queue: Queue<Happening>,
     trace: Trace,
     said: VecDeque<Said>,
@@ -134,6 +136,7 @@ impl<C: Core> World<C> {
             dht: Dht::new(seed, dht),
             hosts: Vec::new(),
             checks: Checks::default(),
+            depot: Depot::default(),
             queue: Queue::default(),
             trace: Trace::default(),
             said: VecDeque::new(),
@@ -154,12 +157,17 @@ impl<C: Core> World<C> {
     /// Adds a machine behind a gateway, not yet started.
     pub fn add_behind(&mut self, spec: HostSpec, gateway: Box<dyn Gateway>) -> HostId {
         let id = self.net.add(spec.region, spec.quality, gateway);
-        let disk = Disk::new(spec.disk, Draw::derive(self.seed, "disk", u64::from(id)));
+        let disk = Disk::new(spec.disk, Draw::derive(self.seed, "disk", u64::from(id)), self.depot.clone());
         let engine = Engine::new(spec.engine, Draw::derive(self.seed, "engine", u64::from(id)));
         self.checks.meet(id, spec.config.keypair.public());
         self.real_tls.push(spec.real_tls);
         self.hosts.push(Host::new(spec.config, spec.clock, disk, engine));
         id
+    }
+
+    /// The formulas that all stores of this world know.
+    pub fn depot(&self) -> &Depot {
+        &self.depot
     }
 
     /// World time.

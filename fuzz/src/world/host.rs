@@ -12,7 +12,8 @@ use remote_network_core::port::{BlobRequest, DhtRequest, EngineJob, EngineReques
 use remote_network_core::store::{Room, StoreOp, Subject};
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transport::quic::QuicTransport;
-use remote_network_sim::disk::{Blobs, Journal};
+use remote_network_sim::blobs::Blobs;
+use remote_network_sim::disk::Journal;
 use remote_network_sim::host::{Birth, BirthError, Core, Cryptography};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

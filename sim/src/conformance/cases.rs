@@ -2,7 +2,7 @@
 
 use super::stage::keypair;
 use super::{Bench, Stage};
-use crate::disk::describe;
+use crate::blobs::describe;
 use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
 use crate::net::HostId;
