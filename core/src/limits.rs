@@ -7,7 +7,7 @@ use crate::time::Duration;
 pub const PEERS_MAX: usize = 50;
 /// Connections including handshakes: room for peers that come while others go.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Known peers kept: about 200 bytes each.
+/// Known peers kept, a default: about 200 bytes each, and as much again in the journal.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).
 pub const KNOWN_PEERS_SHARED_MAX: usize = 50;

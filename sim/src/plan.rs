@@ -352,6 +352,8 @@ pub struct Plan {
     pub all_succeed: bool,
 }
 
+/// Peers that machines of class [`Class::Scale`] remember: their memory is bounded, however large the world is.
+pub const SCALE_KNOWN_PEERS: usize = 128;
 /// Connections that machines of class [`Class::Scale`] want.
 pub const SCALE_PEERS: u16 = 10;
 

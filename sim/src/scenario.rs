@@ -12,7 +12,7 @@ use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
 use crate::host::Core;
 use crate::net::HostId;
-use crate::plan::{Fault, FaultKind, Plan, Shape, WorkKind};
+use crate::plan::{Fault, FaultKind, Plan, SCALE_KNOWN_PEERS, Shape, WorkKind};
 use crate::world::{HostSpec, Said, World};
 use bytes::Bytes;
 use remote_network_core::command::{
@@ -165,7 +165,12 @@ impl<C: Core> Scenario<C> {
             };
             let config = match host.peers {
                 0 => config,
-                peers => NodeConfig { max_peers: peers.into(), min_peers: peers.into(), ..config },
+                peers => NodeConfig {
+                    max_peers: peers.into(),
+                    min_peers: peers.into(),
+                    known_peers_max: SCALE_KNOWN_PEERS,
+                    ..config
+                },
             };
             let id = world.add(HostSpec {
                 config,

@@ -114,7 +114,8 @@ pub struct QuicTransport {
     client: ClientConfig,
     base: StdInstant,
     connections_max: usize,
-    connections: BTreeMap<ConnId, Connection>,
+    /// Boxed: a node of the map holds eleven, and a connection is several kilobytes.
+    connections: BTreeMap<ConnId, Box<Connection>>,
     by_handle: BTreeMap<usize, ConnId>,
     timers: BTreeSet<(Instant, ConnId)>,
     transmit_queue: VecDeque<ConnId>,
@@ -223,7 +224,7 @@ impl QuicTransport {
         self.by_handle.insert(handle.0, conn);
         self.connections.insert(
             conn,
-            Connection {
+            Box::new(Connection {
                 handle,
                 quic,
                 synthetic,
@@ -233,7 +234,7 @@ impl QuicTransport {
                 closed: false,
                 timer: None,
                 queued: false,
-            },
+            }),
         );
         self.pump(now, conn);
         conn

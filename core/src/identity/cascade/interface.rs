@@ -174,7 +174,7 @@ pub enum Output {
         /// Connected, or everything that failed.
         result: Result<(), ConnectFailed>,
     },
-    /// Too few peers are connected: say so many known ones with `Learnt`.
+    /// There is room for peers: say so many known ones, which are not connected, with `Learnt`.
     WantPeers(usize),
     /// Something was not taken.
     Refused(&'static str),

@@ -129,15 +129,45 @@ fn four_lookups_and_four_dials_at_once_for_peers_nobody_asked_for() {
 #[test]
 fn nobody_unwanted_is_dialled_at_max_peers_but_the_wanted_are() {
     let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 1, ..config() }), [0; 32]);
+    rig.tell(Input::Start);
     rig.tell(Input::Connected { key: key(1), addr: addr(1) });
     rig.tell(learnt(2));
     rig.tell(Input::Hint(addr(7)));
     assert!(rig.wait(Duration::from_secs(300)).is_empty());
+    assert_eq!(rig.machine.efforts(), 0, "the book remembers them");
     assert_eq!(rig.tell(connect(3)), [Output::Lookup(key(3))]);
     assert_eq!(rig.tell(Input::Wanted(key(4), true)), [Output::Lookup(key(4))]);
     assert_eq!(dials(&rig.tell(found(3, &[addr(3)]))).len(), 1);
-    let out = rig.tell(Input::Disconnected(key(1)));
-    assert_eq!((lookups(&out), dials(&out).len()), (1, 1), "room for the others");
+    rig.tell(Input::Disconnected(key(1)));
+    let out = rig.wait(TOP_UP_EVERY * 6 / 5);
+    assert!(out.contains(&Output::WantPeers(FAN_OUT)), "room for the others: {out:?}");
+}
+
+#[test]
+fn lookups_of_peers_nobody_asked_for_are_no_more_than_there_is_room_for() {
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 2, ..config() }), [0; 32]);
+    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(learnt(2));
+    rig.tell(learnt(3));
+    let mut started = lookups(&rig.wait(START_WITHIN));
+    rig.timeout();
+    started += lookups(&rig.outputs());
+    assert_eq!(started, 1);
+}
+
+#[test]
+fn a_node_that_gets_its_last_peer_lets_the_others_go() {
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 3, ..config() }), [0; 32]);
+    for n in 2..40 {
+        rig.tell(learnt(n));
+    }
+    rig.wait(START_WITHIN);
+    rig.tell(connect(50));
+    for n in 60..63 {
+        rig.tell(Input::Connected { key: key(n), addr: addr(n) });
+    }
+    assert_eq!(rig.machine.efforts(), 3 + 1, "three lookups under way, and the wanted one");
+    assert!(rig.machine.lookup_queues[OTHERS].is_empty());
 }
 
 #[test]
@@ -314,18 +344,24 @@ fn an_address_where_nobody_of_ours_was_is_left_for_five_minutes() {
 
 #[test]
 fn too_few_peers_are_topped_up_from_the_book() {
-    let mut rig = Rig::new(Cascade::new(CascadeConfig { min_peers: 5, ..config() }), [0; 32]);
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { min_peers: 5, max_peers: 6, ..config() }), [0; 32]);
     rig.tell(Input::Start);
     assert_eq!(rig.wait(Duration::from_secs(2)), [Output::WantPeers(20)]);
     for n in 1..=5 {
         rig.tell(Input::Connected { key: key(n), addr: addr(n) });
     }
+    let some = rig.wait(TOP_UP_EVERY * 6 / 5);
+    assert!(
+        some.iter().all(|o| *o == Output::WantPeers(FAN_OUT)) && !some.is_empty(),
+        "room for one: {some:?}"
+    );
+    rig.tell(Input::Connected { key: key(6), addr: addr(6) });
     assert!(rig.wait(Duration::from_secs(120)).is_empty());
 }
 
 #[test]
 fn the_crowd_is_bounded_and_the_user_still_gets_through() {
-    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 0, ..config() }), [0; 32]);
+    let mut rig = rig();
     let mut refused = 0;
     for n in 0..EFFORTS_MAX as u32 + 10 {
         let out = rig.tell(Input::Learnt { key: far_key(n), addr: None });
