@@ -3,10 +3,13 @@
 
 use crate::time::Duration;
 
-/// Connected peers (SPEC 8.7 `max_peers`), a default.
+/// Connected peers (SPEC 8.7 `max_peers`), a default. Those with jobs or transfers may be more.
 pub const PEERS_MAX: usize = 50;
 /// Connections including handshakes: room for peers that come while others go.
 pub const CONNECTIONS_MAX: usize = 256;
+/// A peer that dials a node with `max_peers` connected ones stays this long without using the connection: long enough
+/// to tell each other of peers, and for a job or a transfer to begin, which makes it stay.
+pub const GUEST_STAY: Duration = Duration::from_secs(5);
 /// Known peers kept, a default: about 200 bytes each, and as much again in the journal.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).

@@ -148,7 +148,7 @@ fn service(n: u8) -> Service {
 /// What goes into the `nth` piece of work.
 fn object(seed: u64, nth: usize, len: u64) -> Formula {
     let key = Digest::in_domain("sim/object", &[&seed.to_le_bytes(), &(nth as u64).to_le_bytes()]);
-    Formula { key: key.0, len }
+    Formula { key: key.0, from: 0, len }
 }
 
 impl<C: Core> Scenario<C> {
@@ -166,7 +166,7 @@ impl<C: Core> Scenario<C> {
             let config = match host.peers {
                 0 => config,
                 peers => NodeConfig {
-                    max_peers: peers.into(),
+                    max_peers: usize::from(peers) + 1,
                     min_peers: peers.into(),
                     known_peers_max: SCALE_KNOWN_PEERS,
                     ..config

@@ -53,6 +53,8 @@ pub const BACKOFF_MIN: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1_800);
 /// Longest back-off of a wanted peer.
 pub const BACKOFF_WANTED_MAX: Duration = Duration::from_secs(30);
+/// A peer that has peers enough is left alone for this long, ± 25 %.
+pub const SENT_AWAY_REST: Duration = Duration::from_secs(300);
 /// Attempts before a peer nobody asked for is left until it is learnt of again.
 pub const ATTEMPTS_MAX: u32 = 5;
 /// A lookup that is not answered within this has failed: the DHT's own ten seconds, and its queue.
@@ -410,6 +412,16 @@ impl Cascade {
         }
     }
 
+    /// Dialling a full peer again at once would only be the same again.
+    fn sent_away(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
+        if self.connected.contains_key(&key) || self.efforts.contains_key(&key) || !self.make_room(false) {
+            return;
+        }
+        let until = Some(cx.now + cx.rng.jitter(SENT_AWAY_REST, 25));
+        self.efforts.insert(key, Effort::new(None));
+        self.change(&key, |e| e.stage = Stage::Resting { until, again: false });
+    }
+
     fn connect(&mut self, cx: &mut Cx<'_, Output>, id: CommandId, key: PublicKey, addr: Option<SocketAddr>) {
         let refuse =
             |cx: &mut Cx<'_, Output>, why| cx.emit(Output::ConnectDone { id, key, result: Err(why) });
@@ -619,6 +631,7 @@ impl Machine for Cascade {
                 self.rest_when_full();
             }
             Input::Disconnected(key) => self.disconnected(cx, key),
+            Input::SentAway(key) => self.sent_away(cx, key),
             Input::Connect { id, key, addr } => self.connect(cx, id, key, addr),
             Input::Wanted(key, wanted) => self.want(key, wanted),
             Input::Blocked(key) => self.blocked(cx, key),

@@ -177,11 +177,14 @@ impl<T: Transport> Node<T> {
             self.refuse("dial-found-another-peer");
         }
         if let Some((dial, _)) = dial {
-            self.dialled(dial, Err(DialFailed::Closed(reason)));
+            self.dialled(dial, Err(DialFailed::Closed(reason.clone())));
         }
         let Some((link, current)) = self.links.closed(conn) else { return };
         if current && link.identified {
             self.peer_down(&link.peer);
+            if matches!(reason, CloseReason::Peer { code, .. } if code == close_code::FULL.into()) {
+                self.inbox.push_back(Inside::Cascade(cascade::Input::SentAway(link.peer)));
+            }
         }
         if current {
             self.notify_peer(&link.peer);
@@ -250,6 +253,9 @@ impl<T: Transport> Node<T> {
                 self.transport.close(self.now, conn, close_code::DUPLICATE, "another connection is kept");
                 return;
             }
+        }
+        if self.links.up() > self.config.max_peers {
+            self.links.is_guest(self.now, conn);
         }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {
@@ -320,6 +326,9 @@ impl<T: Transport> Node<T> {
             },
             0x10..=0x1f => match Message::from_frame(frame) {
                 Ok(message) => {
+                    if message.is_about_a_job() {
+                        self.links.used(conn);
+                    }
                     self.job_message(peer, message);
                     None
                 }
@@ -400,6 +409,7 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn stream_news(&mut self, stream: StreamKey, news: StreamNews) {
         self.links.active(self.now, stream.0);
+        self.links.used(stream.0);
         let (owner, event) = match news {
             StreamNews::Head(frame) => {
                 let Some(link) = self.links.get(stream.0).filter(|l| l.identified) else {
@@ -429,7 +439,9 @@ impl<T: Transport> Node<T> {
             .filter(|e| !e.done())
             .filter_map(Machine::poll_timeout)
             .fold(None, |a, b| Deadline::earlier(a, Some(b)));
-        Deadline::earlier(self.meeting.idle_check.map(|at| Deadline::new(at, "idle check")), exchanges)
+        let guests = self.links.guests_until().map(|at| Deadline::new(at, "send a guest away"));
+        let idle = self.meeting.idle_check.map(|at| Deadline::new(at, "idle check"));
+        Deadline::earlier(Deadline::earlier(idle, guests), exchanges)
     }
 
     pub(super) fn meeting_timeout(&mut self) {
@@ -440,6 +452,10 @@ impl<T: Transport> Node<T> {
             let Some(machine) = self.exchanges.get_mut(&conn) else { continue };
             let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, Machine::handle_timeout);
             self.after_exchange(conn, out);
+        }
+        for conn in self.links.guests_to_go(self.now) {
+            self.refuse("peers-full");
+            self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");
         }
         if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
             self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);

@@ -39,8 +39,9 @@ const CID_BYTES: usize = 8;
 const RETRY_ABOVE: usize = 64;
 /// Stateless answers (retry, refusal, version negotiation, reset) waiting to be sent; more are dropped, as any datagram may be.
 const ANSWERS_MAX: usize = 64;
-/// Bidirectional streams a peer may have open: its control stream, and one per object it fetches.
-const STREAMS_MAX: u32 = 16;
+/// Bidirectional streams a peer may have open: its control stream, one per object it fetches, and a few that just ended.
+/// Not more than 14: quinn-proto keeps a table of all that may come, which would be twice as large.
+const STREAMS_MAX: u32 = 14;
 /// Receive window of a stream. Above 2 MB a burst of losses can exceed quinn-proto's 1,024 gaps and kill the connection.
 const STREAM_WINDOW: u32 = 1_250_000;
 /// Receive window of a connection.

@@ -132,6 +132,8 @@ pub enum Input {
     },
     /// A peer is connected no more.
     Disconnected(PublicKey),
+    /// A peer that was connected has peers enough and ended the connection, after `Disconnected`.
+    SentAway(PublicKey),
     /// The user wants a peer. Answered by one `ConnectDone`.
     Connect {
         /// The command.

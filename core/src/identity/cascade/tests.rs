@@ -343,6 +343,21 @@ fn an_address_where_nobody_of_ours_was_is_left_for_five_minutes() {
 }
 
 #[test]
+fn a_peer_that_has_peers_enough_is_left_alone_for_a_while() {
+    let mut rig = rig();
+    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(Input::Disconnected(key(1)));
+    rig.tell(Input::SentAway(key(1)));
+    rig.tell(learnt(1));
+    assert!(rig.wait(SENT_AWAY_REST * 3 / 4 - Duration::from_secs(1)).is_empty());
+    rig.wait(SENT_AWAY_REST / 2 + Duration::from_secs(2));
+    assert!(rig.machine.efforts() == 1 && rig.tell(learnt(1)).is_empty());
+    assert_eq!(lookups(&rig.wait(START_WITHIN)), 1);
+    rig.tell(Input::SentAway(key(2)));
+    assert_eq!(rig.tell(connect(2)), [Output::Lookup(key(2))], "the user's wish goes first");
+}
+
+#[test]
 fn too_few_peers_are_topped_up_from_the_book() {
     let mut rig = Rig::new(Cascade::new(CascadeConfig { min_peers: 5, max_peers: 6, ..config() }), [0; 32]);
     rig.tell(Input::Start);
@@ -392,6 +407,7 @@ fn arb_input() -> impl Strategy<Value = Input> {
         5 => (0u64..40, dialled).prop_map(|(d, result)| Input::Dialled { dial: DialId(d), result }),
         2 => n().prop_map(|n| Input::Connected { key: key(n), addr: addr(n) }),
         2 => n().prop_map(|n| Input::Disconnected(key(n))),
+        1 => n().prop_map(|n| Input::SentAway(key(n))),
         2 => (any::<u64>(), n(), prop::option::of(0u8..6))
             .prop_map(|(id, n, a)| Input::Connect { id: CommandId(id), key: key(n), addr: a.map(addr) }),
         1 => (n(), any::<bool>()).prop_map(|(n, w)| Input::Wanted(key(n), w)),
