@@ -6,7 +6,8 @@
 //! hearsay.
 //!
 //! The book is bounded. Since anybody can invent keys, peers that were only heard of are evicted before peers that were
-//! met, the least recently seen first; blocked peers stay, because forgetting one would unblock it. A full book lets a
+//! met, the least recently seen first, and hearsay drives out only what was not seen for an hour: who came first stays.
+//! Blocked peers stay too, because forgetting one would unblock it. A full book lets a
 //! sixteenth go at once, so that no order of eviction need be kept beside it. What nobody here knows yet is hearsay down
 //! to its key: whether the bytes are a key at all is only looked at before the peer enters the book.
 //!
@@ -39,6 +40,8 @@ pub const RECHECKS_MAX: usize = 16;
 pub const SEEN_WRITE_EVERY: Duration = Duration::from_secs(600);
 /// Topics remembered of a peer.
 pub const PEER_TOPICS_MAX: usize = 8;
+/// Hearsay does not take the place of a peer that was seen within this before it.
+pub const HEARSAY_AFTER: Duration = Duration::from_secs(3_600);
 /// A full book lets this part of it go (one sixteenth), as far as it ranks below the newcomer.
 pub const EVICTED_AT_ONCE: usize = 16;
 
@@ -294,6 +297,12 @@ impl Book {
         }
     }
 
+    /// Whether there is room for one more that ranks as `newcomer`, or can be made.
+    fn has_room(&self, newcomer: (bool, UnixTime)) -> bool {
+        self.entries.len() < self.known_max
+            || self.entries.values().filter_map(|e| rank(&e.peer)).any(|rank| rank <= newcomer)
+    }
+
     /// Room for one more that ranks as `newcomer`; those who rank lower go, a part of the book at once.
     fn make_room(&mut self, cx: &mut Cx<'_, Output>, newcomer: (bool, UnixTime)) -> bool {
         if self.entries.len() < self.known_max {
@@ -356,15 +365,17 @@ impl Book {
             }
             return;
         }
+        let ranks = (false, seen.minus(HEARSAY_AFTER));
+        if cx.wall.since(seen) >= RECHECK_AFTER || !self.has_room(ranks) {
+            return cx.emit(Output::Refused("known-peer-old"));
+        }
         let Ok(key) = PublicKey::from_slice(&hint.key) else {
             return cx.emit(Output::Refused("known-peer-key"));
         };
         if key == self.own {
             return;
         }
-        if cx.wall.since(seen) >= RECHECK_AFTER || !self.make_room(cx, (false, seen)) {
-            return cx.emit(Output::Refused("known-peer-old"));
-        }
+        self.make_room(cx, ranks);
         let addr = hint.addr.filter(|a| usable(*a, self.private_networks));
         let peer = KnownPeer {
             dht_id: None,

@@ -363,6 +363,10 @@ impl<T: Transport> Node<T> {
                 break;
             }
         }
+        if self.inbox.capacity() > INBOX_KEPT {
+            // What a busy moment needed is not kept for ever.
+            self.inbox.shrink_to(INBOX_KEPT);
+        }
         if let Life::Stopping { asked, .. } = self.life
             && self.gate.is_at_rest()
         {
@@ -411,6 +415,9 @@ impl<T: Transport> Node<T> {
         *self.refused.entry(reason).or_default() += 1;
     }
 }
+
+/// Inputs between machines for which memory is kept.
+const INBOX_KEPT: usize = 16;
 
 /// Everything random of a node, one stream per machine, so that a new draw in one does not shift another's.
 fn rng(seed: &[u8; 32], label: &str) -> Rng {

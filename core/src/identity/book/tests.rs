@@ -181,6 +181,17 @@ fn a_flood_of_invented_peers_evicts_only_what_was_heard_of() {
 }
 
 #[test]
+fn hearsay_takes_the_place_only_of_what_was_long_unseen() {
+    let mut rig = Rig::new(Book::new(key(100), false, 2), [0; 32]);
+    rig.tell(Input::Told(vec![hint(1, ago(5_000)), hint(2, ago(5))]));
+    let out = rig.tell(Input::Told(vec![hint(3, ago(1))]));
+    assert!(out.contains(&Output::Forgotten(key(1))));
+    assert_eq!(rig.tell(Input::Told(vec![hint(4, ago(0))])), [Output::Refused("known-peer-old")]);
+    rig.tell(met(5));
+    assert!(rig.machine.get(&key(2)).is_none(), "a peer that was met takes the place of the older hearsay");
+}
+
+#[test]
 fn bytes_that_are_no_key_enter_no_book() {
     let mut rig = rig();
     let hint = KnownPeerHint { key: [0; 32], ..hint(1, ago(5)) };
