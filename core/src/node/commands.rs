@@ -187,6 +187,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Fetch(fetch::Input::Want {
             digest,
             len,
+            claim: None,
             sources,
             waiter: command_waiter(id),
         }));

@@ -20,7 +20,7 @@ use crate::service::catalogue;
 use crate::store::StoreOp;
 use crate::ticket::Ticket;
 use crate::time::{Instant, UnixTime};
-use crate::transfer::fetch::Waiter;
+use crate::transfer::fetch::{Claim, Waiter};
 use crate::transfer::{StreamKey, StreamOp, fetch, serve};
 use crate::transport::Transport;
 use std::net::SocketAddr;
@@ -295,24 +295,27 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::Progress { digest, done }));
                     self.notify(Notice::Transfer { digest, done, len });
                 }
-                fetch::Output::Fetched { digest, waiters, .. } => {
+                fetch::Output::Fetched { digest, claim, waiters, .. } => {
                     let new = self.arrived.remove(&digest);
-                    self.fetched(digest, &waiters, new);
+                    self.fetched(digest, claim, &waiters, new);
                 }
-                fetch::Output::FetchFailed { digest, waiters, why, .. } => {
+                fetch::Output::FetchFailed { digest, claim, waiters, why, .. } => {
                     self.arrived.remove(&digest);
-                    self.fetch_failed(digest, &waiters, &why.to_string());
+                    self.fetch_failed(digest, claim, &waiters, &why.to_string());
                 }
                 fetch::Output::Lied { .. } => self.refuse("transfer-lie"),
             }
         }
     }
 
-    fn fetched(&mut self, digest: Digest, waiters: &[Waiter], new: bool) {
+    fn fetched(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], new: bool) {
         for w in waiters {
             match *w {
                 REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
-                EXECUTOR => self.inbox.push_back(Inside::Executor(executor::Input::Fetched { digest, new })),
+                EXECUTOR => {
+                    let fetched = executor::Input::Fetched { digest, claim, new };
+                    self.inbox.push_back(Inside::Executor(fetched));
+                }
                 _ => {
                     if let Some(id) = waiting_command(w) {
                         self.fetch_command_done(id, digest, Ok(()));
@@ -322,7 +325,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn fetch_failed(&mut self, digest: Digest, waiters: &[Waiter], why: &str) {
+    fn fetch_failed(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], why: &str) {
         for w in waiters {
             let why = why.to_owned();
             match *w {
@@ -330,7 +333,8 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
                 EXECUTOR => {
-                    self.inbox.push_back(Inside::Executor(executor::Input::FetchFailed { digest, why }))
+                    let failed = executor::Input::FetchFailed { digest, claim, why };
+                    self.inbox.push_back(Inside::Executor(failed));
                 }
                 _ => {
                     if let Some(id) = waiting_command(w) {
@@ -391,8 +395,8 @@ impl<T: Transport> Node<T> {
                 requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 requester::Output::NeedPeer(peer) => self.need_peer(peer),
                 requester::Output::Want { digest, len, sources } => {
-                    let want =
-                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
+                    let (claim, sources) = (None, tickets(sources));
+                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: REQUESTER };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 requester::Output::Grant { digest, requester } => {
@@ -423,9 +427,9 @@ impl<T: Transport> Node<T> {
             match o {
                 executor::Output::Persist(op) => self.persist(op),
                 executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
-                executor::Output::Want { digest, len, sources } => {
-                    let want =
-                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
+                executor::Output::Want { digest, len, claim, sources } => {
+                    let sources = tickets(sources);
+                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: EXECUTOR };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),

@@ -90,8 +90,12 @@ fn starts(out: &[Output]) -> usize {
     out.iter().filter(start).count()
 }
 
+/// On whatever right it was wanted.
 fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
-    r.tell(Input::Fetched { digest: Digest::of(b"in"), new: true })
+    let here = |claim| Input::Fetched { digest: Digest::of(b"in"), claim, new: true };
+    let mut out = r.tell(here(None));
+    out.extend(r.tell(here(Some(keypair(2).public()))));
+    out
 }
 
 fn exit(job: JobId, class: ExitClass) -> Input {
@@ -159,6 +163,75 @@ fn an_order_shown_by_somebody_else_is_refused() {
     let Input::Message { message, .. } = dispatch(order(2, 1), 2) else { unreachable!() };
     let out = r.tell(Input::Message { peer: keypair(3).public(), message });
     assert_eq!(refusal(&out), Some(Refusal::BadOrder));
+}
+
+fn claims(out: &[Output]) -> Vec<Claim> {
+    let claim = |o: &Output| match o {
+        Output::Want { claim, .. } => Some(*claim),
+        _ => None,
+    };
+    out.iter().filter_map(claim).collect()
+}
+
+#[test]
+fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
+    let mut r = Rig::new(executor(4), [0; 32]);
+    r.tell(Input::Services(vec![count()]));
+    r.tell(Input::Started);
+    for n in 1..=3 {
+        r.tell(Input::PeerUp(keypair(n).public()));
+    }
+    let (alice, eve) = (keypair(2).public(), keypair(3).public());
+    assert_eq!(claims(&r.tell(dispatch(order(1, 1), 1))), [None], "the node's own store is its own");
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    assert_eq!(claims(&r.tell(dispatch(order(2, 1), 2))), [Some(alice)]);
+    // Eve's order names what alice brings, and signs a ticket of her own for it.
+    assert_eq!(claims(&r.tell(dispatch(order(3, 1), 3))), [Some(eve)]);
+    assert_eq!(starts(&input_is_here(&mut r)), 1, "alice's alone");
+    assert_eq!(r.machine.state(&order(3, 1).job()), Some(JobState::Staging));
+    // What alice has shown once she need not show again, while a job of hers holds it.
+    assert_eq!(claims(&r.tell(dispatch(order(2, 2), 2))), [None]);
+    // Eve's claim fails, and with it her job alone.
+    let mut last = Vec::new();
+    for _ in 0..STAGE_TRIES_MAX {
+        let (digest, why) = (Digest::of(b"in"), "refused".into());
+        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), why });
+        last.extend(r.wait(Duration::from_secs(20)));
+    }
+    assert_eq!(starts(&last), 0);
+    assert!(r.machine.held()[&order(3, 1).job()].started.is_none());
+}
+
+#[test]
+fn an_output_is_its_requesters_input_and_a_ticket_of_the_owner_opens_what_is_here() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(exit(order(2, 1).job(), ExitClass::Success));
+    let of_output = |n, fence| {
+        let mut o = order(n, fence);
+        o.inputs[0].digest = Digest::of(b"out");
+        o
+    };
+    let out = r.tell(dispatch(of_output(2, 2), 2));
+    assert_eq!(claims(&out), [None]);
+    r.tell(from(2, Message::Cancel { job: of_output(2, 2).job() }));
+    r.tell(Input::Fetched { digest: Digest::of(b"out"), claim: None, new: false });
+    let ticket = |by: u8, to: u8| {
+        let until = r.wall().plus(Duration::from_secs(60));
+        Ticket::sign(&keypair(by), Digest::of(b"out"), keypair(to).public(), until)
+    };
+    let shown = [(ticket(1, 3), None), (ticket(1, 2), Some(keypair(3).public()))];
+    for ((ticket, claim), fence) in shown.into_iter().zip(1..) {
+        let o = of_output(3, fence);
+        let job = o.job();
+        let source = Source { holder: keypair(1).public(), ticket: ticket.encode().into() };
+        let order = Box::new(Signed::sign(o, &keypair(3)));
+        let out = r.tell(from(3, Message::Dispatch { order, sources: vec![vec![source]] }));
+        assert_eq!(claims(&out), [claim], "a ticket of the owner, made out to the requester");
+        r.tell(from(3, Message::Cancel { job }));
+    }
 }
 
 #[test]
@@ -243,7 +316,11 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
     r.tell(dispatch(order(2, 1), 2));
     let mut last = Vec::new();
     for _ in 0..STAGE_TRIES_MAX {
-        last = r.tell(Input::FetchFailed { digest: Digest::of(b"in"), why: "gone".into() });
+        last = r.tell(Input::FetchFailed {
+            digest: Digest::of(b"in"),
+            claim: Some(keypair(2).public()),
+            why: "gone".into(),
+        });
         last.extend(r.wait(Duration::from_secs(20)));
     }
     let class = said(&last).into_iter().find_map(|m| match m {
@@ -349,8 +426,14 @@ fn the_executor_obeys_the_laws() {
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Cancel { job })),
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Release { job })),
         Just(from(2, Message::LeaseAck)),
-        any::<bool>().prop_map(|new| Input::Fetched { digest: Digest::of(b"in"), new }),
-        Just(Input::FetchFailed { digest: Digest::of(b"in"), why: "no".into() }),
+        (any::<bool>(), 2u8..4).prop_map(|(new, n)| {
+            Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(n).public()), new }
+        }),
+        Just(Input::FetchFailed {
+            digest: Digest::of(b"in"),
+            claim: Some(keypair(2).public()),
+            why: "no".into()
+        }),
         (job(), class).prop_map(|(job, class)| exit(job, class)),
     ];
     check_within(

@@ -28,7 +28,7 @@ fn op(room: u8, n: u64) -> OpId {
 }
 
 fn want(digest: Digest, len: u64, w: u8) -> fetch::Input {
-    fetch::Input::Want { digest, len, sources: vec![(key(1).public(), None)], waiter: waiter(w) }
+    fetch::Input::Want { digest, len, claim: None, sources: vec![(key(1).public(), None)], waiter: waiter(w) }
 }
 
 fn not_found(n: u64) -> fetch::Input {
@@ -56,7 +56,10 @@ fn wants_of_one_object_are_one_fetch_and_all_who_wait_are_told() {
     assert_eq!(rig.tell(want(digest, 1, 2)), []);
     let info = BlobInfo { len: 1, pieces: Bytes::new() };
     let out = rig.tell(fetch::Input::Blob { op: op(9, 1), result: Ok(BlobAnswer::Info(info)) });
-    assert_eq!(out, [fetch::Output::Fetched { digest, len: 1, waiters: vec![waiter(1), waiter(2)] }]);
+    assert_eq!(
+        out,
+        [fetch::Output::Fetched { digest, len: 1, claim: None, waiters: vec![waiter(1), waiter(2)] }]
+    );
 }
 
 #[test]
@@ -97,7 +100,8 @@ fn no_object_is_empty_but_the_empty_one_and_none_is_longer_than_the_longest() {
     let digest = Digest::of(b"x");
     let mut rig = Rig::new(Fetcher::new(9), [1; 32]);
     rig.tell(want(digest, 0, 1));
-    let failed = |len, why| fetch::Output::FetchFailed { digest, len, waiters: vec![waiter(1)], why };
+    let failed =
+        |len, why| fetch::Output::FetchFailed { digest, len, claim: None, waiters: vec![waiter(1)], why };
     assert_eq!(rig.tell(not_found(1)), [failed(0, FetchError::NoSuchObject)]);
     let len = OBJECT_BYTES_MAX + 1;
     assert_eq!(rig.tell(want(digest, len, 1)), [failed(len, FetchError::TooLong)]);
@@ -308,6 +312,7 @@ fn the_fetcher_keeps_the_laws() {
         4 => (digests(), lengths(), 0u8..3, 0u8..3).prop_map(|(digest, len, w, s)| fetch::Input::Want {
             digest,
             len,
+            claim: (w == 2).then(|| key(7).public()),
             sources: (0..s).map(|n| (key(n).public(), None)).collect(),
             waiter: waiter(w),
         }),

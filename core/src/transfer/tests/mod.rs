@@ -50,6 +50,107 @@ fn an_object_that_is_here_is_not_fetched() {
 }
 
 #[test]
+fn an_object_that_is_here_is_no_answer_to_a_claim_without_a_source_that_gives_it() {
+    let bytes = content(1, 3 * PIECE);
+    let mut heard = Vec::new();
+    for here in [false, true] {
+        let mut w = World::new(1);
+        let (digest, info) = describe(&bytes);
+        if here {
+            w.store.put(&bytes);
+        }
+        let stranger = w.holder();
+        w.claim(digest, info.len, 50, &[stranger]);
+        w.settle();
+        assert!(!w.fetched(digest));
+        w.claim(digest, info.len - 1, 50, &[stranger]);
+        w.settle();
+        heard.push((w.said.clone(), w.now));
+    }
+    assert_eq!(heard[0], heard[1], "nor can it be told whether it is here, or how long it is");
+}
+
+#[test]
+fn a_claim_is_shown_by_every_byte_and_writes_nothing_twice() {
+    for len in [1, PIECE, 3 * PIECE + 5] {
+        let mut w = World::new(2);
+        let bytes = content(1, len);
+        let (digest, _) = w.store.put(&bytes);
+        let h = w.holder_with(&bytes);
+        w.claim(digest, len, 50, &[h]);
+        w.settle();
+        w.assert_has(&bytes);
+        assert_eq!(w.holders[h].server.counts().bytes, len);
+        assert_eq!(w.store.writes, 0);
+    }
+}
+
+#[test]
+fn a_source_that_lacks_one_piece_shows_no_claim() {
+    let bytes = content(1, 4 * PIECE);
+    let mut w = World::new(3);
+    let (digest, len) = w.store.put(&bytes);
+    let partly = liar(&mut w, &bytes, |content, _, _| content[3 * PIECE as usize] ^= 1);
+    w.claim(digest, len, 50, &[partly]);
+    w.settle();
+    assert!(!w.fetched(digest));
+    assert_eq!(w.lies().len(), 1);
+}
+
+#[test]
+fn what_one_requester_brought_is_no_others_and_both_get_it_by_their_own_sources() {
+    let bytes = content(1, 3 * PIECE);
+    let (digest, info) = describe(&bytes);
+    for seed in 0..8 {
+        let mut w = World::new(seed);
+        let (good, stranger) = (w.holder_with(&bytes), w.holder());
+        w.claim(digest, info.len, 50, &[good]);
+        w.claim(digest, info.len, 51, &[stranger]);
+        w.settle();
+        let told = |w: &World, n: u8| {
+            let claim = Some(key(n).public());
+            w.said.iter().any(|s| matches!(s, fetch::Output::Fetched { claim: c, .. } if *c == claim))
+        };
+        assert!(told(&w, 50) && !told(&w, 51));
+        w.claim(digest, info.len, 51, &[good]);
+        w.settle();
+        assert!(told(&w, 51));
+        assert_eq!(w.store.writes, 3);
+    }
+}
+
+#[test]
+fn what_a_claim_has_shown_is_remembered_over_a_failure_but_pieces_from_before_a_restart_are_anybodys() {
+    let bytes = content(3, 6 * PIECE);
+    let (digest, info) = describe(&bytes);
+    for restarts in [false, true] {
+        let mut w = World::new(4);
+        let h = w.holder_with(&bytes);
+        w.claim(digest, info.len, 50, &[h]);
+        while w.store.writes < 3 {
+            assert!(w.step());
+        }
+        if restarts {
+            w.crash();
+        } else {
+            w.holders[h].reachable = false;
+            let streams: Vec<_> = w.pipes.keys().copied().collect();
+            streams.into_iter().for_each(|s| w.break_connection(s));
+            w.settle();
+            assert!(w.failure().is_some());
+            w.holders[h].reachable = true;
+        }
+        let before = w.holders[h].server.counts().bytes;
+        w.claim(digest, info.len, 50, &[h]);
+        w.settle();
+        w.assert_has(&bytes);
+        assert_eq!(w.store.writes, 6, "no piece was written twice");
+        let again = w.holders[h].server.counts().bytes - before;
+        assert_eq!(again == info.len, restarts, "{again} bytes");
+    }
+}
+
+#[test]
 fn lost_connections_cost_no_piece_that_was_written() {
     for seed in 0..8 {
         let mut w = World::new(seed);
@@ -258,7 +359,7 @@ fn a_ticket_of_the_requester_opens_what_a_stranger_may_not_have() {
         w.holders[h].store.put(&bytes);
         w.tell_holder(h, serve::Input::Grant { digest, requester: requester.public() });
         let sources = vec![(w.holders[h].key, ticket)];
-        w.tell(fetch::Input::Want { digest, len: info.len, sources, waiter: waiter(1) });
+        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
         w.settle();
         assert_eq!(w.fetched(digest), allowed);
         assert_eq!(w.holders[h].server.counts().unavailable > 0, !allowed);

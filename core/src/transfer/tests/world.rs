@@ -211,7 +211,14 @@ impl World {
 
     pub(super) fn want(&mut self, digest: Digest, len: u64, from: &[usize]) {
         let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
-        self.tell(fetch::Input::Want { digest, len, sources, waiter: waiter(1) });
+        self.tell(fetch::Input::Want { digest, len, claim: None, sources, waiter: waiter(1) });
+    }
+
+    /// A want on the right of a requester that has yet to show it.
+    pub(super) fn claim(&mut self, digest: Digest, len: u64, requester: u8, from: &[usize]) {
+        let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
+        let claim = Some(key(requester).public());
+        self.tell(fetch::Input::Want { digest, len, claim, sources, waiter: waiter(requester) });
     }
 
     pub(super) fn tell(&mut self, input: fetch::Input) {
