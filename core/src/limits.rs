@@ -91,8 +91,15 @@ pub const RUNS_ACTIVE_MAX: usize = 64;
 pub const RUNS_KEPT_MAX: usize = 1_000;
 /// Jobs admitted and not yet released, in all.
 pub const JOBS_MAX: usize = 4_096;
-/// Jobs of one requester.
+/// Unfinished jobs of one requester.
 pub const JOBS_PER_REQUESTER_MAX: usize = 512;
+/// Jobs held for one requester, results that wait for it or are kept for its run included: a whole workflow's, and some more.
+/// Those of the node itself are bounded by [`JOBS_MAX`] alone.
+pub const JOBS_HELD_PER_REQUESTER_MAX: usize = 1_024;
+/// Jobs remembered that must not start again. 40 bytes each.
+pub const TOMBSTONES_MAX: usize = 4_096;
+/// Those of one requester; its oldest make room for its new ones.
+pub const TOMBSTONES_PER_REQUESTER_MAX: usize = 512;
 /// Jobs running at once, a default.
 pub const JOBS_RUNNING_MAX: usize = 4;
 /// Services offered by a node, and kept of a peer.

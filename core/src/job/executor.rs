@@ -19,6 +19,7 @@
 //! After a restart, what was admitted is staged, what ran is run again, what was sealed is offered again.
 
 mod orders;
+mod tombstones;
 
 use super::held::{Held, JobRecord};
 use super::message::{JobState, Message, Source};
@@ -36,6 +37,7 @@ use crate::ticket::Ticket;
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tombstones::Tombstones;
 
 /// Time a guest has to end by itself (SPEC 7.9).
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -53,8 +55,6 @@ pub const OFFER_MAX: Duration = Duration::from_secs(30);
 pub const STAGE_TRIES_MAX: u32 = 4;
 /// First pause between them; doubles.
 pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
-/// Jobs remembered that must not start again; the oldest are forgotten. 40 bytes each.
-pub const TOMBSTONES_MAX: usize = 4_096;
 
 const CHAIN_KEY: &[u8] = b"chain";
 
@@ -223,8 +223,7 @@ pub struct Executor {
     held: BTreeMap<JobId, Held>,
     soft: BTreeMap<JobId, Soft>,
     queue: VecDeque<JobId>,
-    tombstones: BTreeMap<JobId, PublicKey>,
-    tombstone_order: VecDeque<JobId>,
+    tombstones: Tombstones,
     chain: (u64, Digest),
     peers: BTreeMap<PublicKey, Peer>,
     wants: BTreeMap<WantKey, Want>,
@@ -243,8 +242,7 @@ impl Executor {
             held: BTreeMap::new(),
             soft: BTreeMap::new(),
             queue: VecDeque::new(),
-            tombstones: BTreeMap::new(),
-            tombstone_order: VecDeque::new(),
+            tombstones: Tombstones::default(),
             chain: (0, Digest([0; 32])),
             peers: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -267,9 +265,7 @@ impl Executor {
         match record {
             JobRecord::Tombstone { requester } => {
                 self.held.remove(&job);
-                if self.tombstones.insert(job, requester).is_none() {
-                    self.tombstone_order.push_back(job);
-                }
+                self.tombstones.insert(job, requester);
             }
             JobRecord::Chain { seq, digest } => self.chain = (seq, digest),
             record @ JobRecord::Admitted { .. } => {
@@ -326,7 +322,7 @@ impl Executor {
 
     /// Everything that must survive a restart: jobs, tombstones, and the head of the chain.
     pub fn durable(&self) -> Durable<'_> {
-        Durable { held: &self.held, tombstones: &self.tombstones, chain: self.chain }
+        Durable { held: &self.held, tombstones: self.tombstones.all(), chain: self.chain }
     }
 
     /// State of a job, as told to its requester.
@@ -670,11 +666,8 @@ impl Executor {
 
     fn bury(&mut self, cx: &mut Cx<'_, Output>, job: JobId, requester: PublicKey) {
         self.record(cx, job, JobRecord::Tombstone { requester });
-        while self.tombstone_order.len() > TOMBSTONES_MAX {
-            if let Some(oldest) = self.tombstone_order.pop_front() {
-                self.tombstones.remove(&oldest);
-                cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Job, &oldest.0) }));
-            }
+        while let Some(oldest) = self.tombstones.too_many(&requester) {
+            cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Job, &oldest.0) }));
         }
     }
 

@@ -6,7 +6,9 @@ use super::super::validate::tests::service;
 use super::*;
 use crate::id::{Lsn, RunId};
 use crate::laws::{Rig, check_within};
-use crate::limits::JOBS_PER_REQUESTER_MAX;
+use crate::limits::{
+    JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
+};
 use crate::port::{EngineInput, EngineOutput};
 use crate::service::Visibility;
 use proptest::prelude::*;
@@ -308,6 +310,67 @@ fn a_requester_with_too_many_unfinished_jobs_is_told_to_come_again() {
         r.tell(dispatch(order(2, fence), 2));
     }
     assert_eq!(refusal(&r.tell(dispatch(order(2, 100_000), 2))), Some(Refusal::Busy));
+}
+
+/// Does the job to its receipt; `answered`: and its requester says that it won.
+fn done(r: &mut Rig<Executor>, requester: u8, fence: u32, answered: bool) {
+    let job = order(requester, fence).job();
+    r.tell(dispatch(order(requester, fence), requester));
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(requester).public()), new: true });
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    r.tell(exit(job, ExitClass::Success));
+    let receipt = r.machine.held()[&job].receipt.clone().unwrap();
+    if answered {
+        let commit = Commit {
+            requester: keypair(requester).public(),
+            job,
+            order: receipt.order,
+            receipt: receipt.digest(),
+            verdict: Verdict::Won,
+            at: UnixTime::from_secs(9),
+        };
+        let commit = Box::new(Signed::sign(commit, &keypair(requester)));
+        r.tell(from(requester, Message::ResultAck { commit }));
+    }
+}
+
+#[test]
+fn results_that_wait_count_and_only_those_that_were_answered_make_room() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    done(&mut r, 3, 1, true);
+    let all = u32::try_from(JOBS_HELD_PER_REQUESTER_MAX).unwrap();
+    for fence in 1..=all {
+        done(&mut r, 2, fence, fence == 3 || fence == 5);
+    }
+    // The oldest that was answered goes, then the next; those that were not answered stay.
+    for (new, gone) in [(1, 3), (2, 5)] {
+        let out = r.tell(dispatch(order(2, all + new), 2));
+        assert_eq!(refusal(&out), None);
+        assert!(!r.machine.held().contains_key(&order(2, gone).job()));
+        assert!(r.machine.held().contains_key(&order(2, 1).job()));
+    }
+    assert_eq!(refusal(&r.tell(dispatch(order(2, all + 3), 2))), Some(Refusal::Busy));
+    assert!(r.machine.held().contains_key(&order(3, 1).job()), "another's results are untouched");
+    assert_eq!(refusal(&r.tell(dispatch(order(3, 2), 3))), None);
+}
+
+#[test]
+fn cancels_of_jobs_that_never_were_push_out_only_their_senders_own_tombstones() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    let honest = order(2, 1).job();
+    r.tell(from(2, Message::Cancel { job: honest }));
+    let mut forgotten = 0;
+    for n in 0..TOMBSTONES_MAX as u64 {
+        let mut job = JobId([3; 16]);
+        job.0[..8].copy_from_slice(&n.to_be_bytes());
+        let out = r.tell(from(3, Message::Cancel { job }));
+        forgotten += out.iter().filter(|o| matches!(o, Output::Persist(StoreOp::Forget { .. }))).count();
+    }
+    assert_eq!(forgotten, TOMBSTONES_MAX - TOMBSTONES_PER_REQUESTER_MAX);
+    assert_eq!(r.machine.durable().tombstones.len(), 1 + TOMBSTONES_PER_REQUESTER_MAX);
+    assert_eq!(refusal(&r.tell(dispatch(order(2, 1), 2))), Some(Refusal::Dead));
 }
 
 #[test]
