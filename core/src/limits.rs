@@ -7,6 +7,11 @@ use crate::time::Duration;
 pub const PEERS_MAX: usize = 50;
 /// Connections including handshakes: room for peers that come while others go.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Connections that were closed and still drain, beside those alive: the oldest are forgotten, whose peers then hear a reset.
+pub const CONNECTIONS_DRAINING_MAX: usize = 256;
+/// Links beyond which a newcomer is told that the node is full: below [`CONNECTIONS_MAX`], so that it can still be told, and
+/// that this node's own dials find room.
+pub const LINKS_MAX: usize = 224;
 /// Known peers kept: about 200 bytes each.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).
@@ -61,6 +66,8 @@ pub const FETCH_BACKOFF_MIN: Duration = Duration::from_millis(500);
 pub const FETCH_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A source that sends no byte for this long while bytes are asked for has stalled.
 pub const FETCH_STALL_AFTER: Duration = Duration::from_secs(15);
+/// The first frame of a transfer stream must be here within this time: one without it holds a place for nothing.
+pub const TRANSFER_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stream must be open (a dial included) within this time.
 pub const FETCH_OPEN_TIMEOUT: Duration = Duration::from_secs(45);
 /// Ranges of pieces in one request; an object with more holes is asked for in several.

@@ -114,9 +114,13 @@ pub enum Input {
         claim: Claim,
         /// Why.
         why: String,
+        /// Whether another try is of no use.
+        hopeless: bool,
     },
     /// The engine tells.
     Engine(EngineReport),
+    /// The user blocks this peer: nothing of it runs any more.
+    Blocked(PublicKey),
     /// An execution ended, but what it left is not in the store: it is executed again.
     OutputsGone(JobId),
 }
@@ -499,11 +503,11 @@ impl Executor {
         self.soft.iter().filter(|(_, s)| waits(s)).map(|(j, _)| *j).collect()
     }
 
-    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, why: &str) {
+    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, why: &str, hopeless: bool) {
         let Some(w) = self.wants.get_mut(&want).filter(|w| w.again.is_none()) else { return };
         w.tries += 1;
         let (tries, digest) = (w.tries, want.0);
-        if tries < STAGE_TRIES_MAX && !self.waiting_for(&want).is_empty() {
+        if !hopeless && tries < STAGE_TRIES_MAX && !self.waiting_for(&want).is_empty() {
             let Some(w) = self.wants.get_mut(&want) else { return };
             w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(tries - 1));
             return;
@@ -730,8 +734,15 @@ impl Machine for Executor {
             }
             Input::Message { peer, message } => self.order(cx, peer, *message),
             Input::Fetched { digest, claim, new } => self.fetched(cx, (digest, claim), new),
-            Input::FetchFailed { digest, claim, why } => self.fetch_failed(cx, (digest, claim), &why),
+            Input::FetchFailed { digest, claim, why, hopeless } => {
+                self.fetch_failed(cx, (digest, claim), &why, hopeless);
+            }
             Input::Engine(report) => self.engine(cx, report),
+            Input::Blocked(peer) => {
+                for job in self.unsealed_of(&peer) {
+                    self.end(cx, &job);
+                }
+            }
             Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }

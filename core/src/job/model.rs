@@ -379,7 +379,7 @@ impl World {
             self.tell_executor(
                 n,
                 if fails {
-                    executor::Input::FetchFailed { digest, claim, why: "lost".into() }
+                    executor::Input::FetchFailed { digest, claim, why: "lost".into(), hopeless: false }
                 } else {
                     executor::Input::Fetched { digest, claim, new: true }
                 },

@@ -301,7 +301,8 @@ impl<T: Transport> Node<T> {
                 }
                 fetch::Output::FetchFailed { digest, claim, waiters, why, .. } => {
                     self.arrived.remove(&digest);
-                    self.fetch_failed(digest, claim, &waiters, &why.to_string());
+                    let hopeless = why.is_final();
+                    self.fetch_failed(digest, claim, &waiters, &why.to_string(), hopeless);
                 }
                 fetch::Output::Lied { .. } => self.refuse("transfer-lie"),
             }
@@ -325,7 +326,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn fetch_failed(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], why: &str) {
+    fn fetch_failed(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], why: &str, hopeless: bool) {
         for w in waiters {
             let why = why.to_owned();
             match *w {
@@ -333,7 +334,7 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
                 EXECUTOR => {
-                    let failed = executor::Input::FetchFailed { digest, claim, why };
+                    let failed = executor::Input::FetchFailed { digest, claim, why, hopeless };
                     self.inbox.push_back(Inside::Executor(failed));
                 }
                 _ => {

@@ -197,7 +197,7 @@ fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
     let mut last = Vec::new();
     for _ in 0..STAGE_TRIES_MAX {
         let (digest, why) = (Digest::of(b"in"), "refused".into());
-        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), why });
+        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), why, hopeless: false });
         last.extend(r.wait(Duration::from_secs(20)));
     }
     assert_eq!(starts(&last), 0);
@@ -383,6 +383,7 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
             digest: Digest::of(b"in"),
             claim: Some(keypair(2).public()),
             why: "gone".into(),
+            hopeless: false,
         });
         last.extend(r.wait(Duration::from_secs(20)));
     }
@@ -393,6 +394,29 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
     let (class, detail) = class.unwrap();
     assert_eq!(class, ExitClass::Infra);
     assert!(detail.contains("gone"));
+}
+
+#[test]
+fn an_input_that_will_never_be_given_is_not_waited_for() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    let (digest, claim) = (Digest::of(b"in"), Some(keypair(2).public()));
+    let out = r.tell(Input::FetchFailed { digest, claim, why: "refused".into(), hopeless: true });
+    assert!(said(&out).iter().any(|m| matches!(m, Message::SealedOffer { .. })));
+}
+
+#[test]
+fn the_jobs_of_a_peer_that_is_blocked_are_stopped_and_no_others() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(dispatch(order(3, 1), 3));
+    let out = r.tell(Input::Blocked(keypair(2).public()));
+    let stops = |o: &&Output| matches!(o, Output::Engine { request: EngineRequest::Stop { .. }, .. });
+    assert_eq!(out.iter().filter(stops).count(), 1);
+    r.wait(STOP_WAIT_MAX);
+    assert_eq!(r.machine.held().keys().collect::<Vec<_>>(), [&order(3, 1).job()]);
 }
 
 #[test]
@@ -489,13 +513,15 @@ fn the_executor_obeys_the_laws() {
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Cancel { job })),
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Release { job })),
         Just(from(2, Message::LeaseAck)),
+        peer().prop_map(Input::Blocked),
         (any::<bool>(), 2u8..4).prop_map(|(new, n)| {
             Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(n).public()), new }
         }),
         Just(Input::FetchFailed {
             digest: Digest::of(b"in"),
             claim: Some(keypair(2).public()),
-            why: "no".into()
+            why: "no".into(),
+            hopeless: false
         }),
         (job(), class).prop_map(|(job, class)| exit(job, class)),
     ];

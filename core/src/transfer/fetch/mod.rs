@@ -10,7 +10,8 @@
 //! |---|---|
 //! | malformed answer, list that is not the digest's, wrong piece, end before the last piece | it lied: never asked again for this object, [`Output::Lied`] |
 //! | another length than expected | never asked again for this length; who is wrong, it or the want, is open |
-//! | unreachable, lost, refused, fewer than 4 KiB in 15 s | the next source; again in the next round, after a pause |
+//! | refused: no such object for you, no such piece | never asked again with this ticket |
+//! | unreachable, lost, busy, fewer than 4 KiB in 15 s | the next source; again in the next round, after a pause |
 //!
 //! **Whose right.** A digest is a name that anybody may know, so an object that happens to be in the store is no answer to a
 //! requester that was never given it. Such a want is a [`Claim`]: its bytes must all come from the sources of that very
@@ -126,9 +127,26 @@ impl SourceFault {
         }
     }
 
-    /// Whether asking again is of no use.
+    /// Whether asking this peer again is of no use.
     fn is_final(&self) -> bool {
         self.is_lie() || matches!(self, SourceFault::WrongLength { .. })
+    }
+
+    /// Whether asking it again with the same ticket is of no use. Who may have what a holder has does not change by asking
+    /// once more; how busy it is does.
+    fn is_final_for_ticket(&self) -> bool {
+        match self {
+            SourceFault::Refused(RefusedCode::Unavailable | RefusedCode::Range, _) => true,
+            SourceFault::Refused(RefusedCode::Busy | RefusedCode::Store | RefusedCode::Other(_), _)
+            | SourceFault::Unreachable(_)
+            | SourceFault::Lost
+            | SourceFault::Stalled => false,
+            SourceFault::Malformed(_)
+            | SourceFault::WrongLength { .. }
+            | SourceFault::WrongList
+            | SourceFault::WrongPiece { .. }
+            | SourceFault::Short => true,
+        }
     }
 }
 
@@ -156,6 +174,17 @@ pub enum FetchError {
     /// Too many wants.
     #[error("too many objects are waited for")]
     Full,
+}
+
+impl FetchError {
+    /// Whether another try with the same sources must end in the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            FetchError::NoSource(faults) => faults.iter().all(|(_, f)| f.is_final_for_ticket()),
+            FetchError::WrongLength { .. } | FetchError::NoSuchObject | FetchError::TooLong => true,
+            FetchError::Store(_) | FetchError::Full => false,
+        }
+    }
 }
 
 /// What can happen to the fetches.

@@ -9,7 +9,7 @@ use super::message::RefusedCode;
 use super::serve::{self, Server};
 use super::tree::piece_count;
 use crate::id::Digest;
-use crate::limits::{FETCH_ROUNDS_MAX, FETCH_STALL_AFTER};
+use crate::limits::FETCH_STALL_AFTER;
 use crate::port::{BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{Room, StoreOp, StoredRecord};
 use crate::ticket::Ticket;
@@ -269,7 +269,7 @@ fn a_silent_source_stalls_for_fifteen_seconds_and_no_longer() {
 }
 
 #[test]
-fn unreachable_and_refusing_sources_are_tried_in_rounds_and_then_all_are_named() {
+fn unreachable_sources_are_tried_in_rounds_and_refusing_ones_once_and_then_all_are_named() {
     let mut w = World::new(4);
     let bytes = content(5, PIECE);
     let (digest, info) = describe(&bytes);
@@ -277,13 +277,35 @@ fn unreachable_and_refusing_sources_are_tried_in_rounds_and_then_all_are_named()
     w.holders[gone].reachable = false;
     w.want(digest, info.len, &[gone, without]);
     w.settle();
-    let Some(FetchError::NoSource(faults)) = w.failure() else { panic!("{:?}", w.said) };
+    let Some(why @ FetchError::NoSource(faults)) = w.failure() else { panic!("{:?}", w.said) };
     let refused = SourceFault::Refused(RefusedCode::Unavailable, RefusedCode::Unavailable.reason().into());
     assert_eq!(faults[0].1, SourceFault::Unreachable("no path".into()));
     assert_eq!(faults[1].1, refused);
-    assert_eq!(w.opened, FETCH_ROUNDS_MAX as usize);
+    assert!(!why.is_final(), "the other may come back");
+    assert_eq!(w.opened, 1, "what was refused for good is not asked for again");
     assert!(w.now > Instant::from_millis(3_000) && w.now < Instant::from_millis(60_000), "{:?}", w.now);
     assert_eq!(w.lies(), []);
+}
+
+#[test]
+fn a_refusal_of_the_only_source_ends_the_fetch_at_once_but_another_ticket_is_another_question() {
+    let bytes = content(5, PIECE);
+    let (digest, info) = describe(&bytes);
+    let (requester, me) = (key(50), key(100).public());
+    let over = Ticket::sign(&requester, digest, me, WALL);
+    let good = Ticket::sign(&requester, digest, me, WALL.plus(Duration::from_secs(60)));
+    for tickets in [vec![over.clone()], vec![over, good]] {
+        let mut w = World::new(4);
+        let h = w.holder();
+        w.holders[h].store.put(&bytes);
+        w.tell_holder(h, serve::Input::Grant { digest, requester: requester.public() });
+        let sources = tickets.iter().map(|t| (w.holders[h].key, Some(t.clone()))).collect();
+        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
+        w.settle();
+        assert_eq!(w.fetched(digest), tickets.len() == 2);
+        assert!(w.failure().is_none_or(FetchError::is_final));
+        assert_eq!(w.now, Instant::ZERO, "nothing was waited for");
+    }
 }
 
 #[test]
@@ -330,7 +352,12 @@ fn a_failing_store_there_is_no_lie() {
             w.holders[h].store.fail.push((matches, failed.clone()));
             w.want(digest, info.len, &[h]);
             w.settle();
-            w.assert_has(&bytes);
+            if w.fetched(digest) {
+                w.assert_has(&bytes);
+            } else {
+                assert_eq!(failed, BlobFailed::NotFound, "only what is gone is refused for good");
+                assert!(w.failure().is_some_and(FetchError::is_final));
+            }
             assert_eq!(w.lies(), []);
             let counts = w.holders[h].server.counts();
             assert_eq!(counts.store_failed + counts.unavailable, 1);
