@@ -27,6 +27,14 @@ pub enum Command {
         /// Where, if known.
         addr: Option<SocketAddr>,
     },
+    /// Refuse everything of a peer, or take that back: open connections end, new ones are closed right after the handshake.
+    /// → [`Reply::Done`] once journaled
+    Block {
+        /// Whom.
+        key: PublicKey,
+        /// Whether it is blocked from now on.
+        blocked: bool,
+    },
     /// Offer a service whose module is in the local store. → [`Reply::Done`] once journaled
     AddService(Box<Service>),
     /// Stop offering a service. → [`Reply::Done`]
@@ -133,6 +141,9 @@ pub enum CommandError {
         /// Everything that was tried.
         why: String,
     },
+    /// A node is never its own stranger.
+    #[error("a node cannot block itself")]
+    BlockSelf,
     /// A limit of this node.
     #[error("limit reached: {0}")]
     Limit(&'static str),

@@ -66,6 +66,7 @@ impl<T: Transport> Node<T> {
                 );
             }
             Command::Connect { peer, addr } => self.connect(id, peer, addr),
+            Command::Block { key, blocked } => self.block(id, key, blocked),
             Command::AddService(service) => {
                 self.inbox.push_back(Inside::Catalogue(catalogue::Input::Add { id, service }));
             }
@@ -108,12 +109,31 @@ impl<T: Transport> Node<T> {
 
     fn connect(&mut self, id: CommandId, peer: PeerName, addr: Option<SocketAddr>) {
         match self.resolve(&peer) {
+            Some(key) if self.book.is_blocked(&key) => {
+                self.connect_command_done(id, key, Err(ConnectFailed::Blocked));
+            }
             Some(key) => {
                 self.inbox.push_back(Inside::Book(book::Input::Named(key)));
                 self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr }));
             }
             None => self.reply(id, Reply::Error(CommandError::UnknownPeer(peer))),
         }
+    }
+
+    fn block(&mut self, id: CommandId, key: PublicKey, blocked: bool) {
+        if key == self.me {
+            return self.reply(id, Reply::Error(CommandError::BlockSelf));
+        }
+        self.inbox.push_back(Inside::Book(book::Input::Block(key, blocked)));
+        // The word is recorded before anything else is settled, and the reply waits for it in the gate.
+        self.settle_inside();
+        if self.book.is_blocked(&key) != blocked {
+            return self.reply(id, Reply::Error(CommandError::Limit("peers that are known")));
+        }
+        if blocked {
+            self.cut(&key);
+        }
+        self.reply(id, Reply::Done);
     }
 
     pub(super) fn connect_command_done(
