@@ -185,7 +185,11 @@ impl<T: Transport> Node<T> {
 
     fn share(&mut self, id: CommandId, digest: Digest, consumer: PublicKey, valid: Duration) {
         let ticket = Ticket::sign(&self.config.keypair, digest, consumer, self.wall.plus(valid));
-        self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester: self.me }));
+        self.inbox.push_back(Inside::Serve(serve::Input::Grant {
+            digest,
+            requester: self.me,
+            reason: serve::Reason::User,
+        }));
         // The grant is recorded before anything else is settled, and the reply waits for it in the gate.
         self.settle_inside();
         self.reply(id, Reply::Ticket(ticket.encode().into()));

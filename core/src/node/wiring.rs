@@ -21,6 +21,7 @@ use crate::store::StoreOp;
 use crate::ticket::Ticket;
 use crate::time::{Instant, UnixTime};
 use crate::transfer::fetch::{Claim, Waiter};
+use crate::transfer::serve::Reason;
 use crate::transfer::{StreamKey, StreamOp, fetch, serve};
 use crate::transport::Transport;
 use std::net::SocketAddr;
@@ -401,13 +402,13 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 requester::Output::Grant { digest, requester } => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                    let reason = Reason::Run;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
                 }
-                // An own job may have made the very same object; then its grant is the executor's to take back.
-                requester::Output::Revoke { digest, requester } if !self.executor.holds(&digest) => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                requester::Output::Revoke { digest, requester } => {
+                    let reason = Reason::Run;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
                 }
-                requester::Output::Revoke { .. } => {}
                 requester::Output::RunChanged(run) => {
                     if let Some(view) = self.requester.summary_of(&run) {
                         self.hold(Action::Notify(Notice::Run(Box::new(view))));
@@ -435,26 +436,25 @@ impl<T: Transport> Node<T> {
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
                 executor::Output::Grant { digest, requester } => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                    let reason = Reason::Job;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
                 }
-                // The same the other way round: the object may be a source of an own run.
-                executor::Output::Revoke { digest, requester }
-                    if requester != self.me || !self.requester.holds(&digest) =>
-                {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                executor::Output::Revoke { digest, requester } => {
+                    let reason = Reason::Job;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
                 }
-                executor::Output::Revoke { .. } => {}
                 executor::Output::Remove { digest } => self.remove_object(digest),
             }
         }
     }
 
-    /// Removes an object that no job needs any more, unless a service or a run of this node does.
+    /// Removes an object that no job needs any more, unless a service or a run of this node does, or its user keeps it.
     fn remove_object(&mut self, digest: Digest) {
         let held = self.catalogue.holds(&digest)
             || self.requester.holds(&digest)
             || self.executor.holds(&digest)
-            || self.sealing.holds(&digest);
+            || self.sealing.holds(&digest)
+            || self.server.is_granted_for(&digest, &self.me, Reason::User);
         if held {
             return;
         }

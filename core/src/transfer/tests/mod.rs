@@ -8,10 +8,11 @@ use super::fetch::{self, FetchError, SourceFault};
 use super::message::RefusedCode;
 use super::serve::{self, Server};
 use super::tree::piece_count;
+use crate::codec::{Dict, Value};
 use crate::id::Digest;
 use crate::limits::FETCH_STALL_AFTER;
 use crate::port::{BlobFailed, BlobInfo, BlobRequest};
-use crate::store::{Room, StoreOp, StoredRecord};
+use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::ticket::Ticket;
 use crate::time::{Duration, Instant};
 use world::{Matches, PIECE, WALL, World, content, describe, key, waiter};
@@ -298,7 +299,10 @@ fn a_refusal_of_the_only_source_ends_the_fetch_at_once_but_another_ticket_is_ano
         let mut w = World::new(4);
         let h = w.holder();
         w.holders[h].store.put(&bytes);
-        w.tell_holder(h, serve::Input::Grant { digest, requester: requester.public() });
+        w.tell_holder(
+            h,
+            serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
+        );
         let sources = tickets.iter().map(|t| (w.holders[h].key, Some(t.clone()))).collect();
         w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
         w.settle();
@@ -384,7 +388,10 @@ fn a_ticket_of_the_requester_opens_what_a_stranger_may_not_have() {
         let mut w = World::new(3);
         let h = w.holder();
         w.holders[h].store.put(&bytes);
-        w.tell_holder(h, serve::Input::Grant { digest, requester: requester.public() });
+        w.tell_holder(
+            h,
+            serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
+        );
         let sources = vec![(w.holders[h].key, ticket)];
         w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
         w.settle();
@@ -402,7 +409,14 @@ fn what_a_stranger_hears_does_not_tell_whether_the_object_is_here() {
         let h = w.holder();
         if here {
             w.holders[h].store.put(&bytes);
-            w.tell_holder(h, serve::Input::Grant { digest: Digest::of(&bytes), requester: key(50).public() });
+            w.tell_holder(
+                h,
+                serve::Input::Grant {
+                    digest: Digest::of(&bytes),
+                    requester: key(50).public(),
+                    reason: serve::Reason::Job,
+                },
+            );
         }
         w.want(Digest::of(&bytes), 100, &[h]);
         w.settle();
@@ -423,7 +437,10 @@ fn many_objects_from_many_sources_arrive_within_the_limits() {
             let from = [holders[i % 5], holders[(i + 1) % 5], holders[(i + 3) % 5]];
             for h in from {
                 let (digest, _) = w.holders[h].store.put(bytes);
-                w.tell_holder(h, serve::Input::Grant { digest, requester: key(100).public() });
+                w.tell_holder(
+                    h,
+                    serve::Input::Grant { digest, requester: key(100).public(), reason: serve::Reason::Job },
+                );
             }
             w.want(Digest::of(bytes), bytes.len() as u64, &from);
         }
@@ -441,13 +458,13 @@ fn grants_survive_a_restart_as_they_were() {
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     let [x, y] = [key(50).public(), key(51).public()];
     for input in [
-        serve::Input::Grant { digest: a, requester: x },
-        serve::Input::Grant { digest: a, requester: y },
-        serve::Input::Grant { digest: a, requester: y },
-        serve::Input::Grant { digest: b, requester: x },
-        serve::Input::Revoke { digest: a, requester: x },
-        serve::Input::Revoke { digest: b, requester: x },
-        serve::Input::Revoke { digest: b, requester: y },
+        serve::Input::Grant { digest: a, requester: x, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: a, requester: y, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: a, requester: y, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: b, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: a, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: b, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: b, requester: y, reason: serve::Reason::Job },
     ] {
         w.tell_holder(h, input);
         let server = Server::restore(8, &fold(&w.journal)).unwrap();
@@ -457,6 +474,44 @@ fn grants_survive_a_restart_as_they_were() {
     }
     assert_eq!(w.journal.len(), 5, "what changes nothing is not journaled");
     assert!(w.holders[h].server.is_granted(&a, &y) && !w.holders[h].server.is_granted(&a, &x));
+}
+
+#[test]
+fn each_reason_takes_back_only_what_it_gave() {
+    use serve::Reason::{Job, Run, User};
+    let mut w = World::new(1);
+    let h = w.holder();
+    let (digest, requester) = (Digest::of(b"a"), key(50).public());
+    for reason in [Run, User, Run, Job] {
+        w.tell_holder(h, serve::Input::Grant { digest, requester, reason });
+    }
+    assert_eq!(w.journal.len(), 3, "what changes nothing is not journaled");
+    for (reason, left) in [(Run, true), (Run, true), (Job, true), (User, false)] {
+        w.tell_holder(h, serve::Input::Revoke { digest, requester, reason });
+        let server = Server::restore(8, &fold(&w.journal)).unwrap();
+        for server in [&server, &w.holders[h].server] {
+            assert_eq!(server.is_granted(&digest, &requester), left);
+            assert_eq!(server.is_granted_for(&digest, &requester, User), left);
+            assert!(!server.is_granted_for(&digest, &requester, Run));
+        }
+    }
+    assert!(fold(&w.journal).is_empty());
+}
+
+#[test]
+fn a_grant_of_before_reasons_were_named_goes_with_the_first_that_is_taken_back() {
+    let (digest, requester) = (Digest::of(b"a"), key(50).public());
+    let record = Dict::new().with("v", 1u64).with("r", vec![Value::from(&requester)]).encode().into();
+    let subject = Subject::new(Room::Grant, digest.as_bytes());
+    let mut w = World::new(1);
+    let h = w.holder();
+    w.journal.push(StoreOp::Append { subject, record });
+    w.holders[h].server = Server::restore(8, &fold(&w.journal)).unwrap();
+    assert!(w.holders[h].server.is_granted(&digest, &requester));
+    assert!(!w.holders[h].server.is_granted_for(&digest, &requester, serve::Reason::User));
+    w.tell_holder(h, serve::Input::Revoke { digest, requester, reason: serve::Reason::Run });
+    assert!(!w.holders[h].server.is_granted(&digest, &requester));
+    assert!(fold(&w.journal).is_empty());
 }
 
 /// The journal as a store folds it.

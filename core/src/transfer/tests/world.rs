@@ -205,7 +205,7 @@ impl World {
         let h = self.holder();
         let (digest, _) = self.holders[h].store.put(bytes);
         let requester = self.me.public();
-        self.tell_holder(h, serve::Input::Grant { digest, requester });
+        self.tell_holder(h, serve::Input::Grant { digest, requester, reason: serve::Reason::Job });
         h
     }
 
