@@ -9,7 +9,7 @@ use crate::id::{Keypair, Lsn, PeerName, StreamId};
 use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as ExchangeOutput, VERSIONS};
 use crate::laws::{Rig, WALL_AT_START};
 use crate::limits::{IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
-use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
+use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
 use crate::transport::{CloseReason, TransportEvent, tls};
@@ -49,8 +49,9 @@ struct World {
     stopped: bool,
     commands: u64,
     journal: Vec<StoredRecord>,
-    /// Whether there is a store of objects; it is empty.
+    /// Whether there is a store of objects, and what is in it.
     stores: bool,
+    objects: BTreeSet<crate::id::Digest>,
 }
 
 impl World {
@@ -68,6 +69,7 @@ impl World {
             commands: 0,
             journal: Vec::new(),
             stores: false,
+            objects: BTreeSet::new(),
         };
         world.tell(Event::LocalAddrs(vec![addr(NODE)]));
         world
@@ -93,6 +95,13 @@ impl World {
                 }
                 Action::Blob { op, request } if self.stores => {
                     let result = match request {
+                        BlobRequest::Open { digest } if self.objects.contains(&digest) => {
+                            Ok(BlobAnswer::Info(BlobInfo { len: 1, pieces: Bytes::new() }))
+                        }
+                        BlobRequest::Remove { digest } => {
+                            self.objects.remove(&digest);
+                            Ok(BlobAnswer::Removed)
+                        }
                         BlobRequest::Create { .. } => Ok(BlobAnswer::Partial { have: vec![0] }),
                         _ => Err(BlobFailed::NotFound),
                     };
@@ -430,6 +439,29 @@ fn blocking_a_peer_ends_its_connection_and_refuses_it_until_it_is_taken_back() {
     world.say(conn, &[identity_of(STRANGER)]);
     assert_eq!(world.closed_with(), None);
     assert_eq!(world.status().connected, 1);
+}
+
+#[test]
+fn what_the_user_keeps_is_removed_when_the_user_lets_go_and_nothing_else_needs_it() {
+    let mut world = World::new();
+    world.stores = true;
+    let digest = crate::id::Digest::of(b"here");
+    let keep = |kept| Command::Keep { digest, kept };
+    assert_eq!(world.ask(keep(true)), Reply::Error(CommandError::UnknownObject(digest)));
+    assert!(!world.node.server.is_granted(&digest, &key(NODE).public()), "what is not there is not kept");
+    world.objects.insert(digest);
+    assert_eq!(world.ask(keep(true)), Reply::Done);
+    // A job that fetched the same object ends.
+    world.node.remove_object(digest);
+    world.tell(Event::Persisted { up_to: Lsn(0) });
+    assert!(world.objects.contains(&digest));
+    world.restart();
+    world.node.remove_object(digest);
+    world.tell(Event::Persisted { up_to: Lsn(0) });
+    assert!(world.objects.contains(&digest), "the journal has it");
+    assert_eq!(world.ask(keep(false)), Reply::Done);
+    assert!(!world.objects.contains(&digest));
+    assert_eq!(world.ask(keep(true)), Reply::Error(CommandError::UnknownObject(digest)));
 }
 
 #[test]

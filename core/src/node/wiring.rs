@@ -449,7 +449,7 @@ impl<T: Transport> Node<T> {
     }
 
     /// Removes an object that no job needs any more, unless a service or a run of this node does, or its user keeps it.
-    fn remove_object(&mut self, digest: Digest) {
+    pub(super) fn remove_object(&mut self, digest: Digest) {
         let held = self.catalogue.holds(&digest)
             || self.requester.holds(&digest)
             || self.executor.holds(&digest)
@@ -485,6 +485,7 @@ impl<T: Transport> Node<T> {
         if result.is_err() && there {
             self.refuse("store-failed");
         }
+        self.keep_answered(op, there);
         // In front of everything else, so that the outputs are held by the executor before anything can be given up.
         match self.sealing.answered(op, there) {
             Some(Verdict::There(report)) => {
