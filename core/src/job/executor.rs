@@ -8,15 +8,21 @@
 //! leaves a tombstone, so that a late copy of its order starts nothing. Between an engine's exit and the seal nothing can
 //! intervene: draining and hashing are the engine's part, and its word comes when all outputs are durable.
 //!
+//! **Inputs.** An order names its inputs by digest, and a digest is a name that anybody may know. What is in the store counts for
+//! a job only when its requester has a right to it here: the node's own jobs have, a job that started with it or left it gives
+//! its requester one, and so does a ticket of this node. Everybody else's input is a [`Claim`]: it is fetched from the sources
+//! of the order, even if it is here, and their holders look at the requester's ticket.
+//!
 //! Leases: a requester is silent when it is away, and work goes on (jobs are pure; a second copy elsewhere does no harm).
 //! After [`ORPHAN_AFTER`] unfinished jobs are stopped; sealed results wait until [`RETENTION`] is over.
 //!
 //! After a restart, what was admitted is staged, what ran is run again, what was sealed is offered again.
 
 mod orders;
+mod tombstones;
 
 use super::held::{Held, JobRecord};
-use super::message::{JobState, Message};
+use super::message::{JobState, Message, Source};
 use super::order::Order;
 use super::receipt::{DETAIL_BYTES_MAX, Receipt, Verdict, result_digest};
 use super::signed::Signed;
@@ -27,9 +33,11 @@ use crate::machine::{Cx, Machine};
 use crate::port::{EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Usage};
 use crate::service::Service;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
+use crate::ticket::Ticket;
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tombstones::Tombstones;
 
 /// Time a guest has to end by itself (SPEC 7.9).
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -47,10 +55,14 @@ pub const OFFER_MAX: Duration = Duration::from_secs(30);
 pub const STAGE_TRIES_MAX: u32 = 4;
 /// First pause between them; doubles.
 pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
-/// Jobs remembered that must not start again; the oldest are forgotten. 40 bytes each.
-pub const TOMBSTONES_MAX: usize = 4_096;
 
 const CHAIN_KEY: &[u8] = b"chain";
+
+/// The requester that has yet to show its right to an object, by the sources of its order.
+pub type Claim = Option<PublicKey>;
+
+/// An object, and on whose right it is wanted.
+type WantKey = (Digest, Claim);
 
 /// What an executor is told at its start.
 #[derive(Clone, Debug)]
@@ -89,6 +101,8 @@ pub enum Input {
     Fetched {
         /// Which.
         digest: Digest,
+        /// On whose right.
+        claim: Claim,
         /// Whether it was brought here now (and may go with the job), or was here before.
         new: bool,
     },
@@ -96,11 +110,17 @@ pub enum Input {
     FetchFailed {
         /// Which.
         digest: Digest,
+        /// On whose right.
+        claim: Claim,
         /// Why.
         why: String,
+        /// Whether another try is of no use.
+        hopeless: bool,
     },
     /// The engine tells.
     Engine(EngineReport),
+    /// The user blocks this peer: nothing of it runs any more.
+    Blocked(PublicKey),
     /// An execution ended, but what it left is not in the store: it is executed again.
     OutputsGone(JobId),
 }
@@ -123,6 +143,8 @@ pub enum Output {
         digest: Digest,
         /// Its length.
         len: u64,
+        /// Whose right must be shown first; with none, the store is enough.
+        claim: Claim,
         /// Who has it, with the requester's ticket.
         sources: Vec<(PublicKey, Option<Bytes>)>,
     },
@@ -166,7 +188,7 @@ struct Peer {
 #[derive(Clone, Debug)]
 struct Soft {
     /// Inputs not yet here; `None` before staging.
-    staging: Option<BTreeSet<Digest>>,
+    staging: Option<BTreeSet<WantKey>>,
     fetched: BTreeSet<Digest>,
     guest_runs: bool,
     stop_by: Option<Instant>,
@@ -205,11 +227,10 @@ pub struct Executor {
     held: BTreeMap<JobId, Held>,
     soft: BTreeMap<JobId, Soft>,
     queue: VecDeque<JobId>,
-    tombstones: BTreeMap<JobId, PublicKey>,
-    tombstone_order: VecDeque<JobId>,
+    tombstones: Tombstones,
     chain: (u64, Digest),
     peers: BTreeMap<PublicKey, Peer>,
-    wants: BTreeMap<Digest, Want>,
+    wants: BTreeMap<WantKey, Want>,
     refused: u64,
 }
 
@@ -225,8 +246,7 @@ impl Executor {
             held: BTreeMap::new(),
             soft: BTreeMap::new(),
             queue: VecDeque::new(),
-            tombstones: BTreeMap::new(),
-            tombstone_order: VecDeque::new(),
+            tombstones: Tombstones::default(),
             chain: (0, Digest([0; 32])),
             peers: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -249,9 +269,7 @@ impl Executor {
         match record {
             JobRecord::Tombstone { requester } => {
                 self.held.remove(&job);
-                if self.tombstones.insert(job, requester).is_none() {
-                    self.tombstone_order.push_back(job);
-                }
+                self.tombstones.insert(job, requester);
             }
             JobRecord::Chain { seq, digest } => self.chain = (seq, digest),
             record @ JobRecord::Admitted { .. } => {
@@ -308,7 +326,7 @@ impl Executor {
 
     /// Everything that must survive a restart: jobs, tombstones, and the head of the chain.
     pub fn durable(&self) -> Durable<'_> {
-        Durable { held: &self.held, tombstones: &self.tombstones, chain: self.chain }
+        Durable { held: &self.held, tombstones: self.tombstones.all(), chain: self.chain }
     }
 
     /// State of a job, as told to its requester.
@@ -397,21 +415,36 @@ impl Executor {
 
     fn stage(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
         let Some(held) = self.held.get(job) else { return };
+        let requester = held.requester();
         let mut missing = BTreeSet::new();
         for (input, sources) in held.order.inputs.iter().zip(&held.sources) {
-            missing.insert(input.digest);
-            if self.wants.contains_key(&input.digest) {
+            let (digest, len) = (input.digest, input.len);
+            let has_right = self.has_right(&requester, &digest, sources, cx.wall);
+            let claim = (!has_right).then_some(requester);
+            missing.insert((digest, claim));
+            if self.wants.contains_key(&(digest, claim)) {
                 continue;
             }
             let sources: Vec<_> = sources.iter().map(|s| (s.holder, Some(s.ticket.clone()))).collect();
-            let want = Want { len: input.len, sources: sources.clone(), tries: 0, again: None };
-            self.wants.insert(input.digest, want);
-            cx.emit(Output::Want { digest: input.digest, len: input.len, sources });
+            let want = Want { len, sources: sources.clone(), tries: 0, again: None };
+            self.wants.insert((digest, claim), want);
+            cx.emit(Output::Want { digest, len, claim, sources });
         }
         if let Some(soft) = self.soft.get_mut(job) {
             soft.staging = Some(missing);
         }
         self.staged(cx, job);
+    }
+
+    /// Whether `requester` may use an object of the store as it is.
+    fn has_right(&self, requester: &PublicKey, digest: &Digest, sources: &[Source], wall: UnixTime) -> bool {
+        let ours = |s: &Source| {
+            Ticket::decode(&s.ticket)
+                .is_ok_and(|t| *t.requester() == self.me && t.allows(digest, requester, wall))
+        };
+        *requester == self.me
+            || self.held.values().any(|h| h.requester() == *requester && h.has_shown(digest))
+            || sources.iter().any(ours)
     }
 
     /// All inputs here? Then start.
@@ -441,19 +474,20 @@ impl Executor {
         cx.emit(Output::Engine { job: *job, request: EngineRequest::Start(engine_job) });
     }
 
-    fn fetched(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, new: bool) {
-        if self.wants.remove(&digest).is_none() {
+    fn fetched(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, new: bool) {
+        if self.wants.remove(&want).is_none() {
             return;
         }
+        let (digest, _) = want;
         let mut first = new;
-        let waiting: Vec<JobId> = self.waiting_for(&digest);
+        let waiting: Vec<JobId> = self.waiting_for(&want);
         if waiting.is_empty() && new && !self.holds(&digest) {
             cx.emit(Output::Remove { digest });
         }
         for job in waiting {
             if let Some(soft) = self.soft.get_mut(&job) {
                 if let Some(missing) = soft.staging.as_mut() {
-                    missing.remove(&digest);
+                    missing.remove(&want);
                 }
                 if first {
                     soft.fetched.insert(digest);
@@ -464,22 +498,22 @@ impl Executor {
         }
     }
 
-    fn waiting_for(&self, digest: &Digest) -> Vec<JobId> {
-        let waits = |s: &Soft| s.staging.as_ref().is_some_and(|m| m.contains(digest));
+    fn waiting_for(&self, want: &WantKey) -> Vec<JobId> {
+        let waits = |s: &Soft| s.staging.as_ref().is_some_and(|m| m.contains(want));
         self.soft.iter().filter(|(_, s)| waits(s)).map(|(j, _)| *j).collect()
     }
 
-    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, why: &str) {
-        let Some(w) = self.wants.get_mut(&digest).filter(|w| w.again.is_none()) else { return };
+    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, why: &str, hopeless: bool) {
+        let Some(w) = self.wants.get_mut(&want).filter(|w| w.again.is_none()) else { return };
         w.tries += 1;
-        let tries = w.tries;
-        if tries < STAGE_TRIES_MAX && !self.waiting_for(&digest).is_empty() {
-            let Some(w) = self.wants.get_mut(&digest) else { return };
+        let (tries, digest) = (w.tries, want.0);
+        if !hopeless && tries < STAGE_TRIES_MAX && !self.waiting_for(&want).is_empty() {
+            let Some(w) = self.wants.get_mut(&want) else { return };
             w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(tries - 1));
             return;
         }
-        self.wants.remove(&digest);
-        for job in self.waiting_for(&digest) {
+        self.wants.remove(&want);
+        for job in self.waiting_for(&want) {
             let exit = EngineExit {
                 class: ExitClass::Infra,
                 code: 0,
@@ -628,19 +662,16 @@ impl Executor {
         if !self.has_jobs_of(&requester) && self.peers.get(&requester).is_some_and(|p| !p.up) {
             self.peers.remove(&requester);
         }
-        let needed: BTreeSet<Digest> =
+        let needed: BTreeSet<WantKey> =
             self.soft.values().flat_map(|s| s.staging.iter().flatten()).copied().collect();
         // A request that is under way is answered once; until then it must not be made again.
-        self.wants.retain(|digest, w| w.again.is_none() || needed.contains(digest));
+        self.wants.retain(|want, w| w.again.is_none() || needed.contains(want));
     }
 
     fn bury(&mut self, cx: &mut Cx<'_, Output>, job: JobId, requester: PublicKey) {
         self.record(cx, job, JobRecord::Tombstone { requester });
-        while self.tombstone_order.len() > TOMBSTONES_MAX {
-            if let Some(oldest) = self.tombstone_order.pop_front() {
-                self.tombstones.remove(&oldest);
-                cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Job, &oldest.0) }));
-            }
+        while let Some(oldest) = self.tombstones.too_many(&requester) {
+            cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Job, &oldest.0) }));
         }
     }
 
@@ -702,9 +733,16 @@ impl Machine for Executor {
                 }
             }
             Input::Message { peer, message } => self.order(cx, peer, *message),
-            Input::Fetched { digest, new } => self.fetched(cx, digest, new),
-            Input::FetchFailed { digest, why } => self.fetch_failed(cx, digest, &why),
+            Input::Fetched { digest, claim, new } => self.fetched(cx, (digest, claim), new),
+            Input::FetchFailed { digest, claim, why, hopeless } => {
+                self.fetch_failed(cx, (digest, claim), &why, hopeless);
+            }
             Input::Engine(report) => self.engine(cx, report),
+            Input::Blocked(peer) => {
+                for job in self.unsealed_of(&peer) {
+                    self.end(cx, &job);
+                }
+            }
             Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }
@@ -724,10 +762,11 @@ impl Machine for Executor {
                 self.offer(cx, &job);
             }
         }
-        for (digest, w) in &mut self.wants {
+        for ((digest, claim), w) in &mut self.wants {
             if w.again.is_some_and(|at| at <= now) {
                 w.again = None;
-                cx.emit(Output::Want { digest: *digest, len: w.len, sources: w.sources.clone() });
+                let (digest, claim, len) = (*digest, *claim, w.len);
+                cx.emit(Output::Want { digest, len, claim, sources: w.sources.clone() });
             }
         }
     }

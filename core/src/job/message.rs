@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 /// First frame kind of this room.
 pub const KIND_FIRST: u8 = 0x10;
-/// Last frame kind of this room.
-pub const KIND_LAST: u8 = 0x1f;
+/// Last frame kind of this room in this version; up to 0x1f are reserved for later ones.
+pub const KIND_LAST: u8 = 0x1a;
 /// Largest ticket in bytes.
 pub const TICKET_BYTES_MAX: usize = 256;
 /// Longest words of a refusal in bytes.

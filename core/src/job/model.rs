@@ -100,7 +100,7 @@ struct World {
     /// (executor, to the executor?, frame)
     wire: Vec<(usize, bool, Frame)>,
     engines: Vec<BTreeMap<JobId, EngineJob>>,
-    wants: Vec<BTreeSet<Digest>>,
+    wants: Vec<BTreeSet<(Digest, executor::Claim)>>,
     requester_wants: BTreeSet<Digest>,
     here: BTreeSet<Digest>,
     /// Crash a machine when it has written so many more records.
@@ -278,8 +278,8 @@ impl World {
                     let frame = self.perhaps_lie(n, frame);
                     self.wire.push((n, false, frame));
                 }
-                executor::Output::Want { digest, .. } => {
-                    assert!(self.wants[n].insert(digest), "asked twice without an answer");
+                executor::Output::Want { digest, claim, .. } => {
+                    assert!(self.wants[n].insert((digest, claim)), "asked twice without an answer");
                 }
                 executor::Output::Engine { job, request: EngineRequest::Start(engine_job) } => {
                     self.engines[n].insert(job, engine_job);
@@ -375,13 +375,13 @@ impl World {
 
     fn answer_a_want(&mut self, n: usize) {
         let fails = !self.calm && self.rng.chance_ppm(150_000);
-        if let Some(digest) = self.wants[n].pop_first() {
+        if let Some((digest, claim)) = self.wants[n].pop_first() {
             self.tell_executor(
                 n,
                 if fails {
-                    executor::Input::FetchFailed { digest, why: "lost".into() }
+                    executor::Input::FetchFailed { digest, claim, why: "lost".into(), hopeless: false }
                 } else {
-                    executor::Input::Fetched { digest, new: true }
+                    executor::Input::Fetched { digest, claim, new: true }
                 },
             );
         } else if let Some(digest) = self.requester_wants.pop_first() {

@@ -15,8 +15,9 @@ use crate::id::{CommandId, ConnId, OpId, PublicKey};
 use crate::identity::cascade::{ConnectFailed, DialFailed, DialId};
 use crate::identity::exchange::{self, Exchange, Identity, PeerFault};
 use crate::identity::{book, cascade};
-use crate::job::{executor, message::Message, requester};
-use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
+use crate::job::message::{self as job, Message};
+use crate::job::{executor, requester};
+use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
 use crate::machine::Machine;
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
@@ -71,6 +72,9 @@ impl<T: Transport> Node<T> {
     fn connect_for_ourselves(&mut self, key: PublicKey) {
         self.meeting.next_connect += 1;
         let id = CommandId(OWN_CONNECTS | self.meeting.next_connect);
+        if self.book.is_blocked(&key) {
+            return self.connect_done(id, key, Err(ConnectFailed::Blocked));
+        }
         self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr: None }));
     }
 
@@ -100,7 +104,7 @@ impl<T: Transport> Node<T> {
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
-                    self.streams.accepted((conn, stream));
+                    self.streams.accepted(self.now, (conn, stream));
                     self.streams.readable(&mut self.transport, (conn, stream));
                 }
             }
@@ -134,6 +138,8 @@ impl<T: Transport> Node<T> {
             Some((close_code::BLOCKED, "blocked"))
         } else if !matches!(self.life, Life::Running) {
             Some((close_code::SHUTDOWN, "the node shuts down"))
+        } else if !dialled && self.links.len() >= LINKS_MAX && self.links.of(&peer).is_none() {
+            Some((close_code::FULL, "no room for another peer"))
         } else {
             None
         };
@@ -167,6 +173,17 @@ impl<T: Transport> Node<T> {
         }
         self.exchange(conn, exchange::Input::Start);
         self.notify_peer(&peer);
+    }
+
+    /// The user blocks a peer: it hears no more than why, and whatever was said to it or wanted of it ends here.
+    pub(super) fn cut(&mut self, peer: &PublicKey) {
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Blocked(*peer)));
+        self.inbox.push_back(Inside::Executor(executor::Input::Blocked(*peer)));
+        let open: Vec<ConnId> =
+            self.links.iter().filter(|(_, l)| l.peer == *peer).map(|(conn, _)| conn).collect();
+        for conn in open {
+            self.transport.close(self.now, conn, close_code::BLOCKED, "blocked");
+        }
     }
 
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
@@ -313,7 +330,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    /// A frame behind the identity exchange. Unknown kinds are passed over, but in the range of job messages they are a fault.
+    /// A frame behind the identity exchange. Kinds that this version does not know are a newer peer's: counted, passed over.
     fn message(&mut self, conn: ConnId, peer: PublicKey, frame: &Frame) {
         let broken = match frame.kind {
             catalogue::KIND => match catalogue::decode(frame) {
@@ -324,7 +341,7 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
-            0x10..=0x1f => match Message::from_frame(frame) {
+            job::KIND_FIRST..=job::KIND_LAST => match Message::from_frame(frame) {
                 Ok(message) => {
                     if message.is_about_a_job() {
                         self.links.used(conn);
@@ -334,7 +351,10 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
-            _ => None,
+            _ => {
+                self.refuse("message-unknown");
+                None
+            }
         };
         if let Some(e) = broken {
             self.refuse("message-malformed");
@@ -408,6 +428,9 @@ impl<T: Transport> Node<T> {
     }
 
     pub(super) fn stream_news(&mut self, stream: StreamKey, news: StreamNews) {
+        if news == StreamNews::Late {
+            return self.refuse("transfer-head-late");
+        }
         self.links.active(self.now, stream.0);
         self.links.used(stream.0);
         let (owner, event) = match news {
@@ -422,6 +445,8 @@ impl<T: Transport> Node<T> {
                 return;
             }
             StreamNews::Malformed => return self.refuse("transfer-malformed"),
+            // Silence is no activity.
+            StreamNews::Late => return,
             StreamNews::Event(owner, event) => (owner, event),
         };
         self.inbox.push_back(match owner {
@@ -441,7 +466,7 @@ impl<T: Transport> Node<T> {
             .fold(None, |a, b| Deadline::earlier(a, Some(b)));
         let guests = self.links.guests_until().map(|at| Deadline::new(at, "send a guest away"));
         let idle = self.meeting.idle_check.map(|at| Deadline::new(at, "idle check"));
-        Deadline::earlier(Deadline::earlier(idle, guests), exchanges)
+        [idle, guests, self.streams.poll_timeout()].into_iter().fold(exchanges, Deadline::earlier)
     }
 
     pub(super) fn meeting_timeout(&mut self) {
@@ -453,6 +478,7 @@ impl<T: Transport> Node<T> {
             let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, Machine::handle_timeout);
             self.after_exchange(conn, out);
         }
+        self.streams.handle_timeout(&mut self.transport, self.now);
         for conn in self.links.guests_to_go(self.now) {
             self.refuse("peers-full");
             self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");

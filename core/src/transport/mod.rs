@@ -254,7 +254,7 @@ pub trait Transport {
     }
     /// Figures of a connection.
     fn stats(&self, conn: ConnId) -> Option<ConnStats>;
-    /// Connections alive, handshakes included.
+    /// Connections alive, handshakes and those that drain included.
     fn connections(&self) -> usize;
 }
 

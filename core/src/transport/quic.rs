@@ -13,6 +13,7 @@ use super::{
 };
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
+use crate::limits::CONNECTIONS_DRAINING_MAX;
 use crate::rng::{Rng, derive_seed};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
@@ -195,7 +196,7 @@ impl QuicTransport {
         expected: Option<PublicKey>,
         addr: SocketAddr,
     ) -> Result<ConnId, DialError> {
-        if self.connections.len() >= self.connections_max {
+        if !self.has_room() {
             return Err(DialError::Full);
         }
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
@@ -207,6 +208,21 @@ impl QuicTransport {
             Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, synthetic, expected, true)),
             Err(_) => Err(DialError::Address),
         }
+    }
+
+    /// Room for one more connection. Closed ones only drain and stand in nobody's way; too many of them are forgotten before
+    /// their time, the oldest first.
+    fn has_room(&mut self) -> bool {
+        let draining: Vec<ConnId> =
+            self.connections.iter().filter(|(_, c)| c.closed).map(|(conn, _)| *conn).collect();
+        let alive = self.connections.len() - draining.len();
+        for conn in draining.iter().take(draining.len().saturating_sub(CONNECTIONS_DRAINING_MAX)) {
+            if let Some(c) = self.connections.get(conn) {
+                self.endpoint.handle_event(c.handle, quinn_proto::EndpointEvent::drained());
+            }
+            self.forget(*conn);
+        }
+        alive < self.connections_max
     }
 
     fn adopt(
@@ -245,7 +261,7 @@ impl QuicTransport {
         let synthetic = incoming.remote_address();
         let mut answer = std::mem::take(&mut self.scratch);
         answer.clear();
-        let transmit = if self.connections.len() >= self.connections_max {
+        let transmit = if !self.has_room() {
             Some(self.endpoint.refuse(incoming, &mut answer))
         } else if self.handshakes > RETRY_ABOVE
             && incoming.may_retry()

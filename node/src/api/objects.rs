@@ -6,6 +6,7 @@
 use super::blobs::{BlobError, OpenBlob};
 use super::error::ApiError;
 use super::guard::{OBJECT_CSP, only};
+use super::node::Done;
 use super::routes::is_too_long;
 use super::state::ApiState;
 use axum::Json as Answer;
@@ -15,6 +16,7 @@ use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use remote_network_core::command::Command;
 use remote_network_core::id::Digest;
 use serde::Serialize;
 use std::io::{self, Read, Seek as _, SeekFrom};
@@ -38,7 +40,7 @@ pub struct ObjectDto {
     len: u64,
 }
 
-/// `POST /objects`: the body becomes a durable object.
+/// `POST /objects`: the body becomes a durable object, kept until the user lets go of it.
 pub async fn upload(
     State(state): State<ApiState>,
     request: Request,
@@ -53,6 +55,8 @@ pub async fn upload(
     let (imported, ()) = tokio::join!(import, pump);
     match imported? {
         Ok(object) => {
+            // The bytes may have been here for a job that ends just now: only what is kept stays.
+            Done::of(&state.ask(Command::Keep { digest: object.digest, kept: true }).await?)?;
             let dto = ObjectDto { digest: object.digest.to_string(), len: object.len };
             Ok((StatusCode::CREATED, Answer(dto)))
         }

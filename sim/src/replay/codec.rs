@@ -402,6 +402,6 @@ choice! {
         1 => Status, 2 => Peers, 3 => Peer(name), 4 => Connect { peer, addr }, 5 => AddService(service),
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
-        15 => Fetch { digest, len, from, ticket },
+        15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept },
     }
 }
