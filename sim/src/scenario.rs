@@ -166,8 +166,8 @@ impl<C: Core> Scenario<C> {
             let config = match host.peers {
                 0 => config,
                 peers => NodeConfig {
-                    max_peers: usize::from(peers) + 1,
-                    min_peers: peers.into(),
+                    max_peers: peers.into(),
+                    min_peers: usize::from(peers) - 1,
                     known_peers_max: SCALE_KNOWN_PEERS,
                     ..config
                 },

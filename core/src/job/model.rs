@@ -174,7 +174,7 @@ impl World {
 
     fn wake_requester(&mut self) {
         for n in 0..EXECUTORS {
-            let services = Some(vec![count()]);
+            let services = Some(vec![count()].into());
             self.tell_requester(requester::Input::Offers { peer: Self::peer(n), services });
         }
         self.tell_requester(requester::Input::Started);

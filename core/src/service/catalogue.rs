@@ -19,6 +19,7 @@ use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Frame kind of a catalogue.
 pub const KIND: u8 = 0x03;
@@ -78,7 +79,7 @@ pub enum Output {
         /// Whose.
         peer: PublicKey,
         /// What it offers us.
-        services: Option<Vec<Service>>,
+        services: Option<Arc<[Service]>>,
     },
     /// The answer to a command.
     Reply {
@@ -210,9 +211,10 @@ impl Catalogue {
 
     fn changed(&mut self, cx: &mut Cx<'_, Output>) {
         let own: Vec<Service> = self.own.values().cloned().collect();
-        self.offers.set(self.me, Some(own.clone()));
-        cx.emit(Output::Own(own.clone()));
-        cx.emit(Output::Offers { peer: self.me, services: Some(own) });
+        let offered: Arc<[Service]> = own.as_slice().into();
+        self.offers.set(self.me, Some(offered.clone()));
+        cx.emit(Output::Own(own));
+        cx.emit(Output::Offers { peer: self.me, services: Some(offered) });
         for peer in &self.up {
             self.tell(cx, *peer);
         }
@@ -260,6 +262,7 @@ impl Catalogue {
             let Some(oldest) = self.forget.iter().min_by_key(|(_, at)| **at).map(|(p, _)| *p) else { return };
             self.forget(cx, oldest);
         }
+        let services: Arc<[Service]> = services.into();
         self.offers.set(peer, Some(services.clone()));
         cx.emit(Output::Offers { peer, services: Some(services) });
     }

@@ -196,13 +196,13 @@ impl QuicTransport {
         expected: Option<PublicKey>,
         addr: SocketAddr,
     ) -> Result<ConnId, DialError> {
-        if !self.has_room() {
+        if !self.has_room(now) {
             return Err(DialError::Full);
         }
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
             return Err(DialError::Address);
         }
-        let synthetic = self.addresses.synthetic(addr);
+        let synthetic = self.addresses.synthetic(now, addr);
         let at = self.std(now);
         match self.endpoint.connect(at, self.client.clone(), synthetic, "peer") {
             Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, synthetic, expected, true)),
@@ -212,7 +212,7 @@ impl QuicTransport {
 
     /// Room for one more connection. Closed ones only drain and stand in nobody's way; too many of them are forgotten before
     /// their time, the oldest first.
-    fn has_room(&mut self) -> bool {
+    fn has_room(&mut self, now: Instant) -> bool {
         let draining: Vec<ConnId> =
             self.connections.iter().filter(|(_, c)| c.closed).map(|(conn, _)| *conn).collect();
         let alive = self.connections.len() - draining.len();
@@ -220,7 +220,7 @@ impl QuicTransport {
             if let Some(c) = self.connections.get(conn) {
                 self.endpoint.handle_event(c.handle, quinn_proto::EndpointEvent::drained());
             }
-            self.forget(*conn);
+            self.forget(now, *conn);
         }
         alive < self.connections_max
     }
@@ -261,7 +261,7 @@ impl QuicTransport {
         let synthetic = incoming.remote_address();
         let mut answer = std::mem::take(&mut self.scratch);
         answer.clear();
-        let transmit = if !self.has_room() {
+        let transmit = if !self.has_room(now) {
             Some(self.endpoint.refuse(incoming, &mut answer))
         } else if self.handshakes > RETRY_ABOVE
             && incoming.may_retry()
@@ -328,7 +328,7 @@ impl QuicTransport {
             }
         }
         if drained {
-            self.forget(conn);
+            self.forget(now, conn);
             return;
         }
         let timer = c.quic.poll_timeout().map(|at| from_std(self.base, at));
@@ -428,13 +428,13 @@ impl QuicTransport {
         }
     }
 
-    fn forget(&mut self, conn: ConnId) {
+    fn forget(&mut self, now: Instant, conn: ConnId) {
         if let Some(c) = self.connections.remove(&conn) {
             self.by_handle.remove(&c.handle.0);
             if let Some(at) = c.timer {
                 self.timers.remove(&(at, conn));
             }
-            self.addresses.release(c.synthetic);
+            self.addresses.release(now, c.synthetic);
         }
     }
 
@@ -454,7 +454,7 @@ impl Transport for QuicTransport {
     fn handle(&mut self, now: Instant, datagram: Datagram) {
         self.token_clock.store(now.as_nanos(), Ordering::Relaxed);
         let at = self.std(now);
-        let synthetic = self.addresses.synthetic(datagram.from);
+        let synthetic = self.addresses.synthetic(now, datagram.from);
         let ecn = datagram.ecn.and_then(EcnCodepoint::from_bits);
         let mut answer = std::mem::take(&mut self.scratch);
         answer.clear();
