@@ -239,6 +239,8 @@ pub struct PeerView {
     pub trouble: Option<String>,
     /// Services it offers us.
     pub services: u32,
+    /// Whether the user blocks it.
+    pub blocked: bool,
 }
 
 /// A service and who offers it.

@@ -84,6 +84,7 @@ routes! {
     POST   "/shutdown"                           Token   Body::Json(SMALL)     => node::shutdown;
     GET    "/peers"                              Token   Body::None            => node::peers;
     POST   "/peers/connect"                      Token   Body::Json(SMALL)     => node::connect;
+    POST   "/peers/block"                        Token   Body::Json(SMALL)     => node::block;
     GET    "/peers/{peer}"                       Token   Body::None            => node::peer;
     GET    "/services"                           Token   Body::None            => services::list;
     POST   "/services"                           Token   Body::Json(SMALL)     => services::add;

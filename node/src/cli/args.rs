@@ -179,6 +179,16 @@ pub enum PeersCommand {
         /// Its key (key_…) or peer id (40 hex digits).
         peer: PeerName,
     },
+    /// Refuse everything of a peer, and end what is open with it.
+    Block {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
+    /// Refuse a peer no more.
+    Unblock {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
     /// Connect to a peer, by key alone or at an address.
     Connect {
         /// Its key (key_…) or peer id (40 hex digits).

@@ -136,12 +136,22 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
             let answer = client.get(&format!("/peers/{peer}")).await?;
             shown.value(&answer, show_peer);
         }
+        PeersCommand::Block { peer } => block(client, shown, &peer.to_string(), true).await?,
+        PeersCommand::Unblock { peer } => block(client, shown, &peer.to_string(), false).await?,
         PeersCommand::Connect { peer, addr } => {
             let answer =
                 client.post("/peers/connect", &json!({"peer": peer.to_string(), "addr": addr})).await?;
             shown.value(&answer, show_peer);
         }
     }
+    Ok(())
+}
+
+async fn block(client: &Client, shown: Shown, peer: &str, blocked: bool) -> Result<(), Failure> {
+    client.post("/peers/block", &json!({"peer": peer, "blocked": blocked})).await?;
+    shown.value(&json!({"peer": peer, "blocked": blocked}), |_| {
+        println!("{} {peer}", if blocked { "blocked" } else { "no longer blocked:" });
+    });
     Ok(())
 }
 
@@ -157,6 +167,9 @@ fn show_peer(p: &Value) {
     println!("  traffic    {} sent, {} received", sum("bytes_sent"), sum("bytes_received"));
     println!("  seen       first {}, last {}", ago(p["first_seen"].as_u64()), ago(p["last_seen"].as_u64()));
     println!("  learnt     {}", text(p, "source"));
+    if p["blocked"].as_bool() == Some(true) {
+        println!("  blocked    yes");
+    }
     println!("  services   {}", text(p, "services"));
     if !p["trouble"].is_null() {
         println!("  trouble    {}", text(p, "trouble"));
