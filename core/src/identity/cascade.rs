@@ -7,9 +7,8 @@
 //! … 30 min and after five failures until somebody speaks of it again, and no network gets more than eight dials a
 //! minute ([`super::budget`]).
 //!
-//! What is **wanted** goes first and past those bounds: a peer the user asks for ([`Input::Connect`], answered exactly
-//! once, with everything that was tried when it fails), and a peer that jobs need ([`Input::Wanted`], tried again at
-//! least every half minute until it is wanted no more).
+//! What is **wanted** ([`Input::Connect`], by the user or by a job) goes first and past those bounds, and is answered exactly
+//! once, with everything that was tried when it fails. A job that still needs the peer says so again.
 //!
 //! **Which addresses.** Public ones of the record; private ones first when both sides have the same public address
 //! (they are neighbours), last in a network that is private by configuration, else never. Then the address somebody told.
@@ -50,8 +49,6 @@ pub const START_WITHIN: Duration = Duration::from_secs(1);
 pub const BACKOFF_MIN: Duration = Duration::from_secs(10);
 /// Longest back-off.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1_800);
-/// Longest back-off of a wanted peer.
-pub const BACKOFF_WANTED_MAX: Duration = Duration::from_secs(30);
 /// Attempts before a peer nobody asked for is left until it is learnt of again.
 pub const ATTEMPTS_MAX: u32 = 5;
 /// A lookup that is not answered within this has failed: the DHT's own ten seconds, and its queue.
@@ -288,14 +285,13 @@ impl Cascade {
 
     fn give_up(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(e) = self.efforts.get(&key) else { return };
-        let cap = if e.wanted { BACKOFF_WANTED_MAX } else { BACKOFF_MAX };
-        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(cap);
+        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(BACKOFF_MAX);
         let until = Some(cx.now + cx.rng.jitter(delay, 25));
         let failure = e.failure(false);
         let mut answered = Vec::new();
         self.change(&key, |e| {
             answered = std::mem::take(&mut e.connects);
-            let again = e.wanted || e.failures + 1 < ATTEMPTS_MAX;
+            let again = e.failures + 1 < ATTEMPTS_MAX;
             e.rest_after_failure(failure.clone(), Stage::Resting { until, again });
         });
         for (id, _) in answered {
@@ -349,23 +345,8 @@ impl Cascade {
     /// The peer is there: who waited for it is answered.
     fn reached(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(effort) = self.remove(&key) else { return };
-        for (id, _) in &effort.connects {
-            cx.emit(Output::ConnectDone { id: *id, key, result: Ok(()) });
-        }
-        if effort.wanted {
-            let mut rests = Effort::new(effort.hint);
-            rests.wanted = true;
-            self.efforts.insert(key, rests);
-        }
-    }
-
-    fn disconnected(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
-        if self.connected.remove(&key).is_none() {
-            return;
-        }
-        if self.efforts.get(&key).is_some_and(|e| e.wanted && matches!(e.stage, Stage::Resting { .. })) {
-            let start = cx.now + Duration::from_nanos(cx.rng.below(START_WITHIN.as_nanos() as u64));
-            self.change(&key, |e| e.stage = Stage::Resting { until: Some(start), again: true });
+        for (id, _) in effort.connects {
+            cx.emit(Output::ConnectDone { id, key, result: Ok(()) });
         }
     }
 
@@ -393,24 +374,6 @@ impl Cascade {
         self.change(&key, |e| {
             e.connects.push((id, until));
             e.begin_wanted(addr);
-        });
-    }
-
-    fn want(&mut self, key: PublicKey, wanted: bool) {
-        if key == self.config.own || (wanted && !self.efforts.contains_key(&key) && !self.make_room(true)) {
-            return;
-        }
-        if !wanted {
-            self.change(&key, |e| e.wanted = false);
-            return;
-        }
-        self.efforts.entry(key).or_insert_with(|| Effort::new(None));
-        let connected = self.connected.contains_key(&key);
-        self.change(&key, |e| {
-            let before = std::mem::replace(&mut e.wanted, true);
-            if !connected && !before {
-                e.begin_wanted(None);
-            }
         });
     }
 
@@ -574,9 +537,10 @@ impl Machine for Cascade {
                 self.connected.insert(key, SocketAddr::new(addr.ip().to_canonical(), addr.port()));
                 self.reached(cx, key);
             }
-            Input::Disconnected(key) => self.disconnected(cx, key),
+            Input::Disconnected(key) => {
+                self.connected.remove(&key);
+            }
             Input::Connect { id, key, addr } => self.connect(cx, id, key, addr),
-            Input::Wanted(key, wanted) => self.want(key, wanted),
             Input::Blocked(key) => self.blocked(cx, key),
             Input::OwnAddrs(addrs) => {
                 self.own_addrs =

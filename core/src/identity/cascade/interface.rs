@@ -132,7 +132,7 @@ pub enum Input {
     },
     /// A peer is connected no more.
     Disconnected(PublicKey),
-    /// The user wants a peer. Answered by one `ConnectDone`.
+    /// The user or a job wants a peer. Answered by one `ConnectDone`.
     Connect {
         /// The command.
         id: CommandId,
@@ -141,8 +141,6 @@ pub enum Input {
         /// Where to try first.
         addr: Option<SocketAddr>,
     },
-    /// Whether jobs need this peer connected.
-    Wanted(PublicKey, bool),
     /// The user blocks this peer: nothing is tried any more.
     Blocked(PublicKey),
     /// The addresses that are ours: never dialled, and their public IPs tell who is a neighbour.
