@@ -3,7 +3,7 @@
 
 use crate::time::Duration;
 
-/// Connected peers (SPEC 8.7 `max_peers`), a default.
+/// Connected peers (SPEC 8.7 `max_peers`), a default. Those with jobs or transfers may be more.
 pub const PEERS_MAX: usize = 50;
 /// Connections including handshakes: room for peers that come while others go.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -12,7 +12,10 @@ pub const CONNECTIONS_DRAINING_MAX: usize = 256;
 /// Links beyond which a newcomer is told that the node is full: below [`CONNECTIONS_MAX`], so that it can still be told, and
 /// that this node's own dials find room.
 pub const LINKS_MAX: usize = 224;
-/// Known peers kept: about 200 bytes each.
+/// A peer that dials a node with `max_peers` connected ones stays this long without using the connection: long enough
+/// to tell each other of peers, and for a job or a transfer to begin, which makes it stay.
+pub const GUEST_STAY: Duration = Duration::from_secs(5);
+/// Known peers kept, a default: about 200 bytes each, and as much again in the journal.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).
 pub const KNOWN_PEERS_SHARED_MAX: usize = 50;

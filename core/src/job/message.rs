@@ -221,6 +221,23 @@ impl Message {
         }
     }
 
+    /// Whether it speaks of a job. The empty inventory that every peer begins with, and its answer, do not.
+    pub fn is_about_a_job(&self) -> bool {
+        match self {
+            Message::Inventory { jobs, .. } => !jobs.is_empty(),
+            Message::LeaseAck => false,
+            Message::Dispatch { .. }
+            | Message::Accepted { .. }
+            | Message::Rejected { .. }
+            | Message::SealedOffer { .. }
+            | Message::ResultAck { .. }
+            | Message::Cancel { .. }
+            | Message::CancelAck { .. }
+            | Message::Release { .. }
+            | Message::UnknownRun { .. } => true,
+        }
+    }
+
     /// The frame on the wire.
     pub fn to_frame(&self) -> Frame {
         match self {

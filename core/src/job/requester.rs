@@ -471,6 +471,10 @@ impl Requester {
     fn peer_down(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
         if let Some(p) = self.peers.get_mut(&peer) {
             p.up = false;
+            // Anybody may come and go: only who has something to be remembered for is.
+            if p.busy_until.is_none_or(|at| at <= cx.now) {
+                self.peers.remove(&peer);
+            }
         }
         for l in self.live.values_mut().filter(|l| l.peer == peer && l.silence == Silence::None) {
             l.silence = Silence::Suspect;

@@ -194,11 +194,14 @@ impl<T: Transport> Node<T> {
             self.refuse("dial-found-another-peer");
         }
         if let Some((dial, _)) = dial {
-            self.dialled(dial, Err(DialFailed::Closed(reason)));
+            self.dialled(dial, Err(DialFailed::Closed(reason.clone())));
         }
         let Some((link, current)) = self.links.closed(conn) else { return };
         if current && link.identified {
             self.peer_down(&link.peer);
+            if matches!(reason, CloseReason::Peer { code, .. } if code == close_code::FULL.into()) {
+                self.inbox.push_back(Inside::Cascade(cascade::Input::SentAway(link.peer)));
+            }
         }
         if current {
             self.notify_peer(&link.peer);
@@ -267,6 +270,9 @@ impl<T: Transport> Node<T> {
                 self.transport.close(self.now, conn, close_code::DUPLICATE, "another connection is kept");
                 return;
             }
+        }
+        if self.links.up() > self.config.max_peers {
+            self.links.is_guest(self.now, conn);
         }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {
@@ -337,6 +343,9 @@ impl<T: Transport> Node<T> {
             },
             job::KIND_FIRST..=job::KIND_LAST => match Message::from_frame(frame) {
                 Ok(message) => {
+                    if message.is_about_a_job() {
+                        self.links.used(conn);
+                    }
                     self.job_message(peer, message);
                     None
                 }
@@ -423,6 +432,7 @@ impl<T: Transport> Node<T> {
             return self.refuse("transfer-head-late");
         }
         self.links.active(self.now, stream.0);
+        self.links.used(stream.0);
         let (owner, event) = match news {
             StreamNews::Head(frame) => {
                 let Some(link) = self.links.get(stream.0).filter(|l| l.identified) else {
@@ -454,8 +464,9 @@ impl<T: Transport> Node<T> {
             .filter(|e| !e.done())
             .filter_map(Machine::poll_timeout)
             .fold(None, |a, b| Deadline::earlier(a, Some(b)));
+        let guests = self.links.guests_until().map(|at| Deadline::new(at, "send a guest away"));
         let idle = self.meeting.idle_check.map(|at| Deadline::new(at, "idle check"));
-        [idle, self.streams.poll_timeout()].into_iter().fold(exchanges, Deadline::earlier)
+        [idle, guests, self.streams.poll_timeout()].into_iter().fold(exchanges, Deadline::earlier)
     }
 
     pub(super) fn meeting_timeout(&mut self) {
@@ -468,6 +479,10 @@ impl<T: Transport> Node<T> {
             self.after_exchange(conn, out);
         }
         self.streams.handle_timeout(&mut self.transport, self.now);
+        for conn in self.links.guests_to_go(self.now) {
+            self.refuse("peers-full");
+            self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");
+        }
         if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
             self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);
             for conn in self.links.expired(self.now) {

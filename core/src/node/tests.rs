@@ -8,7 +8,7 @@ use crate::event::Datagram;
 use crate::id::{Keypair, Lsn, PeerName, StreamId};
 use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as ExchangeOutput, VERSIONS};
 use crate::laws::{Rig, WALL_AT_START};
-use crate::limits::{IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
+use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
@@ -56,7 +56,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let (node_config, journal) = (NodeConfig::new(key(NODE)), Journal::default());
+        Self::of(NodeConfig::new(key(NODE)))
+    }
+
+    fn of(node_config: NodeConfig) -> Self {
+        let journal = Journal::default();
         let node =
             Node::restore(node_config, transport(NODE), [9; 32], Instant::ZERO, WALL_AT_START, journal);
         let mut world = Self {
@@ -279,6 +283,27 @@ fn a_stranger_that_says_who_it_is_becomes_a_peer() {
     assert_eq!(world.closed_with(), None);
     assert_eq!(world.status().connected, 1);
     assert_eq!(world.peers()[0].key, key(STRANGER).public());
+}
+
+#[test]
+fn a_guest_of_a_full_node_is_heard_and_sent_away_unless_it_uses_the_connection() {
+    let full = || World::of(NodeConfig { max_peers: 0, min_peers: 0, ..NodeConfig::new(key(NODE)) });
+    let mut idle = full();
+    let conn = idle.connect();
+    idle.say(conn, &[identity_of(STRANGER), catalogue()]);
+    assert_eq!((idle.status().connected, idle.closed_with()), (1, None), "a guest is a peer for a while");
+    idle.run(GUEST_STAY);
+    let Some(CloseReason::Peer { code, .. }) = idle.closed_with() else { panic!("not closed") };
+    assert_eq!(code, u64::from(close_code::FULL));
+    assert_eq!(idle.refused("peers-full"), 1);
+
+    let mut busy = full();
+    let conn = busy.connect();
+    busy.say(conn, &[identity_of(STRANGER)]);
+    let head = Frame::new(0x40, &Dict::new());
+    busy.say(conn, &[head]);
+    busy.run(GUEST_STAY);
+    assert_eq!(busy.closed_with(), None, "a transfer stream was opened");
 }
 
 #[test]

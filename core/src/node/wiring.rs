@@ -275,7 +275,8 @@ impl<T: Transport> Node<T> {
                 cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {
-                    for (key, addr) in self.book.most_recent(n) {
+                    let apart = self.book.most_recent(n, |k| !self.links.is_up(k));
+                    for (key, addr) in apart {
                         self.learnt(key, addr);
                     }
                 }

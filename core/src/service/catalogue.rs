@@ -112,8 +112,9 @@ pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     }
     let d = Dict::decode(&frame.body, FRAME_BODY_MAX)?;
     let mut seen = BTreeSet::new();
-    let mut out = Vec::new();
-    for v in d.list("s", SERVICES_MAX)? {
+    let listed = d.list("s", SERVICES_MAX)?;
+    let mut out = Vec::with_capacity(listed.len());
+    for v in listed {
         let Value::Dict(s) = v else { return Err(DecodeError::invalid("s", "not a dictionary")) };
         let service = Service::from_dict(s)?;
         if !seen.insert(service.id()) {

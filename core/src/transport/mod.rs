@@ -75,7 +75,7 @@ pub mod close_code {
     pub const PROTOCOL: u32 = 0x103;
     /// Another peer was found at the address (SPEC 3.5).
     pub const WRONG_PEER: u32 = 0x104;
-    /// No room for more connections.
+    /// The peer has peers enough.
     pub const FULL: u32 = 0x105;
     /// The peer is blocked (SPEC 3.6).
     pub const BLOCKED: u32 = 0x106;

@@ -41,8 +41,9 @@ const CID_BYTES: usize = 8;
 const RETRY_ABOVE: usize = 64;
 /// Stateless answers (retry, refusal, version negotiation, reset) waiting to be sent; more are dropped, as any datagram may be.
 const ANSWERS_MAX: usize = 64;
-/// Bidirectional streams a peer may have open: its control stream, and one per object it fetches.
-const STREAMS_MAX: u32 = 16;
+/// Bidirectional streams a peer may have open: its control stream, one per object it fetches, and a few that just ended.
+/// Not more than 14: quinn-proto keeps a table of all that may come, which would be twice as large.
+const STREAMS_MAX: u32 = 14;
 /// Receive window of a stream. Above 2 MB a burst of losses can exceed quinn-proto's 1,024 gaps and kill the connection.
 const STREAM_WINDOW: u32 = 1_250_000;
 /// Receive window of a connection.
@@ -104,7 +105,8 @@ pub struct QuicTransport {
     client: ClientConfig,
     base: StdInstant,
     connections_max: usize,
-    connections: BTreeMap<ConnId, Connection>,
+    /// Boxed: a node of the map holds eleven, and a connection is several kilobytes.
+    connections: BTreeMap<ConnId, Box<Connection>>,
     by_handle: BTreeMap<usize, ConnId>,
     timers: BTreeSet<(Instant, ConnId)>,
     transmit_queue: VecDeque<ConnId>,
@@ -228,7 +230,7 @@ impl QuicTransport {
         self.by_handle.insert(handle.0, conn);
         self.connections.insert(
             conn,
-            Connection {
+            Box::new(Connection {
                 handle,
                 quic,
                 synthetic,
@@ -238,7 +240,7 @@ impl QuicTransport {
                 closed: false,
                 timer: None,
                 queued: false,
-            },
+            }),
         );
         self.pump(now, conn);
         conn

@@ -6,8 +6,8 @@
 use super::blobs::{BlobError, OpenBlob};
 use super::error::ApiError;
 use super::guard::{OBJECT_CSP, only};
-use super::routes::is_too_long;
 use super::node::Done;
+use super::routes::is_too_long;
 use super::state::ApiState;
 use axum::Json as Answer;
 use axum::body::Body;

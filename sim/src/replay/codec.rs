@@ -368,7 +368,7 @@ record! {
     StoredRecord { lsn, subject, record }
     Journal { id, last, records }
     NodeConfig {
-        keypair, topics, max_peers, min_peers, public, public_addrs, publish_private, private_network,
+        keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
         jobs_running_max, accept_jobs, idle_close_after, republish_every, discover_every,
     }
 }

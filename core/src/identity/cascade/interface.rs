@@ -132,6 +132,8 @@ pub enum Input {
     },
     /// A peer is connected no more.
     Disconnected(PublicKey),
+    /// A peer that was connected has peers enough and ended the connection, after `Disconnected`.
+    SentAway(PublicKey),
     /// The user or a job wants a peer. Answered by one `ConnectDone`.
     Connect {
         /// The command.
@@ -172,7 +174,7 @@ pub enum Output {
         /// Connected, or everything that failed.
         result: Result<(), ConnectFailed>,
     },
-    /// Too few peers are connected: say so many known ones with `Learnt`.
+    /// There is room for peers: say so many known ones, which are not connected, with `Learnt`.
     WantPeers(usize),
     /// Something was not taken.
     Refused(&'static str),
