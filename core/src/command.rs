@@ -3,8 +3,9 @@
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
 use crate::id::{Digest, PeerId, PeerName, PublicKey, RunId};
-use crate::job::workflow::{Problem, Workflow};
+use crate::job::workflow::Workflow;
 use crate::port::{ExitClass, Port, Usage};
+use crate::problem::Problem;
 use crate::service::Service;
 use crate::time::{Duration, UnixTime};
 use bytes::Bytes;

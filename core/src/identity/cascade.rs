@@ -8,9 +8,8 @@
 //! minute ([`super::budget`]). A node that has its peers thinks about no others: the book remembers them, and is asked
 //! for some when there is room again.
 //!
-//! What is **wanted** goes first and past those bounds: a peer the user asks for ([`Input::Connect`], answered exactly
-//! once, with everything that was tried when it fails), and a peer that jobs need ([`Input::Wanted`], tried again at
-//! least every half minute until it is wanted no more).
+//! What is **wanted** ([`Input::Connect`], by the user or by a job) goes first and past those bounds, and is answered exactly
+//! once, with everything that was tried when it fails. A job that still needs the peer says so again.
 //!
 //! **Which addresses.** Public ones of the record; private ones first when both sides have the same public address
 //! (they are neighbours), last in a network that is private by configuration, else never. Then the address somebody told.
@@ -51,8 +50,6 @@ pub const START_WITHIN: Duration = Duration::from_secs(1);
 pub const BACKOFF_MIN: Duration = Duration::from_secs(10);
 /// Longest back-off.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1_800);
-/// Longest back-off of a wanted peer.
-pub const BACKOFF_WANTED_MAX: Duration = Duration::from_secs(30);
 /// A peer that has peers enough is left alone for this long, ± 25 %.
 pub const SENT_AWAY_REST: Duration = Duration::from_secs(300);
 /// Attempts before a peer nobody asked for is left until it is learnt of again.
@@ -294,14 +291,13 @@ impl Cascade {
 
     fn give_up(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(e) = self.efforts.get(&key) else { return };
-        let cap = if e.wanted { BACKOFF_WANTED_MAX } else { BACKOFF_MAX };
-        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(cap);
+        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(BACKOFF_MAX);
         let until = Some(cx.now + cx.rng.jitter(delay, 25));
         let failure = e.failure(false);
         let mut answered = Vec::new();
         self.change(&key, |e| {
             answered = std::mem::take(&mut e.connects);
-            let again = e.wanted || e.failures + 1 < ATTEMPTS_MAX;
+            let again = e.failures + 1 < ATTEMPTS_MAX;
             e.rest_after_failure(failure.clone(), Stage::Resting { until, again });
         });
         for (id, _) in answered {
@@ -355,13 +351,8 @@ impl Cascade {
     /// The peer is there: who waited for it is answered.
     fn reached(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(effort) = self.remove(&key) else { return };
-        for (id, _) in &effort.connects {
-            cx.emit(Output::ConnectDone { id: *id, key, result: Ok(()) });
-        }
-        if effort.wanted {
-            let mut rests = Effort::new(effort.hint);
-            rests.wanted = true;
-            self.efforts.insert(key, rests);
+        for (id, _) in effort.connects {
+            cx.emit(Output::ConnectDone { id, key, result: Ok(()) });
         }
     }
 
@@ -402,16 +393,6 @@ impl Cascade {
             || self.dials.values().any(|d| !d.wanted)
     }
 
-    fn disconnected(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
-        if self.connected.remove(&key).is_none() {
-            return;
-        }
-        if self.efforts.get(&key).is_some_and(|e| e.wanted && matches!(e.stage, Stage::Resting { .. })) {
-            let start = cx.now + Duration::from_nanos(cx.rng.below(START_WITHIN.as_nanos() as u64));
-            self.change(&key, |e| e.stage = Stage::Resting { until: Some(start), again: true });
-        }
-    }
-
     /// Dialling a full peer again at once would only be the same again.
     fn sent_away(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         if self.connected.contains_key(&key) || self.efforts.contains_key(&key) || !self.make_room(false) {
@@ -446,24 +427,6 @@ impl Cascade {
         self.change(&key, |e| {
             e.connects.push((id, until));
             e.begin_wanted(addr);
-        });
-    }
-
-    fn want(&mut self, key: PublicKey, wanted: bool) {
-        if key == self.config.own || (wanted && !self.efforts.contains_key(&key) && !self.make_room(true)) {
-            return;
-        }
-        if !wanted {
-            self.change(&key, |e| e.wanted = false);
-            return;
-        }
-        self.efforts.entry(key).or_insert_with(|| Effort::new(None));
-        let connected = self.connected.contains_key(&key);
-        self.change(&key, |e| {
-            let before = std::mem::replace(&mut e.wanted, true);
-            if !connected && !before {
-                e.begin_wanted(None);
-            }
         });
     }
 
@@ -630,10 +593,11 @@ impl Machine for Cascade {
                 self.reached(cx, key);
                 self.rest_when_full();
             }
-            Input::Disconnected(key) => self.disconnected(cx, key),
+            Input::Disconnected(key) => {
+                self.connected.remove(&key);
+            }
             Input::SentAway(key) => self.sent_away(cx, key),
             Input::Connect { id, key, addr } => self.connect(cx, id, key, addr),
-            Input::Wanted(key, wanted) => self.want(key, wanted),
             Input::Blocked(key) => self.blocked(cx, key),
             Input::OwnAddrs(addrs) => {
                 self.own_addrs =

@@ -344,6 +344,7 @@ impl<T: Transport> Node<T> {
             source: known.map_or("met", |p| p.source.as_str()),
             trouble: if link.is_some() { None } else { self.cascade.trouble(key) },
             services: count(self.catalogue.offers().of(key).len()),
+            blocked: known.is_some_and(|p| p.blocked),
         })
     }
 

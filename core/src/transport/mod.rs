@@ -4,6 +4,7 @@
 //! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
 
 mod addresses;
+pub mod crypto;
 pub mod quic;
 pub mod tls;
 

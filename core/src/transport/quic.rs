@@ -1,4 +1,4 @@
-//! QUIC beneath the seam: the only file that names `quinn_proto`.
+//! QUIC beneath the seam: but for its cryptography ([`super::crypto`], [`super::tls`]), the only file that names `quinn_proto`.
 //!
 //! quinn-proto is sans-IO too; what this file adds is determinism and bounds. Every source of randomness it has (its own
 //! generator, connection ids, the initial destination id, reset and token keys, token time) is replaced by a seeded one,
@@ -7,6 +7,7 @@
 //! it never migrates, because it never sees a move.
 
 use super::addresses::Addresses;
+pub use super::crypto::QuicCrypto;
 use super::{
     Chunk, CloseReason, ConnStats, DialError, ReadError, Transmit, Transport, TransportEvent, WriteError,
     close_code, tls,
@@ -17,7 +18,7 @@ use crate::limits::CONNECTIONS_DRAINING_MAX;
 use crate::rng::{Rng, derive_seed};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
-use quinn_proto::crypto::{ClientConfig as CryptoClient, CryptoError, HmacKey, ServerConfig as CryptoServer};
+use quinn_proto::crypto::{CryptoError, HmacKey};
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Dir,
     EcnCodepoint, Endpoint, EndpointConfig, Event as QuicEvent, Incoming, MtuDiscoveryConfig, NoneTokenStore,
@@ -49,18 +50,6 @@ const STREAM_WINDOW: u32 = 1_250_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Bytes sent but not acknowledged, per connection.
 const SEND_WINDOW: u64 = 8 << 20;
-
-/// What cryptography QUIC uses: [`tls::crypto`] in production, something cheaper in large simulations. `peer_identity()`
-/// of its sessions is a `Vec<CertificateDer>` whose first entry is the peer's 44-byte Ed25519 SubjectPublicKeyInfo.
-#[derive(Clone)]
-pub struct QuicCrypto {
-    /// For dialled connections.
-    pub client: Arc<dyn CryptoClient>,
-    /// For accepted connections.
-    pub server: Arc<dyn CryptoServer>,
-    /// Keys reset and retry tokens; persistent across restarts, so that a restarted node resets what it forgot.
-    pub secret: [u8; 32],
-}
 
 /// How QUIC is set up.
 #[derive(Clone)]

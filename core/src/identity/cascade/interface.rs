@@ -134,7 +134,7 @@ pub enum Input {
     Disconnected(PublicKey),
     /// A peer that was connected has peers enough and ended the connection, after `Disconnected`.
     SentAway(PublicKey),
-    /// The user wants a peer. Answered by one `ConnectDone`.
+    /// The user or a job wants a peer. Answered by one `ConnectDone`.
     Connect {
         /// The command.
         id: CommandId,
@@ -143,8 +143,6 @@ pub enum Input {
         /// Where to try first.
         addr: Option<SocketAddr>,
     },
-    /// Whether jobs need this peer connected.
-    Wanted(PublicKey, bool),
     /// The user blocks this peer: nothing is tried any more.
     Blocked(PublicKey),
     /// The addresses that are ours: never dialled, and their public IPs tell who is a neighbour.

@@ -136,7 +136,7 @@ fn nobody_unwanted_is_dialled_at_max_peers_but_the_wanted_are() {
     assert!(rig.wait(Duration::from_secs(300)).is_empty());
     assert_eq!(rig.machine.efforts(), 0, "the book remembers them");
     assert_eq!(rig.tell(connect(3)), [Output::Lookup(key(3))]);
-    assert_eq!(rig.tell(Input::Wanted(key(4), true)), [Output::Lookup(key(4))]);
+    assert_eq!(rig.tell(connect(4)), [Output::Lookup(key(4))]);
     assert_eq!(dials(&rig.tell(found(3, &[addr(3)]))).len(), 1);
     rig.tell(Input::Disconnected(key(1)));
     let out = rig.wait(TOP_UP_EVERY * 6 / 5);
@@ -248,27 +248,6 @@ fn an_unreachable_peer_is_left_longer_each_time_and_then_alone() {
     assert!(rig.wait(Duration::from_secs(7_200)).is_empty());
     rig.tell(learnt(1));
     assert_eq!(rig.wait(START_WITHIN), [Output::Lookup(key(1))], "spoken of again");
-}
-
-#[test]
-fn a_wanted_peer_is_tried_until_it_is_wanted_no_more() {
-    let mut rig = rig();
-    rig.tell(Input::Wanted(key(1), true));
-    let mut tried = 0;
-    for _ in 0..60 {
-        tried += 1;
-        rig.tell(Input::Found { key: key(1), result: Err(LookupFailed::NotFound) });
-        let out = rig.wait(BACKOFF_WANTED_MAX * 5 / 4);
-        assert_eq!(out, [Output::Lookup(key(1))]);
-    }
-    assert_eq!(tried, 60);
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
-    assert!(rig.wait(Duration::from_secs(600)).is_empty());
-    rig.tell(Input::Disconnected(key(1)));
-    assert_eq!(rig.wait(START_WITHIN), [Output::Lookup(key(1))], "and again when it is lost");
-    rig.tell(Input::Wanted(key(1), false));
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
-    assert_eq!(rig.machine.efforts(), 0);
 }
 
 #[test]
@@ -410,7 +389,6 @@ fn arb_input() -> impl Strategy<Value = Input> {
         1 => n().prop_map(|n| Input::SentAway(key(n))),
         2 => (any::<u64>(), n(), prop::option::of(0u8..6))
             .prop_map(|(id, n, a)| Input::Connect { id: CommandId(id), key: key(n), addr: a.map(addr) }),
-        1 => (n(), any::<bool>()).prop_map(|(n, w)| Input::Wanted(key(n), w)),
         1 => n().prop_map(|n| Input::Blocked(key(n))),
         1 => (0u8..3).prop_map(|a| Input::OwnAddrs(vec![addr(a)])),
     ]

@@ -1,11 +1,11 @@
 //! What requesters say: orders and the owner's policy, answers to results, cancel, release.
 
-use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX, Verdict};
+use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX};
 use crate::id::{JobId, PublicKey};
 use crate::job::held::{Held, JobRecord};
 use crate::job::message::{Message, Refusal, Source, WORDS_BYTES_MAX, cut_words};
 use crate::job::order::Order;
-use crate::job::receipt::Commit;
+use crate::job::receipt::{Commit, Verdict};
 use crate::job::signed::Signed;
 use crate::limits::{HEARTBEAT_EVERY, JOBS_HELD_PER_REQUESTER_MAX, JOBS_MAX, JOBS_PER_REQUESTER_MAX};
 use crate::machine::Cx;

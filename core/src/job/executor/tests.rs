@@ -1,16 +1,21 @@
 //! The executor alone: policy, limits, cancel, leases, restart, and the machine laws.
 
 use super::super::message::{Refusal, Source};
-use super::super::receipt::Commit;
+use super::super::order::Order;
+use super::super::receipt::{Commit, Verdict};
+use super::super::signed::Signed;
 use super::super::validate::tests::service;
 use super::*;
-use crate::id::{Lsn, RunId};
+use crate::id::{Keypair, Lsn, RunId};
 use crate::laws::{Rig, check_within};
 use crate::limits::{
     JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
 };
-use crate::port::{EngineInput, EngineOutput};
+use crate::port::{
+    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port, Usage,
+};
 use crate::service::Visibility;
+use crate::ticket::Ticket;
 use proptest::prelude::*;
 
 fn keypair(n: u8) -> Keypair {

@@ -499,7 +499,9 @@ impl Fetcher {
         }
         while self.active.len() < FETCHES_ACTIVE_MAX {
             // Two lengths of one digest, or two claims, would write one partial object.
-            let free = self.to_start.iter().position(|k| self.active.iter().all(|a| a.0 != k.0));
+            let writes = |k: &Key| self.entries.get(k).is_some_and(|e| e.object.writes());
+            let taken = |k: &Key| writes(k) && self.active.iter().any(|a| a.0 == k.0 && writes(a));
+            let free = self.to_start.iter().position(|k| !taken(k));
             let Some(key) = free.and_then(|i| self.to_start.remove(i)) else { return };
             self.active.insert(key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };

@@ -160,6 +160,11 @@ impl Object {
         self.connect(cx, sh)
     }
 
+    /// Whether it may write to the store: not when the object is there and only a right to it is to be shown.
+    pub(super) fn writes(&self) -> bool {
+        !self.whole
+    }
+
     /// What a claim that failed had still to show.
     pub(super) fn unproven(&mut self) -> Option<Missing> {
         self.unproven.take()

@@ -121,6 +121,20 @@ fn what_one_requester_brought_is_no_others_and_both_get_it_by_their_own_sources(
 }
 
 #[test]
+fn a_claim_to_what_is_here_holds_up_nobody_elses() {
+    let bytes = content(1, 3 * PIECE);
+    let mut w = World::new(5);
+    let (digest, len) = w.store.put(&bytes);
+    let (silent, good) = (w.holder_with(&bytes), w.holder_with(&bytes));
+    w.holders[silent].silent_after = Some(10);
+    w.claim(digest, len, 50, &[silent]);
+    w.claim(digest, len, 51, &[good]);
+    while w.step() {}
+    assert!(w.fetched(digest), "{:?}", w.said);
+    assert_eq!((w.now, w.said.len()), (Instant::ZERO, 1));
+}
+
+#[test]
 fn what_a_claim_has_shown_is_remembered_over_a_failure_but_pieces_from_before_a_restart_are_anybodys() {
     let bytes = content(3, 6 * PIECE);
     let (digest, info) = describe(&bytes);

@@ -106,6 +106,7 @@ fn peer_view() -> PeerView {
         source: "dht",
         trouble: None,
         services: 1,
+        blocked: false,
     }
 }
 
