@@ -56,7 +56,7 @@ pub async fn upload(
     match imported? {
         Ok(object) => {
             // The bytes may have been here for a job that ends just now: only what is kept stays.
-            Done::of(&state.ask(Command::Keep { digest: object.digest, kept: true }).await?)?;
+            let _kept = Done::of(&state.ask(Command::Keep { digest: object.digest, kept: true }).await?)?;
             let dto = ObjectDto { digest: object.digest.to_string(), len: object.len };
             Ok((StatusCode::CREATED, Answer(dto)))
         }
