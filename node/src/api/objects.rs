@@ -7,7 +7,7 @@ use super::blobs::{BlobError, OpenBlob};
 use super::error::ApiError;
 use super::guard::{OBJECT_CSP, only};
 use super::node::Done;
-use super::routes::is_too_long;
+use super::routes::{Segments, is_too_long, parse_id};
 use super::state::ApiState;
 use axum::Json as Answer;
 use axum::body::Body;
@@ -38,6 +38,15 @@ const DOWNLOAD_IDLE: Duration = Duration::from_secs(60);
 pub struct ObjectDto {
     digest: String,
     len: u64,
+}
+
+/// `DELETE /objects/{digest}`: the user needs it no more. It goes as soon as no service, run or job needs it.
+pub async fn let_go(
+    State(state): State<ApiState>,
+    Segments(digest): Segments<String>,
+) -> Result<Answer<Done>, ApiError> {
+    let digest = parse_id("path", &digest, "a digest is 64 hex digits")?;
+    Done::of(&state.ask(Command::Keep { digest, kept: false }).await?)
 }
 
 /// `POST /objects`: the body becomes a durable object, kept until the user lets go of it.

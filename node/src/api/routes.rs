@@ -90,6 +90,7 @@ routes! {
     POST   "/services"                           Token   Body::Json(SMALL)     => services::add;
     DELETE "/services/{id}"                      Token   Body::None            => services::remove;
     POST   "/objects"                            Token   Body::Octets(OBJECT)  => objects::upload;
+    DELETE "/objects/{digest}"                   Token   Body::None            => objects::let_go;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;
     POST   "/workflows/plan"                     Token   Body::Json(WORKFLOW)  => workflows::plan;
     GET    "/runs"                               Token   Body::None            => runs::list;

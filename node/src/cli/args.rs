@@ -208,6 +208,12 @@ pub enum DataCommand {
         #[arg(required = true, value_hint = ValueHint::FilePath)]
         files: Vec<PathBuf>,
     },
+    /// Let go of objects: each is removed as soon as no service, run or job needs it.
+    Remove {
+        /// Their digests.
+        #[arg(required = true)]
+        digests: Vec<Digest>,
+    },
 }
 
 /// `service …`

@@ -33,6 +33,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Status => status(&client, shown).await,
             Command::Peers(c) => peers(&client, shown, c).await,
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
+            Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
             Command::Runs(c) => runs(&client, shown, c).await,
@@ -188,6 +189,15 @@ async fn data_add(client: &Client, shown: Shown, files: &[PathBuf]) -> Result<()
         let name = file.display().to_string();
         let answer = json!({"file": name, "digest": object.digest.to_string(), "len": object.len});
         shown.value(&answer, |a| println!("{}  {}  {}", text(a, "digest"), bytes(object.len), plain(&name)));
+    }
+    Ok(())
+}
+
+async fn data_remove(client: &Client, shown: Shown, digests: &[Digest]) -> Result<(), Failure> {
+    for digest in digests {
+        client.delete(&format!("/objects/{digest}")).await?;
+        shown
+            .value(&json!({"digest": digest.to_string(), "kept": false}), |_| println!("let go of {digest}"));
     }
     Ok(())
 }
