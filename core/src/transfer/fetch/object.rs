@@ -314,6 +314,8 @@ impl Object {
             return Some(Ok(()));
         }
         self.pull(cx, sh);
+        // The last piece may be one that only had to be shown: then no write is left whose end would seal.
+        self.seal_when_whole(cx, sh);
         None
     }
 

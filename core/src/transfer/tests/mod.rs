@@ -166,6 +166,26 @@ fn what_a_claim_has_shown_is_remembered_over_a_failure_but_pieces_from_before_a_
 }
 
 #[test]
+fn a_claim_ends_although_every_piece_was_written_before_a_restart() {
+    for pieces in [1, 2, 5] {
+        let bytes = content(3, pieces * PIECE - 7);
+        let (digest, info) = describe(&bytes);
+        let mut w = World::new(4);
+        let h = w.holder_with(&bytes);
+        w.claim(digest, info.len, 50, &[h]);
+        while w.store.writes < pieces {
+            assert!(w.step());
+        }
+        w.crash();
+        assert!(!w.fetched(digest), "it was not sealed");
+        w.claim(digest, info.len, 50, &[h]);
+        w.settle();
+        w.assert_has(&bytes);
+        assert_eq!(w.store.writes, pieces);
+    }
+}
+
+#[test]
 fn lost_connections_cost_no_piece_that_was_written() {
     for seed in 0..8 {
         let mut w = World::new(seed);
