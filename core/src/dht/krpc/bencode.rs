@@ -319,8 +319,24 @@ mod tests {
     fn what_is_no_bencode_is_not_read() {
         let long = [b"i".as_slice(), &[b'1'; 40], b"e"].concat();
         for bad in [
-            b"".as_slice(), b"d", b"i", b"ie", b"i-e", b"i+1e", b"i1", b"5:abc", b":", b"1", b"d1:ae", b"di1ei2ee",
-            b"lee", b"x", b"-1:a", b"99999999999999999999:a", &long, b"i9223372036854775808e",
+            b"".as_slice(),
+            b"d",
+            b"i",
+            b"ie",
+            b"i-e",
+            b"i+1e",
+            b"i1",
+            b"5:abc",
+            b":",
+            b"1",
+            b"d1:ae",
+            b"di1ei2ee",
+            b"lee",
+            b"x",
+            b"-1:a",
+            b"99999999999999999999:a",
+            &long,
+            b"i9223372036854775808e",
         ] {
             assert_eq!(item(bad), None, "{}", String::from_utf8_lossy(bad));
         }
@@ -339,7 +355,9 @@ mod tests {
         for good in [b"i0e".as_slice(), b"i-5e", b"0:", b"12:Hello World!", b"d1:ai1e1:b0:e", b"lli1eee"] {
             assert!(is_canonical(good), "{}", String::from_utf8_lossy(good));
         }
-        for bad in [b"i00e".as_slice(), b"i-0e", b"01:a", b"d1:bi1e1:ai1ee", b"d1:ai1e1:ai1ee", b"i1ei2e", b"00:"] {
+        for bad in
+            [b"i00e".as_slice(), b"i-0e", b"01:a", b"d1:bi1e1:ai1ee", b"d1:ai1e1:ai1ee", b"i1ei2e", b"00:"]
+        {
             assert!(!is_canonical(bad), "{}", String::from_utf8_lossy(bad));
         }
     }

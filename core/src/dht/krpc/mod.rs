@@ -257,15 +257,32 @@ impl Krpc {
             let result = Err(DhtFailed::Offline);
             return cx.emit(Output::Event(DhtEvent::Done { op, result }));
         }
-        let server = std::mem::take(&mut self.server);
         let (target, _) = operation::way(&request);
+        self.renew_own_copy(cx.now, &request);
         let starts = [false, true].map(|ipv6| self.start(ipv6, &target));
         let now = cx.now;
+        // Lent to the client for a look at our own shelves; nothing in there comes back to it.
+        let server = std::mem::take(&mut self.server);
         self.with_client(cx, |c, m| {
             let own = |o: &mut Operation, rng: &mut Rng| from_own_shelf(&server, now, o, rng);
             c.begin(m, op, request, own, starts);
         });
         self.server = server;
+    }
+
+    /// Walks never come to ourselves, so a copy that we hold of what we put is renewed here.
+    fn renew_own_copy(&mut self, now: Instant, request: &DhtRequest) {
+        let DhtRequest::PutMutable { item, cas } = request else { return };
+        let target = crate::dht::item::target(&item.key, &item.salt);
+        if self.server.values.get(now, &target, None).v.is_none() {
+            return;
+        }
+        let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
+        let signed = message::Signed { key, seq, signature, salt: &item.salt };
+        let v = operation::bencoded(&item.value);
+        let put = message::Put { token: &[], v: &v, mutable: Some(signed), cas: *cas };
+        // Refused when ours is newer: the holders will say so as well, and the operation ends with that.
+        let _refused = self.server.values.put(now, self.families[0].table.own(), Source::Others, &put);
     }
 
     fn datagram(&mut self, cx: &mut Cx<'_, Output>, from: SocketAddr, bytes: &[u8]) {
@@ -289,7 +306,13 @@ impl Krpc {
         }
     }
 
-    fn replied(&mut self, cx: &mut Cx<'_, Output>, from: SocketAddr, message: &Message<'_>, reply: &Reply<'_>) {
+    fn replied(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        from: SocketAddr,
+        message: &Message<'_>,
+        reply: &Reply<'_>,
+    ) {
         let Some(call) = self.client.take_call(from, message.tid) else {
             return cx.emit(Output::Refused("krpc-unasked"));
         };
@@ -382,7 +405,9 @@ fn from_own_shelf(server: &Server, now: Instant, operation: &mut Operation, rng:
             let held = server.values.get(now, &target, None);
             let salt = operation.slot().map(|(_, salt)| salt.clone()).unwrap_or_default();
             match (held.mutable, held.v) {
-                (Some((key, signature, seq)), Some(v)) => operation.value(&salt, key, seq, signature, v),
+                (Some((key, signature, seq)), Some(v)) => {
+                    Found { enough: false, ..operation.value(&salt, key, seq, signature, v) }
+                }
                 (Some(_) | None, _) => Found::default(),
             }
         }
@@ -435,7 +460,11 @@ impl Machine for Krpc {
 
     fn poll_timeout(&self) -> Option<Deadline> {
         let sweep = self.sweep_at.map(|at| Deadline::new(at, "krpc-sweep"));
-        let own = self.families.iter().filter_map(Family::deadline).fold(sweep, |a, b| Deadline::earlier(a, Some(b)));
+        let own = self
+            .families
+            .iter()
+            .filter_map(Family::deadline)
+            .fold(sweep, |a, b| Deadline::earlier(a, Some(b)));
         Deadline::earlier(own, self.client.calls().deadline())
     }
 }

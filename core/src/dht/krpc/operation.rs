@@ -58,7 +58,9 @@ impl Operation {
                 }
                 v = bencoded(&item.value);
             }
-            DhtRequest::GetMutable { salt, .. } if salt.len() > item::SALT_MAX => return Err(DhtFailed::TooBig),
+            DhtRequest::GetMutable { salt, .. } if salt.len() > item::SALT_MAX => {
+                return Err(DhtFailed::TooBig);
+            }
             DhtRequest::Cancel => return Err(DhtFailed::Cancelled),
             DhtRequest::GetMutable { .. } | DhtRequest::Announce { .. } | DhtRequest::GetPeers { .. } => {}
         }
@@ -97,10 +99,13 @@ impl Operation {
             DhtRequest::GetMutable { salt, .. } => {
                 let salt = salt.clone();
                 let bound = reply.signed(&[]).map(|(s, v)| (s.key, s.seq, s.signature, v));
-                bound.map(|(key, seq, signature, v)| self.value(&salt, key, seq, signature, v)).unwrap_or_default()
+                bound
+                    .map(|(key, seq, signature, v)| self.value(&salt, key, seq, signature, v))
+                    .unwrap_or_default()
             }
             DhtRequest::PutMutable { item, .. } => {
-                let newer = |s: &Signed<'_>| s.key == *item.key.as_bytes() && self.newest.is_none_or(|n| s.seq > n);
+                let newer =
+                    |s: &Signed<'_>| s.key == *item.key.as_bytes() && self.newest.is_none_or(|n| s.seq > n);
                 let believed = reply.signed(&[]).filter(|(s, v)| {
                     newer(s) && item.key.verify(&signed_bytes(&item.salt, s.seq, v), &s.signature)
                 });
@@ -123,7 +128,8 @@ impl Operation {
     pub fn value(&mut self, salt: &Bytes, key: [u8; 32], seq: u64, signature: Signature, v: &[u8]) -> Found {
         let DhtRequest::GetMutable { key: wanted, mode, .. } = &self.request else { return Found::default() };
         if self.newest.is_some_and(|n| seq <= n) {
-            return Found::default();
+            // What we hold ourselves may be old; a second one who says the same settles it.
+            return Found { enough: *mode == GetMode::First && self.newest == Some(seq), ..Found::default() };
         }
         let content = string_content(v).filter(|_| key == *wanted.as_bytes());
         let Some(content) = content else {
@@ -160,7 +166,9 @@ impl Operation {
     fn holders_or_end(&mut self) -> Result<Vec<Holder>, DhtFailed> {
         let holders = std::mem::take(&mut self.holders);
         match &self.request {
-            DhtRequest::GetPeers { .. } | DhtRequest::GetMutable { .. } | DhtRequest::Cancel => Ok(Vec::new()),
+            DhtRequest::GetPeers { .. } | DhtRequest::GetMutable { .. } | DhtRequest::Cancel => {
+                Ok(Vec::new())
+            }
             DhtRequest::PutMutable { item, cas } => {
                 if self.newest.is_some_and(|n| n > item.seq) {
                     return Err(DhtFailed::SeqTooOld);

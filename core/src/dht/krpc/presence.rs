@@ -75,7 +75,8 @@ impl Reachability {
         }
         self.rotate(now);
         // A young memory does not know to whom our predecessor on this port wrote.
-        let remembers = now >= Instant::ZERO + HOLE_LIFE && self.written.iter().all(|w| w.len() < WRITTEN_MAX);
+        let remembers =
+            now >= Instant::ZERO + HOLE_LIFE && self.written.iter().all(|w| w.len() < WRITTEN_MAX);
         if !remembers || self.written.iter().any(|w| w.contains(&addr.ip())) {
             return false;
         }

@@ -58,13 +58,7 @@ pub struct Server {
 
 impl Server {
     /// Answers a query. `tables` are those of IPv4 and IPv6.
-    pub fn answer(
-        &mut self,
-        now: Instant,
-        rng: &mut Rng,
-        asked: &Asked<'_>,
-        tables: [&Table; 2],
-    ) -> Outcome {
+    pub fn answer(&mut self, now: Instant, rng: &mut Rng, asked: &Asked<'_>, tables: [&Table; 2]) -> Outcome {
         let ipv6 = asked.from.is_ipv6();
         let own = tables[usize::from(ipv6)];
         let stored = match &asked.query.ask {

@@ -138,7 +138,9 @@ impl Table {
     /// Whether another node of the same public address is in the table.
     pub fn crowds(&self, node: &NodeAddr) -> bool {
         scope(node.addr) == Scope::Public
-            && self.entries().any(|e| e.node.addr.ip() == node.addr.ip() && e.node.addr != node.addr && !e.is_bad())
+            && self
+                .entries()
+                .any(|e| e.node.addr.ip() == node.addr.ip() && e.node.addr != node.addr && !e.is_bad())
     }
 
     /// `addr` did not answer.
@@ -167,9 +169,9 @@ impl Table {
 
     /// Whether the node at `addr` answered us lately: what shows that it receives there.
     pub fn knows(&self, now: Instant, id: &DhtId, addr: SocketAddr) -> bool {
-        self.buckets.get(shared_bits(&self.own, id)).is_some_and(|b| {
-            b.live.iter().any(|e| e.node.addr == addr && now.since(e.answered) < GOOD_FOR)
-        })
+        self.buckets
+            .get(shared_bits(&self.own, id))
+            .is_some_and(|b| b.live.iter().any(|e| e.node.addr == addr && now.since(e.answered) < GOOD_FOR))
     }
 
     /// The `count` nodes closest to `target`, closest first. Bad ones are never told.

@@ -65,7 +65,10 @@ mod tests {
         }
         assert!(!tokens.check(Instant::ZERO, a, &DhtId([2; 20]), &token));
         assert!(!Tokens::new([8; 32]).check(Instant::ZERO, a, &target, &token));
-        assert!(!tokens.check(Instant::ZERO, a, &target, &token[..7]) && !tokens.check(Instant::ZERO, a, &target, b""));
+        assert!(
+            !tokens.check(Instant::ZERO, a, &target, &token[..7])
+                && !tokens.check(Instant::ZERO, a, &target, b"")
+        );
     }
 
     #[test]

@@ -80,7 +80,11 @@ mod tests {
         v.vote(addr(2, 5), addr(99, 7));
         assert_eq!(v.ip(), None, "another port is no other voter");
         v.vote(addr(3, 1), addr(99, 8));
-        assert_eq!((v.ip(), v.addr()), (Some(addr(99, 0).ip()), None), "they agree on the address, not on the port");
+        assert_eq!(
+            (v.ip(), v.addr()),
+            (Some(addr(99, 0).ip()), None),
+            "they agree on the address, not on the port"
+        );
         (10..=12).for_each(|n| assert!(v.vote(addr(n, 1), addr(66, 6))));
         assert_eq!(v.ip(), None, "half against half");
         v.vote(addr(4, 1), addr(99, 7));

@@ -289,7 +289,8 @@ mod tests {
         let first = ask_all(&mut w);
         assert!(w.slow(first[0], 1), "close to the target: asked once more");
         assert_eq!(ask_all(&mut w).len(), 1, "somebody else in its place");
-        let mut lonely = Walk::new((DhtId([0; 20]), false), Purpose::Own, Quest::Nodes, vec![], vec![node(1).addr]);
+        let mut lonely =
+            Walk::new((DhtId([0; 20]), false), Purpose::Own, Quest::Nodes, vec![], vec![node(1).addr]);
         let addr = lonely.next().unwrap();
         assert!(lonely.slow(addr, 1) && !lonely.slow(addr, 2) && !lonely.is_done());
         lonely.failed(addr);
@@ -327,7 +328,11 @@ mod tests {
     fn misfits_among_the_holders_are_made_up_for() {
         let mut w = walk(&[]);
         for n in 1..=8u8 {
-            w.answered(NodeAddr { id: DhtId([n; 20]), addr: ([203, 0, 113, n], 1).into() }, Some(b"t"), false);
+            w.answered(
+                NodeAddr { id: DhtId([n; 20]), addr: ([203, 0, 113, n], 1).into() },
+                Some(b"t"),
+                false,
+            );
         }
         (20..30).for_each(|n| w.answered(node(n), Some(b"t"), false));
         assert_eq!(w.holders().len(), K + HOLDERS_EXTRA);

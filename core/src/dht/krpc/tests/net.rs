@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub struct Host {
     pub krpc: Krpc,
@@ -204,7 +204,8 @@ impl Net {
         let began = self.now;
         let op = self.begin(at, request);
         let until = self.now + Duration::from_secs(60);
-        let is_done = |h: &Host| h.events.iter().any(|e| matches!(e, DhtEvent::Done { op: o, .. } if *o == op));
+        let is_done =
+            |h: &Host| h.events.iter().any(|e| matches!(e, DhtEvent::Done { op: o, .. } if *o == op));
         while !is_done(&self.hosts[&at]) {
             assert!(self.step(until), "an operation does not end");
         }
@@ -257,17 +258,24 @@ impl Net {
         back
     }
 
+    /// Takes what is on its way to somebody whom the test plays.
+    pub fn take_sent(&mut self, to: SocketAddr) -> Vec<Vec<u8>> {
+        let mut taken = Vec::new();
+        self.queue.retain(|_, (t, _, bytes)| {
+            if *t == to {
+                taken.push(std::mem::take(bytes));
+            }
+            *t != to
+        });
+        taken
+    }
+
     pub fn refusals(&self, at: SocketAddr, why: &str) -> u32 {
         self.hosts[&at].refused.get(why).copied().unwrap_or(0)
     }
 }
 
-/// `ip` with another port.
+/// The same host at another port.
 pub fn at_port(addr: SocketAddr, port: u16) -> SocketAddr {
     SocketAddr::new(addr.ip(), port)
-}
-
-/// The IP address alone.
-pub fn ip(addr: SocketAddr) -> IpAddr {
-    addr.ip()
 }
