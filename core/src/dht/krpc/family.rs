@@ -2,7 +2,7 @@
 //!
 //! IPv4 and IPv6 are two DHTs (BEP 32), so there are two of these, each with an id, a table and votes of its own.
 //!
-//! Joining is a walk to our own id, then one into every bucket between us and the farthest that is not full. While
+//! Joining is a walk to our own id, then one into every bucket between us and the farthest that is not half full. While
 //! nobody answers it is tried again soon, at most every [`JOIN_EVERY_MAX`], so a node recovers within seconds of its
 //! bootstrap. Afterwards: our neighbourhood every ten minutes (every minute while it is small), a bucket when nobody
 //! walked there for a quarter of an hour, a ping for those who have not answered for nearly as long.

@@ -213,9 +213,9 @@ impl Table {
         walked.filter(|(at, _)| now.since(*at) >= every).min().map(|(_, bits)| bits)
     }
 
-    /// A bucket with room that no walk has visited yet.
+    /// A bucket less than half full that no walk has visited yet. The others fill by themselves, and are visited in time.
     pub fn unvisited(&self) -> Option<usize> {
-        self.buckets.iter().position(|b| b.walked.is_none() && b.live.len() < K)
+        self.buckets.iter().position(|b| b.walked.is_none() && b.live.len() < K / 2)
     }
 
     /// The same nodes around another id of ours.
