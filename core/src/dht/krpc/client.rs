@@ -287,7 +287,7 @@ impl Client {
     /// Sends what the walk may send now, and ends it when nothing is to come.
     fn step(&mut self, m: &mut Moment<'_>, id: u32) {
         let Some(walk) = self.walks.get_mut(&id) else { return };
-        while let Some(addr) = walk.next() {
+        while let Some(addr) = walk.next_to_ask() {
             match self.calls.begin(m.now, m.rng, addr, Why::Walk(id)) {
                 Some(tid) => send(m, addr, tid, ask_of(walk.quest, walk.target)),
                 None => walk.failed(addr),

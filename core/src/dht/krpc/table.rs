@@ -182,7 +182,7 @@ impl Table {
             all.select_nth_unstable_by(count - 1, |a, b| a.0.cmp(&b.0));
             all.truncate(count);
         }
-        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        all.sort_unstable_by_key(|(distance, _)| *distance);
         all.into_iter().map(|(_, n)| n).collect()
     }
 

@@ -153,7 +153,7 @@ impl Walk {
     }
 
     /// The next node to ask now, if any.
-    pub fn next(&mut self) -> Option<SocketAddr> {
+    pub fn next_to_ask(&mut self) -> Option<SocketAddr> {
         if self.queries >= QUERIES_MAX {
             return None;
         }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn ask_all(w: &mut Walk) -> Vec<SocketAddr> {
-        std::iter::from_fn(|| w.next()).collect()
+        std::iter::from_fn(|| w.next_to_ask()).collect()
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn it_ends_when_the_eight_closest_have_answered() {
         let mut w = walk(&(1..=20).collect::<Vec<_>>());
-        while let Some(addr) = w.next() {
+        while let Some(addr) = w.next_to_ask() {
             let n = match addr {
                 SocketAddr::V4(a) => a.ip().octets()[3],
                 SocketAddr::V6(_) => panic!("IPv4 only"),
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(ask_all(&mut w).len(), 1, "somebody else in its place");
         let mut lonely =
             Walk::new((DhtId([0; 20]), false), Purpose::Own, Quest::Nodes, vec![], vec![node(1).addr]);
-        let addr = lonely.next().unwrap();
+        let addr = lonely.next_to_ask().unwrap();
         assert!(lonely.slow(addr, 1) && !lonely.slow(addr, 2) && !lonely.is_done());
         lonely.failed(addr);
         assert!(lonely.is_done());
@@ -302,7 +302,7 @@ mod tests {
         let mut w = walk(&[255]);
         let mut asked = 0u32;
         while !w.is_done() {
-            let addr = w.next().unwrap();
+            let addr = w.next_to_ask().unwrap();
             asked += 1;
             let mut id = [0; 20];
             id[..4].copy_from_slice(&(1_000_000 - asked).to_be_bytes());
