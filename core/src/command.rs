@@ -3,8 +3,9 @@
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
 use crate::id::{Digest, PeerId, PeerName, PublicKey, RunId};
-use crate::job::workflow::{Problem, Workflow};
+use crate::job::workflow::Workflow;
 use crate::port::{ExitClass, Port, Usage};
+use crate::problem::Problem;
 use crate::service::Service;
 use crate::time::{Duration, UnixTime};
 use bytes::Bytes;
@@ -27,6 +28,14 @@ pub enum Command {
         /// Where, if known.
         addr: Option<SocketAddr>,
     },
+    /// Refuse everything of a peer, or take that back: open connections end, new ones are closed right after the handshake.
+    /// → [`Reply::Done`] once journaled
+    Block {
+        /// Whom.
+        key: PublicKey,
+        /// Whether it is blocked from now on.
+        blocked: bool,
+    },
     /// Offer a service whose module is in the local store. → [`Reply::Done`] once journaled
     AddService(Box<Service>),
     /// Stop offering a service. → [`Reply::Done`]
@@ -48,6 +57,15 @@ pub enum Command {
     Run(RunId),
     /// Cancel a run. → [`Reply::Done`] once journaled
     Cancel(RunId),
+    /// Keep an object of this node's store for the user, whatever else comes and goes, or let go of it: then it is removed
+    /// as soon as no service, run or job needs it. What the user fetches or shares is kept as well. → [`Reply::Done`] once
+    /// journaled, and once the object is known to be there
+    Keep {
+        /// Which.
+        digest: Digest,
+        /// Whether it is kept from now on.
+        kept: bool,
+    },
     /// Let a peer fetch an object of this node's store. → [`Reply::Ticket`] once journaled
     Share {
         /// Which.
@@ -122,6 +140,9 @@ pub enum CommandError {
     /// No such service.
     #[error("no service {0}")]
     UnknownService(Digest),
+    /// No such object in the store, or it was just being removed.
+    #[error("no object {0} is here")]
+    UnknownObject(Digest),
     /// The workflow is wrong in these places.
     #[error("the workflow has {} problem(s)", .0.len())]
     Invalid(Vec<Problem>),
@@ -133,6 +154,9 @@ pub enum CommandError {
         /// Everything that was tried.
         why: String,
     },
+    /// A node is never its own stranger.
+    #[error("a node cannot block itself")]
+    BlockSelf,
     /// A limit of this node.
     #[error("limit reached: {0}")]
     Limit(&'static str),
@@ -216,6 +240,8 @@ pub struct PeerView {
     pub trouble: Option<String>,
     /// Services it offers us.
     pub services: u32,
+    /// Whether the user blocks it.
+    pub blocked: bool,
 }
 
 /// A service and who offers it.

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod machine;
 pub mod node;
 pub mod port;
+pub mod problem;
 pub mod rng;
 pub mod service;
 pub mod store;

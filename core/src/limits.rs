@@ -3,11 +3,19 @@
 
 use crate::time::Duration;
 
-/// Connected peers (SPEC 8.7 `max_peers`), a default.
+/// Connected peers (SPEC 8.7 `max_peers`), a default. Those with jobs or transfers may be more.
 pub const PEERS_MAX: usize = 50;
 /// Connections including handshakes: room for peers that come while others go.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Known peers kept: about 200 bytes each.
+/// Connections that were closed and still drain, beside those alive: the oldest are forgotten, whose peers then hear a reset.
+pub const CONNECTIONS_DRAINING_MAX: usize = 256;
+/// Links beyond which a newcomer is told that the node is full: below [`CONNECTIONS_MAX`], so that it can still be told, and
+/// that this node's own dials find room.
+pub const LINKS_MAX: usize = 224;
+/// A peer that dials a node with `max_peers` connected ones stays this long without using the connection: long enough
+/// to tell each other of peers, and for a job or a transfer to begin, which makes it stay.
+pub const GUEST_STAY: Duration = Duration::from_secs(5);
+/// Known peers kept, a default: about 200 bytes each, and as much again in the journal.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).
 pub const KNOWN_PEERS_SHARED_MAX: usize = 50;
@@ -61,6 +69,8 @@ pub const FETCH_BACKOFF_MIN: Duration = Duration::from_millis(500);
 pub const FETCH_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A source that sends no byte for this long while bytes are asked for has stalled.
 pub const FETCH_STALL_AFTER: Duration = Duration::from_secs(15);
+/// The first frame of a transfer stream must be here within this time: one without it holds a place for nothing.
+pub const TRANSFER_HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// A stream must be open (a dial included) within this time.
 pub const FETCH_OPEN_TIMEOUT: Duration = Duration::from_secs(45);
 /// Ranges of pieces in one request; an object with more holes is asked for in several.
@@ -91,8 +101,15 @@ pub const RUNS_ACTIVE_MAX: usize = 64;
 pub const RUNS_KEPT_MAX: usize = 1_000;
 /// Jobs admitted and not yet released, in all.
 pub const JOBS_MAX: usize = 4_096;
-/// Jobs of one requester.
+/// Unfinished jobs of one requester.
 pub const JOBS_PER_REQUESTER_MAX: usize = 512;
+/// Jobs held for one requester, results that wait for it or are kept for its run included: a whole workflow's, and some more.
+/// Those of the node itself are bounded by [`JOBS_MAX`] alone.
+pub const JOBS_HELD_PER_REQUESTER_MAX: usize = 1_024;
+/// Jobs remembered that must not start again. 40 bytes each.
+pub const TOMBSTONES_MAX: usize = 4_096;
+/// Those of one requester; its oldest make room for its new ones.
+pub const TOMBSTONES_PER_REQUESTER_MAX: usize = 512;
 /// Jobs running at once, a default.
 pub const JOBS_RUNNING_MAX: usize = 4;
 /// Services offered by a node, and kept of a peer.

@@ -169,6 +169,7 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
         topics: s.topics.iter().map(|t| DhtId(sha1::Sha1::digest(t.as_bytes()).into())).collect(),
         max_peers: s.max_peers,
         min_peers: s.min_peers,
+        known_peers_max: s.known_peers_max,
         public: s.public,
         public_addrs: s.public_addrs.clone(),
         publish_private: s.publish_private_addrs,

@@ -193,6 +193,8 @@ impl ParsedWorkflow {
             | CommandError::RunConflict(_)
             | CommandError::UnknownService(_)
             | CommandError::Fetch { .. }
+            | CommandError::UnknownObject(_)
+            | CommandError::BlockSelf
             | CommandError::Limit(_)
             | CommandError::ShuttingDown => None,
         }

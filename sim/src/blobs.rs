@@ -1,14 +1,15 @@
 //! The content-addressed objects of one host, as the product's store keeps them: whole ones, and partial ones that are
 //! being written piece by piece.
 //!
-//! Objects that a formula makes are kept as the formula ([`crate::depot`]) once they are whole and proven.
+//! Objects that a formula makes are kept as the formula ([`crate::depot`]): a whole one once it is proven, a piece once its
+//! bytes are the formula's. A piece with other bytes is kept as it came, to fail as it would fail.
 
 use crate::depot::{Depot, Formula};
 use crate::draw::Draw;
 use bytes::Bytes;
 use remote_network_core::id::Digest;
 use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
-use remote_network_core::transfer::tree::{PIECE_VALUE_BYTES, PieceHasher};
+use remote_network_core::transfer::tree::{PIECE_VALUE_BYTES, PieceHasher, piece_len};
 use std::collections::BTreeMap;
 
 /// Where an object's bytes are.
@@ -36,7 +37,7 @@ impl Content {
 
 enum Object {
     Whole { content: Content, info: BlobInfo, damaged: bool },
-    Partial { info: BlobInfo, pieces: BTreeMap<u32, Bytes> },
+    Partial { info: BlobInfo, pieces: BTreeMap<u32, Content> },
 }
 
 /// The content-addressed objects of one host.
@@ -136,7 +137,7 @@ impl Blobs {
                 pieces.retain(|_, bytes| {
                     let kept = draw.chance_ppm(500_000);
                     if !kept {
-                        self.bytes -= bytes.len() as u64;
+                        self.bytes -= bytes.len();
                     }
                     kept
                 });
@@ -174,7 +175,7 @@ impl Blobs {
     fn drop_object(&mut self, digest: &Digest) {
         self.bytes -= match self.objects.remove(digest) {
             Some(Object::Whole { content, .. }) => content.len(),
-            Some(Object::Partial { pieces, .. }) => pieces.values().map(|p| p.len() as u64).sum(),
+            Some(Object::Partial { pieces, .. }) => pieces.values().map(Content::len).sum(),
             None => 0,
         };
     }
@@ -219,10 +220,26 @@ impl Blobs {
             Some(Object::Partial { .. } | Object::Whole { .. }) => return Ok(BlobAnswer::Written),
             None => return Err(BlobFailed::NotFound),
         }
+        let kept = self.piece(digest, piece, parts, len);
         if let Some(Object::Partial { pieces, .. }) = self.objects.get_mut(digest) {
-            pieces.insert(piece, Bytes::from(parts.concat()));
+            pieces.insert(piece, kept);
         }
         Ok(BlobAnswer::Written)
+    }
+
+    /// How a piece is kept: as a part of its object's formula, if that is what its bytes are.
+    fn piece(&self, digest: &Digest, piece: u32, parts: &[Bytes], len: u64) -> Content {
+        let formula = self.depot.formula(digest).and_then(|whole| {
+            let part = whole.part(u64::from(piece) * piece_len(whole.len), len);
+            let mut at = 0;
+            let same = parts.iter().all(|p| {
+                let from = at;
+                at += p.len() as u64;
+                part.bytes(from, at) == *p
+            });
+            same.then_some(part)
+        });
+        formula.map_or_else(|| Content::Held(Bytes::from(parts.concat())), Content::Formula)
     }
 
     fn seal(&mut self, digest: &Digest) -> Result<BlobAnswer, BlobFailed> {
@@ -233,21 +250,21 @@ impl Blobs {
             };
         };
         // The store checks what it makes whole: an object that is not what its name says never gets in.
-        let (proven, info) = describe_stream(pieces.values().cloned());
+        let (proven, info) = describe_stream(pieces.values().map(|p| p.bytes(0, p.len())));
         if proven != *digest {
             self.drop_object(digest);
             return Err(BlobFailed::Corrupt);
         }
         let content = self.content(digest, || match pieces.len() {
-            1 => pieces.values().next().cloned().unwrap_or_default(),
-            _ => Bytes::from(pieces.values().map(|p| &p[..]).collect::<Vec<_>>().concat()),
+            1 => pieces.values().next().map(|p| p.bytes(0, p.len())).unwrap_or_default(),
+            _ => Bytes::from(pieces.values().map(|p| p.bytes(0, p.len())).collect::<Vec<_>>().concat()),
         });
         self.objects.insert(*digest, Object::Whole { content, info, damaged: false });
         Ok(BlobAnswer::Sealed)
     }
 }
 
-fn bits(info: &BlobInfo, pieces: &BTreeMap<u32, Bytes>) -> Vec<u8> {
+fn bits(info: &BlobInfo, pieces: &BTreeMap<u32, Content>) -> Vec<u8> {
     let count = info.pieces.len() / PIECE_VALUE_BYTES;
     let mut have = vec![0u8; count.div_ceil(8)];
     for piece in pieces.keys() {
@@ -312,7 +329,7 @@ mod tests {
     #[test]
     fn a_store_that_knows_the_formula_answers_like_one_that_holds_the_bytes() {
         let depot = Depot::default();
-        let formula = Formula { key: [4; 32], len: 700_000 };
+        let formula = Formula { key: [4; 32], from: 0, len: 700_000 };
         let mut source = Blobs::with_depot(1 << 30, depot.clone());
         let (digest, info) = source.put_formula(formula).unwrap();
         let mut knowing = Blobs::with_depot(1 << 30, depot);
@@ -331,7 +348,7 @@ mod tests {
     #[test]
     fn knowing_a_formula_does_not_make_wrong_bytes_right() {
         let depot = Depot::default();
-        let formula = Formula { key: [4; 32], len: 300_000 };
+        let formula = Formula { key: [4; 32], from: 0, len: 300_000 };
         let (digest, info) = depot.learn(formula);
         let mut blobs = Blobs::with_depot(1 << 30, depot);
         let mut wrong = formula.all().to_vec();

@@ -15,11 +15,13 @@ use remote_network_core::port::BlobInfo;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The first `len` bytes of the keyed BLAKE3 stream of `key`.
+/// `len` bytes of the keyed BLAKE3 stream of `key`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Formula {
     /// The key.
     pub key: [u8; 32],
+    /// Where in the stream they begin.
+    pub from: u64,
     /// How many bytes.
     pub len: u64,
 }
@@ -34,9 +36,15 @@ impl Formula {
         let offset = offset.min(end);
         let mut out = vec![0; (end - offset) as usize];
         let mut stream = blake3::Hasher::new_keyed(&self.key).finalize_xof();
-        stream.set_position(offset);
+        stream.set_position(self.from + offset);
         stream.fill(&mut out);
         Bytes::from(out)
+    }
+
+    /// The formula of so many of its bytes, cut at its end.
+    pub fn part(&self, offset: u64, len: u64) -> Self {
+        let offset = offset.min(self.len);
+        Self { key: self.key, from: self.from + offset, len: len.min(self.len - offset) }
     }
 
     /// All its bytes.
@@ -93,12 +101,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_part_of_a_formula_is_that_part_of_the_whole(len in 0..200_000u64, a in 0..250_000u64, b in 0..250_000u64) {
-            let formula = Formula { key: [7; 32], len };
+            let formula = Formula { key: [7; 32], from: 0, len };
             let all = formula.all();
             prop_assert_eq!(all.len() as u64, len);
             let (from, to) = (a.min(b), a.max(b));
             let cut = |n: u64| n.min(len) as usize;
             prop_assert_eq!(formula.bytes(from, to), all.slice(cut(from)..cut(to)));
+            prop_assert_eq!(formula.part(from, to - from).all(), all.slice(cut(from)..cut(to)));
         }
     }
 
@@ -106,7 +115,7 @@ mod tests {
     fn a_formula_is_known_by_the_digest_of_its_bytes() {
         let depot = Depot::default();
         for len in [0, 1, 65_536, 300_000, 1_000_000] {
-            let formula = Formula { key: [3; 32], len };
+            let formula = Formula { key: [3; 32], from: 0, len };
             let (digest, info) = depot.learn(formula);
             assert_eq!((digest, &info), (Digest::of(&formula.all()), &describe(&formula.all())));
             assert_eq!(depot.learn(formula), (digest, info));

@@ -95,7 +95,7 @@ pub fn expected_formula(module: &Digest, args: &[String], inputs: &[(Port, Diges
     let key = seed_of(module, args, inputs, port);
     let own = 256 + u64::from(u16::from_le_bytes([key[0], key[1]])) % 4096;
     let len = Program::of(args).bytes.unwrap_or(own).min(OUTPUT_BYTES_MAX);
-    Formula { key, len }
+    Formula { key, from: 0, len }
 }
 
 /// What a module gives at `port` for these arguments and inputs, without faults.

@@ -352,6 +352,8 @@ pub struct Plan {
     pub all_succeed: bool,
 }
 
+/// Peers that machines of class [`Class::Scale`] remember: their memory is bounded, however large the world is.
+pub const SCALE_KNOWN_PEERS: usize = 48;
 /// Connections that machines of class [`Class::Scale`] want.
 pub const SCALE_PEERS: u16 = 10;
 
@@ -419,7 +421,12 @@ impl Plan {
         for _ in 0..if scale { 2 * peers } else { peers } {
             let (host, from) = (self.pick_host(draw), self.pick_host(draw));
             let at_ms = draw.between(first_ms, last_ms);
-            let most = if draw.chance_ppm(200_000) { 3_000_000 } else { 100_000 };
+            let most = match (draw.chance_ppm(200_000), scale) {
+                (true, false) => 3_000_000,
+                // The memory of a large world is for its peers, not for what is on its way between them.
+                (true, true) => 600_000,
+                (false, _) => 100_000,
+            };
             let bytes = draw.below(most);
             if host != from {
                 self.work.push(Work { at_ms, host, what: WorkKind::Transfer { from, bytes } });

@@ -12,7 +12,7 @@ use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
 use crate::host::Core;
 use crate::net::HostId;
-use crate::plan::{Fault, FaultKind, Plan, Shape, WorkKind};
+use crate::plan::{Fault, FaultKind, Plan, SCALE_KNOWN_PEERS, Shape, WorkKind};
 use crate::world::{HostSpec, Said, World};
 use bytes::Bytes;
 use remote_network_core::command::{
@@ -148,7 +148,7 @@ fn service(n: u8) -> Service {
 /// What goes into the `nth` piece of work.
 fn object(seed: u64, nth: usize, len: u64) -> Formula {
     let key = Digest::in_domain("sim/object", &[&seed.to_le_bytes(), &(nth as u64).to_le_bytes()]);
-    Formula { key: key.0, len }
+    Formula { key: key.0, from: 0, len }
 }
 
 impl<C: Core> Scenario<C> {
@@ -165,7 +165,12 @@ impl<C: Core> Scenario<C> {
             };
             let config = match host.peers {
                 0 => config,
-                peers => NodeConfig { max_peers: peers.into(), min_peers: peers.into(), ..config },
+                peers => NodeConfig {
+                    max_peers: peers.into(),
+                    min_peers: usize::from(peers) - 1,
+                    known_peers_max: SCALE_KNOWN_PEERS,
+                    ..config
+                },
             };
             let id = world.add(HostSpec {
                 config,

@@ -17,7 +17,7 @@ use super::record::{NodeRecord, RECORD_MAX, RecordError};
 use super::scheduler::RequestFailed;
 use crate::codec::{DecodeError, Dict};
 use crate::id::{PublicKey, Signature};
-use crate::limits::{CACHED_RECORDS_MAX, LOOKUPS_WAITING_MAX};
+use crate::limits::LOOKUPS_WAITING_MAX;
 use crate::machine::{Cx, Machine};
 use crate::port::{DhtDone, GetMode, MutableItem};
 use crate::store::{Room, StoreOp, Subject};
@@ -75,16 +75,39 @@ pub enum Output {
     Refused(&'static str),
 }
 
+/// The signed bytes of a record; they are read again when somebody asks, which is seldom beside how many are kept.
 #[derive(Clone, Debug)]
 struct Cached {
-    item: MutableItem,
-    record: NodeRecord,
+    seq: u64,
+    value: Box<[u8]>,
+    signature: Signature,
+    /// Until when the owner stands by it.
+    expires: UnixTime,
     /// Until when it is believed without asking.
     fresh_until: UnixTime,
     /// Something showed it stale.
     stale: bool,
     /// For eviction: the least recently confirmed goes first.
     confirmed: UnixTime,
+}
+
+impl Cached {
+    fn new(item: &MutableItem, record: &NodeRecord, confirmed: UnixTime) -> Self {
+        Self {
+            seq: item.seq,
+            value: item.value[..].into(),
+            signature: item.signature,
+            expires: record.expires(),
+            fresh_until: confirmed.plus(RECORD_TTL),
+            stale: false,
+            confirmed,
+        }
+    }
+
+    /// What was decoded before decodes again.
+    fn record(&self) -> Option<Box<NodeRecord>> {
+        NodeRecord::decode(&self.value).ok().map(Box::new)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -96,14 +119,20 @@ struct UnderWay {
 }
 
 /// Lookups under way, and what earlier ones found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lookups {
+    cached_max: usize,
     cache: BTreeMap<PublicKey, Cached>,
     absent: BTreeMap<PublicKey, Instant>,
     under_way: BTreeMap<PublicKey, UnderWay>,
 }
 
 impl Lookups {
+    /// Nothing looked up yet; at most `cached_max` records are remembered.
+    pub fn new(cached_max: usize) -> Self {
+        Self { cached_max, cache: BTreeMap::new(), absent: BTreeMap::new(), under_way: BTreeMap::new() }
+    }
+
     /// Takes back one journal record of [`Room::CachedRecord`].
     pub fn restore(&mut self, key: &[u8], record: &[u8]) -> Result<(), DecodeError> {
         let key = PublicKey::from_slice(key).map_err(|e| DecodeError::invalid("key", e.to_string()))?;
@@ -122,8 +151,7 @@ impl Lookups {
         let confirmed = UnixTime::from_secs(d.u64("at")?);
         // A cache of another version's records is an empty cache, not a reason to refuse the start.
         let Ok(record) = NodeRecord::decode(&item.value) else { return Ok(()) };
-        let fresh_until = confirmed.plus(RECORD_TTL);
-        self.cache.insert(key, Cached { item, record, fresh_until, stale: false, confirmed });
+        self.cache.insert(key, Cached::new(&item, &record, confirmed));
         Ok(())
     }
 
@@ -138,8 +166,8 @@ impl Lookups {
     }
 
     /// The newest version seen of a key, fresh or not.
-    pub fn peek(&self, key: &PublicKey) -> Option<&NodeRecord> {
-        self.cache.get(key).map(|c| &c.record)
+    pub fn peek(&self, key: &PublicKey) -> Option<Box<NodeRecord>> {
+        self.cache.get(key)?.record()
     }
 
     fn lookup(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
@@ -152,10 +180,10 @@ impl Lookups {
             !c.stale
                 && cx.wall < c.fresh_until
                 && cx.wall.plus(RECORD_TTL) >= c.fresh_until
-                && cx.wall < c.record.expires()
+                && cx.wall < c.expires
         };
-        if let Some(c) = cached.filter(fresh) {
-            return cx.emit(Output::Found(key, Ok(Box::new(c.record.clone()))));
+        if let Some(record) = cached.filter(fresh).and_then(Cached::record) {
+            return cx.emit(Output::Found(key, Ok(record)));
         }
         if self.absent.get(&key).is_some_and(|until| *until > cx.now) {
             return cx.emit(Output::Found(key, Err(LookupFailed::NotFound)));
@@ -183,14 +211,14 @@ impl Lookups {
         if answer_now {
             cx.emit(Output::Found(key, Ok(Box::new(record.clone()))));
         }
-        self.keep(cx, key, item, record);
+        self.keep(cx, key, &item, &record);
     }
 
-    fn keep(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey, item: MutableItem, record: NodeRecord) {
+    fn keep(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey, item: &MutableItem, record: &NodeRecord) {
         self.absent.remove(&key);
-        let known = self.cache.get(&key).is_some_and(|c| c.item == item);
-        let fresh_until = cx.wall.plus(RECORD_TTL);
-        if !known {
+        let same =
+            |c: &Cached| (c.seq, &c.value[..], c.signature) == (item.seq, &item.value[..], item.signature);
+        if !self.cache.get(&key).is_some_and(same) {
             let body = Dict::new()
                 .with("at", cx.wall.as_secs())
                 .with("seq", item.seq)
@@ -200,14 +228,13 @@ impl Lookups {
             let subject = Subject::new(Room::CachedRecord, key.as_bytes());
             cx.emit(Output::Persist(StoreOp::Replace { subject, record: body.encode().into() }));
         }
-        self.cache.insert(key, Cached { item, record, fresh_until, stale: false, confirmed: cx.wall });
-        if self.cache.len() > CACHED_RECORDS_MAX {
+        self.cache.insert(key, Cached::new(item, record, cx.wall));
+        while self.cache.len() > self.cached_max {
             let oldest = self.cache.iter().min_by_key(|(_, c)| c.confirmed).map(|(k, _)| *k);
-            if let Some(k) = oldest {
-                self.cache.remove(&k);
-                let subject = Subject::new(Room::CachedRecord, k.as_bytes());
-                cx.emit(Output::Persist(StoreOp::Forget { subject }));
-            }
+            let Some(k) = oldest else { return };
+            self.cache.remove(&k);
+            let subject = Subject::new(Room::CachedRecord, k.as_bytes());
+            cx.emit(Output::Persist(StoreOp::Forget { subject }));
         }
     }
 
@@ -216,12 +243,13 @@ impl Lookups {
         if lookup.answered {
             return;
         }
-        let last = self.cache.get(&key).filter(|c| cx.wall < c.record.expires());
+        let known = self.cache.get(&key).filter(|c| cx.wall < c.expires);
+        let last = known.and_then(|c| Some((c.stale, c.record()?)));
         let answer = match (result, last) {
-            (_, Some(c)) if lookup.confirmed => Ok(Box::new(c.record.clone())),
+            (_, Some((_, record))) if lookup.confirmed => Ok(record),
             (Ok(_), _) if lookup.refused => Err(LookupFailed::Refused),
             (Ok(_), _) => Err(LookupFailed::NotFound),
-            (Err(_), Some(c)) if !c.stale => Ok(Box::new(c.record.clone())),
+            (Err(_), Some((false, record))) => Ok(record),
             (Err(e), _) => Err(LookupFailed::Request(e)),
         };
         if matches!(answer, Err(LookupFailed::NotFound | LookupFailed::Refused)) {
@@ -259,10 +287,10 @@ fn believe(
         return Err("record-too-large");
     }
     if let Some(known) = known {
-        if item.seq < known.item.seq {
+        if item.seq < known.seq {
             return Err("record-rollback");
         }
-        if item.seq == known.item.seq && item.value != known.item.value {
+        if item.seq == known.seq && item.value[..] != known.value[..] {
             return Err("record-same-seq-other-value");
         }
     }

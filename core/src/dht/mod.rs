@@ -62,6 +62,8 @@ pub struct DhtConfig {
     pub republish_every: Duration,
     /// How often topics are searched.
     pub search_every: Duration,
+    /// Records of other nodes remembered.
+    pub cached_records_max: usize,
     /// Room number in the operations' ids (see [`crate::id::OpIds`]).
     pub ops_room: u8,
 }
@@ -161,7 +163,7 @@ impl Dht {
             scheduler: Scheduler::new(config.ops_room),
             publisher: Publisher::new(config.keypair.clone(), config.publish_private)
                 .every(config.republish_every),
-            lookups: Lookups::default(),
+            lookups: Lookups::new(config.cached_records_max),
             topics: Topics::new(&config.topics, config.private_networks).searching_every(config.search_every),
             started: false,
             health: (0, false),
@@ -217,7 +219,7 @@ impl Dht {
     }
 
     /// The newest version seen of a key's record, fresh or not.
-    pub fn peek(&self, key: &PublicKey) -> Option<&NodeRecord> {
+    pub fn peek(&self, key: &PublicKey) -> Option<Box<NodeRecord>> {
         self.lookups.peek(key)
     }
 

@@ -243,9 +243,9 @@ impl NodeRecord {
         Self { content, issued: UnixTime::from_secs(now.as_secs()), valid: VALIDITY }
     }
 
-    /// When it is believed no more.
+    /// When it is believed no more: at the latest a day after it was issued, whatever its owner says.
     pub fn expires(&self) -> UnixTime {
-        self.issued.plus(self.valid)
+        self.issued.plus(self.valid.min(VALIDITY))
     }
 
     /// The canonical bytes, at most [`RECORD_MAX`].

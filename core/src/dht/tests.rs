@@ -23,6 +23,7 @@ fn config(n: u8) -> DhtConfig {
         private_networks: true,
         republish_every: publisher::REPUBLISH_EVERY,
         search_every: topic::SEARCH_EVERY,
+        cached_records_max: 64,
         ops_room: 2,
     }
 }

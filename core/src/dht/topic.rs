@@ -27,7 +27,7 @@ pub const AGAIN_MIN: Duration = Duration::from_secs(2);
 /// A hint is told again after this long.
 pub const HINT_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// Hints remembered as told.
-pub const HINTS_MAX: usize = 1_024;
+pub const HINTS_MAX: usize = 128;
 /// Hints told per search; a hot topic's others come with later searches.
 pub const HINTS_PER_SEARCH_MAX: usize = 32;
 /// Topics of a node.

@@ -6,7 +6,10 @@
 //! hearsay.
 //!
 //! The book is bounded. Since anybody can invent keys, peers that were only heard of are evicted before peers that were
-//! met, the least recently seen first; blocked peers stay, because forgetting one would unblock it.
+//! met, the least recently seen first, and hearsay drives out only what was not seen for an hour: who came first stays.
+//! Blocked peers stay too, because forgetting one would unblock it. A full book lets a
+//! sixteenth go at once, so that no order of eviction need be kept beside it. What nobody here knows yet is hearsay down
+//! to its key: whether the bytes are a key at all is only looked at before the peer enters the book.
 //!
 //! Every change is journaled, but `last_seen` alone at most once per peer in ten minutes, so that an idle node does not
 //! wake its disk. Peers unseen for a day are looked up, sixteen in ten minutes at the most, and forgotten when the DHT
@@ -16,14 +19,14 @@ use super::exchange::{KnownPeerHint, PeerIdentity};
 use crate::codec::{DecodeError, Dict, Value, compact_addr, parse_compact_addr};
 use crate::dht::endpoint::{Scope, scope, usable};
 use crate::dht::record::Role;
-use crate::id::{DhtId, PeerId, PeerName, PublicKey};
-use crate::limits::KNOWN_PEERS_MAX;
+use crate::id::{DhtId, PeerName, PublicKey};
 use crate::machine::{Cx, Machine};
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Peers unseen for this long are looked up again (SPEC 2.6).
 pub const RECHECK_AFTER: Duration = Duration::from_secs(24 * 3_600);
@@ -37,6 +40,10 @@ pub const RECHECKS_MAX: usize = 16;
 pub const SEEN_WRITE_EVERY: Duration = Duration::from_secs(600);
 /// Topics remembered of a peer.
 pub const PEER_TOPICS_MAX: usize = 8;
+/// Hearsay does not take the place of a peer that was seen within this before it.
+pub const HEARSAY_AFTER: Duration = Duration::from_secs(3_600);
+/// A full book lets this part of it go (one sixteenth), as far as it ranks below the newcomer.
+pub const EVICTED_AT_ONCE: usize = 16;
 
 const VERSION: u64 = 1;
 
@@ -70,7 +77,7 @@ pub struct KnownPeer {
     /// Its DHT node id, once met.
     pub dht_id: Option<DhtId>,
     /// Topics it is in, as far as known.
-    pub topics: Vec<DhtId>,
+    pub topics: Arc<[DhtId]>,
     /// Its role.
     pub role: Role,
     /// Whether it relays.
@@ -154,23 +161,24 @@ struct Entry {
 pub struct Book {
     own: PublicKey,
     private_networks: bool,
+    known_max: usize,
     entries: BTreeMap<PublicKey, Entry>,
-    names: BTreeMap<PeerId, PublicKey>,
-    /// Who may be evicted, first the one to go: heard of before met, then least recently seen.
-    order: BTreeSet<(bool, UnixTime, PublicKey)>,
+    /// The topics of the last peer that entered: most peers share them, and share this memory.
+    topics: Arc<[DhtId]>,
     checking: BTreeSet<PublicKey>,
     next_check: Option<Instant>,
 }
 
 impl Book {
-    /// An empty book of the node `own`; addresses of private ranges count only with `private_networks`.
-    pub fn new(own: PublicKey, private_networks: bool) -> Self {
+    /// An empty book of the node `own` for `known_max` peers; addresses of private ranges count only with
+    /// `private_networks`.
+    pub fn new(own: PublicKey, private_networks: bool, known_max: usize) -> Self {
         Self {
             own,
             private_networks,
+            known_max,
             entries: BTreeMap::new(),
-            names: BTreeMap::new(),
-            order: BTreeSet::new(),
+            topics: Arc::default(),
             checking: BTreeSet::new(),
             next_check: None,
         }
@@ -183,8 +191,10 @@ impl Book {
         records: &[StoredRecord],
     ) -> Result<(), (StoredRecord, DecodeError)> {
         for r in records.iter().filter(|r| r.subject.room == Room::KnownPeer) {
-            let (key, peer) = read_peer(&r.subject.key, &r.record).map_err(|e| (r.clone(), e))?;
-            self.insert(key, peer);
+            let (key, mut peer) = read_peer(&r.subject.key, &r.record).map_err(|e| (r.clone(), e))?;
+            peer.topics = self.shared(&peer.topics);
+            let check_after = peer.last_seen.plus(RECHECK_AFTER);
+            self.entries.insert(key, Entry { written: peer.last_seen, check_after, peer });
         }
         if !self.entries.is_empty() {
             self.next_check = Some(now + RECHECK_EVERY);
@@ -211,7 +221,8 @@ impl Book {
     pub fn resolve(&self, name: &PeerName) -> Option<PublicKey> {
         match name {
             PeerName::Key(key) => Some(*key),
-            PeerName::Id(id) => self.names.get(id).copied(),
+            // Only people name peers by id, so seldom that hashing every key costs less than an index.
+            PeerName::Id(id) => self.entries.keys().find(|k| k.peer_id() == *id).copied(),
         }
     }
 
@@ -225,18 +236,22 @@ impl Book {
         self.get(key).is_some_and(|p| p.blocked)
     }
 
-    /// The `max` most recently seen peers that are not blocked, for dialling.
-    pub fn most_recent(&self, max: usize) -> Vec<(PublicKey, Option<SocketAddr>)> {
-        self.sorted(|_| true, max).into_iter().map(|(k, p)| (k, p.addr)).collect()
+    /// The `max` most recently seen peers that are not blocked and that are `wanted`, for dialling.
+    pub fn most_recent(
+        &self,
+        max: usize,
+        wanted: impl Fn(&PublicKey) -> bool,
+    ) -> Vec<(PublicKey, Option<SocketAddr>)> {
+        self.sorted(|k, _| wanted(k), max).into_iter().map(|(k, p)| (k, p.addr)).collect()
     }
 
     /// What to tell a peer: the `max` most recently seen peers of `topics`, not blocked, without the peer itself.
     pub fn to_share(&self, topics: &[DhtId], with: &PublicKey, max: usize) -> Vec<KnownPeerHint> {
         let shared = |p: &KnownPeer| topics.iter().find(|t| p.topics.contains(t)).copied();
-        let chosen = self.sorted(|p| shared(p).is_some(), max.saturating_add(1));
+        let chosen = self.sorted(|k, p| k != with && shared(p).is_some(), max);
         let hint = |(key, p): (PublicKey, &KnownPeer)| {
             Some(KnownPeerHint {
-                key,
+                key: *key.as_bytes(),
                 topic: shared(p)?,
                 role: p.role,
                 is_relay: p.is_relay,
@@ -245,35 +260,35 @@ impl Book {
                 addr: p.addr.filter(|a| self.private_networks || scope(*a) == Scope::Public),
             })
         };
-        chosen.into_iter().filter(|(k, _)| k != with).take(max).filter_map(hint).collect()
+        chosen.into_iter().filter_map(hint).collect()
     }
 
-    fn sorted(&self, wanted: impl Fn(&KnownPeer) -> bool, max: usize) -> Vec<(PublicKey, &KnownPeer)> {
+    /// Those `wanted` and not blocked, the most recently seen first.
+    fn sorted(
+        &self,
+        wanted: impl Fn(&PublicKey, &KnownPeer) -> bool,
+        max: usize,
+    ) -> Vec<(PublicKey, &KnownPeer)> {
         let mut all: Vec<_> =
-            self.iter().filter(|(_, p)| !p.blocked && wanted(p)).map(|(k, p)| (*k, p)).collect();
-        all.sort_by_key(|(k, p)| (Reverse(p.last_seen), *k));
-        all.truncate(max);
+            self.iter().filter(|(k, p)| !p.blocked && wanted(k, p)).map(|(k, p)| (*k, p)).collect();
+        let order = |(k, p): &(PublicKey, &KnownPeer)| (Reverse(p.last_seen), *k);
+        if all.len() > max {
+            all.select_nth_unstable_by_key(max, order);
+            all.truncate(max);
+        }
+        all.sort_unstable_by_key(order);
         all
     }
 
-    fn insert(&mut self, key: PublicKey, peer: KnownPeer) {
-        self.unlink(&key);
-        self.names.insert(key.peer_id(), key);
-        self.order.extend(rank(&key, &peer));
-        let check_after = peer.last_seen.plus(RECHECK_AFTER);
-        self.entries.insert(key, Entry { written: peer.last_seen, check_after, peer });
-    }
-
-    fn unlink(&mut self, key: &PublicKey) {
-        if let Some(r) = self.entries.get(key).and_then(|e| rank(key, &e.peer)) {
-            self.order.remove(&r);
+    fn shared(&mut self, topics: &[DhtId]) -> Arc<[DhtId]> {
+        if *self.topics != *topics {
+            self.topics = topics.into();
         }
+        self.topics.clone()
     }
 
     fn forget(&mut self, cx: &mut Cx<'_, Output>, key: &PublicKey) {
-        self.unlink(key);
         if self.entries.remove(key).is_some() {
-            self.names.remove(&key.peer_id());
             self.checking.remove(key);
             cx.emit(Output::Persist(StoreOp::Forget {
                 subject: Subject::new(Room::KnownPeer, key.as_bytes()),
@@ -282,17 +297,27 @@ impl Book {
         }
     }
 
-    /// Room for one more that ranks as `newcomer`; whoever ranks lower goes.
+    /// Whether there is room for one more that ranks as `newcomer`, or can be made.
+    fn has_room(&self, newcomer: (bool, UnixTime)) -> bool {
+        self.entries.len() < self.known_max
+            || self.entries.values().filter_map(|e| rank(&e.peer)).any(|rank| rank <= newcomer)
+    }
+
+    /// Room for one more that ranks as `newcomer`; those who rank lower go, a part of the book at once.
     fn make_room(&mut self, cx: &mut Cx<'_, Output>, newcomer: (bool, UnixTime)) -> bool {
-        if self.entries.len() < KNOWN_PEERS_MAX {
+        if self.entries.len() < self.known_max {
             return true;
         }
-        let Some((met, seen, key)) = self.order.first().copied() else { return false };
-        let goes = (met, seen) <= newcomer;
-        if goes {
-            self.forget(cx, &key);
+        let mut lower: Vec<_> = self.iter().filter_map(|(k, p)| Some((rank(p)?, *k))).collect();
+        lower.retain(|(rank, _)| *rank <= newcomer);
+        lower.sort_unstable();
+        // A book that was restored above its bound goes back below it.
+        let goes = (self.known_max / EVICTED_AT_ONCE).max(1) + self.entries.len() - self.known_max;
+        lower.truncate(goes);
+        for (_, key) in &lower {
+            self.forget(cx, key);
         }
-        goes
+        self.entries.len() < self.known_max
     }
 
     /// Puts a peer in that nobody knew, or changes one, and journals what must be.
@@ -313,47 +338,48 @@ impl Book {
             }
         };
         let addr = peer.addr;
+        let mut known_as = peer.last_seen;
         if write {
             let record = write_peer(&peer).encode().into();
             let subject = Subject::new(Room::KnownPeer, key.as_bytes());
             cx.emit(Output::Persist(StoreOp::Replace { subject, record }));
+        } else if let Some((_, written)) = &before {
+            known_as = *written;
         }
-        self.insert(key, peer);
-        match before {
-            None => {
-                if self.next_check.is_none() {
-                    self.next_check = Some(cx.now + cx.rng.jitter(RECHECK_EVERY, 10));
-                }
-                cx.emit(Output::New { key, addr });
+        let check_after = peer.last_seen.plus(RECHECK_AFTER);
+        self.entries.insert(key, Entry { written: known_as, check_after, peer });
+        if before.is_none() {
+            if self.next_check.is_none() {
+                self.next_check = Some(cx.now + cx.rng.jitter(RECHECK_EVERY, 10));
             }
-            Some((_, written)) if !write => {
-                if let Some(e) = self.entries.get_mut(&key) {
-                    e.written = written;
-                }
-            }
-            Some(_) => {}
+            cx.emit(Output::New { key, addr });
         }
     }
 
     fn told(&mut self, cx: &mut Cx<'_, Output>, hint: KnownPeerHint) {
-        if hint.key == self.own {
-            return;
-        }
         let seen = hint.last_seen.min(cx.wall);
-        if let Some(old) = self.get(&hint.key) {
-            if seen > old.last_seen {
-                let peer = KnownPeer { last_seen: seen, ..old.clone() };
-                self.put(cx, hint.key, peer);
+        if let Some((key, old)) = self.entries.get_key_value(&hint.key) {
+            if seen > old.peer.last_seen {
+                let (key, peer) = (*key, KnownPeer { last_seen: seen, ..old.peer.clone() });
+                self.put(cx, key, peer);
             }
             return;
         }
-        if cx.wall.since(seen) >= RECHECK_AFTER || !self.make_room(cx, (false, seen)) {
+        let ranks = (false, seen.minus(HEARSAY_AFTER));
+        if cx.wall.since(seen) >= RECHECK_AFTER || !self.has_room(ranks) {
             return cx.emit(Output::Refused("known-peer-old"));
         }
+        let Ok(key) = PublicKey::from_slice(&hint.key) else {
+            return cx.emit(Output::Refused("known-peer-key"));
+        };
+        if key == self.own {
+            return;
+        }
+        self.make_room(cx, ranks);
         let addr = hint.addr.filter(|a| usable(*a, self.private_networks));
         let peer = KnownPeer {
             dht_id: None,
-            topics: vec![hint.topic],
+            topics: self.shared(&[hint.topic]),
             role: hint.role,
             is_relay: hint.is_relay,
             first_seen: cx.wall,
@@ -362,7 +388,7 @@ impl Book {
             blocked: false,
             addr,
         };
-        self.put(cx, hint.key, peer);
+        self.put(cx, key, peer);
     }
 
     fn met(&mut self, cx: &mut Cx<'_, Output>, peer: &PeerIdentity, addr: SocketAddr) {
@@ -374,8 +400,8 @@ impl Book {
         if old.is_none() && !self.make_room(cx, (true, cx.wall)) {
             return cx.emit(Output::Refused("known-peers-full"));
         }
-        let mut topics = peer.identity.topics.clone();
-        topics.truncate(PEER_TOPICS_MAX);
+        let topics = &peer.identity.topics;
+        let topics = self.shared(topics.get(..PEER_TOPICS_MAX).unwrap_or(topics));
         let known = KnownPeer {
             dht_id: Some(peer.identity.dht_id),
             topics,
@@ -406,7 +432,7 @@ impl Book {
         }
         let peer = KnownPeer {
             dht_id: None,
-            topics: Vec::new(),
+            topics: Arc::default(),
             role: Role::Client,
             is_relay: false,
             first_seen: cx.wall,
@@ -444,9 +470,10 @@ impl Book {
     }
 }
 
-/// Where a peer stands in the order of eviction; blocked ones stand nowhere.
-fn rank(key: &PublicKey, peer: &KnownPeer) -> Option<(bool, UnixTime, PublicKey)> {
-    (!peer.blocked).then_some((peer.source != Source::Told, peer.last_seen, *key))
+/// Where a peer stands in the order of eviction, first the one to go: heard of before met, then least recently seen.
+/// Blocked ones stand nowhere.
+fn rank(peer: &KnownPeer) -> Option<(bool, UnixTime)> {
+    (!peer.blocked).then_some((peer.source != Source::Told, peer.last_seen))
 }
 
 fn write_peer(p: &KnownPeer) -> Dict {

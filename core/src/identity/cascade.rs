@@ -5,11 +5,11 @@
 //! that is a storm as soon as ten thousand nodes meet, so at most four lookups and four dials are under way for peers
 //! nobody asked for, each starts after a random moment, a peer that cannot be reached is left alone for 10 s, 20 s, 40 s
 //! … 30 min and after five failures until somebody speaks of it again, and no network gets more than eight dials a
-//! minute ([`super::budget`]).
+//! minute ([`super::budget`]). A node that has its peers thinks about no others: the book remembers them, and is asked
+//! for some when there is room again.
 //!
-//! What is **wanted** goes first and past those bounds: a peer the user asks for ([`Input::Connect`], answered exactly
-//! once, with everything that was tried when it fails), and a peer that jobs need ([`Input::Wanted`], tried again at
-//! least every half minute until it is wanted no more).
+//! What is **wanted** ([`Input::Connect`], by the user or by a job) goes first and past those bounds, and is answered exactly
+//! once, with everything that was tried when it fails. A job that still needs the peer says so again.
 //!
 //! **Which addresses.** Public ones of the record; private ones first when both sides have the same public address
 //! (they are neighbours), last in a network that is private by configuration, else never. Then the address somebody told.
@@ -50,8 +50,8 @@ pub const START_WITHIN: Duration = Duration::from_secs(1);
 pub const BACKOFF_MIN: Duration = Duration::from_secs(10);
 /// Longest back-off.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1_800);
-/// Longest back-off of a wanted peer.
-pub const BACKOFF_WANTED_MAX: Duration = Duration::from_secs(30);
+/// A peer that has peers enough is left alone for this long, ± 25 %.
+pub const SENT_AWAY_REST: Duration = Duration::from_secs(300);
 /// Attempts before a peer nobody asked for is left until it is learnt of again.
 pub const ATTEMPTS_MAX: u32 = 5;
 /// A lookup that is not answered within this has failed: the DHT's own ten seconds, and its queue.
@@ -60,7 +60,7 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// A command is answered within this.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is seen whether there are `min_peers`, ± 20 %.
+/// How often it is seen whether there is room for peers, ± 20 %.
 pub const TOP_UP_EVERY: Duration = Duration::from_secs(30);
 /// An address where nobody of ours was is not dialled again before this, doubled each time up to an hour.
 pub const VAIN_MIN: Duration = Duration::from_secs(300);
@@ -138,6 +138,9 @@ impl Cascade {
 
     fn learnt(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey, addr: Option<SocketAddr>) {
         if key == self.config.own || self.connected.contains_key(&key) {
+            return;
+        }
+        if self.room() == 0 && !self.efforts.contains_key(&key) {
             return;
         }
         let addr = addr.filter(|a| self.may_dial(*a));
@@ -219,7 +222,7 @@ impl Cascade {
             || self.dials.values().any(|d| d.addr == addr)
             || self.hints.contains(&addr)
             || self.vain.get(&addr).is_some_and(|(_, until)| *until > cx.now);
-        if known {
+        if known || self.room() == 0 {
             return;
         }
         if self.hints.len() >= HINTS_WAITING_MAX {
@@ -288,14 +291,13 @@ impl Cascade {
 
     fn give_up(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(e) = self.efforts.get(&key) else { return };
-        let cap = if e.wanted { BACKOFF_WANTED_MAX } else { BACKOFF_MAX };
-        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(cap);
+        let delay = BACKOFF_MIN.saturating_mul(1 << e.failures.min(16)).min(BACKOFF_MAX);
         let until = Some(cx.now + cx.rng.jitter(delay, 25));
         let failure = e.failure(false);
         let mut answered = Vec::new();
         self.change(&key, |e| {
             answered = std::mem::take(&mut e.connects);
-            let again = e.wanted || e.failures + 1 < ATTEMPTS_MAX;
+            let again = e.failures + 1 < ATTEMPTS_MAX;
             e.rest_after_failure(failure.clone(), Stage::Resting { until, again });
         });
         for (id, _) in answered {
@@ -349,24 +351,56 @@ impl Cascade {
     /// The peer is there: who waited for it is answered.
     fn reached(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(effort) = self.remove(&key) else { return };
-        for (id, _) in &effort.connects {
-            cx.emit(Output::ConnectDone { id: *id, key, result: Ok(()) });
-        }
-        if effort.wanted {
-            let mut rests = Effort::new(effort.hint);
-            rests.wanted = true;
-            self.efforts.insert(key, rests);
+        for (id, _) in effort.connects {
+            cx.emit(Output::ConnectDone { id, key, result: Ok(()) });
         }
     }
 
-    fn disconnected(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
-        if self.connected.remove(&key).is_none() {
+    /// Places for peers nobody asked for.
+    fn room(&self) -> usize {
+        let others = self.dials.values().filter(|d| !d.wanted).count();
+        self.config.max_peers.saturating_sub(self.connected.len() + others)
+    }
+
+    /// There are peers enough: those that nobody asked for and that were not even begun with are let go.
+    fn rest_when_full(&mut self) {
+        if self.connected.len() < self.config.max_peers {
             return;
         }
-        if self.efforts.get(&key).is_some_and(|e| e.wanted && matches!(e.stage, Stage::Resting { .. })) {
-            let start = cx.now + Duration::from_nanos(cx.rng.below(START_WITHIN.as_nanos() as u64));
-            self.change(&key, |e| e.stage = Stage::Resting { until: Some(start), again: true });
+        let unbegun = |e: &Effort| {
+            !e.is_wanted()
+                && match e.stage {
+                    Stage::Resting { again, .. } => again && e.failures == 0,
+                    Stage::WaitLookup | Stage::WaitDial => true,
+                    Stage::LookingUp | Stage::Dialling(_) => false,
+                }
+        };
+        let go: Vec<PublicKey> = self.efforts.iter().filter(|(_, e)| unbegun(e)).map(|(k, _)| *k).collect();
+        for key in go {
+            self.remove(&key);
         }
+        self.lookup_queues[OTHERS].clear();
+        self.dial_queues[OTHERS].clear();
+        self.hints.clear();
+    }
+
+    /// Whether anything is under way or waits for peers nobody asked for.
+    fn seeks(&self) -> bool {
+        let queued = |q: &[VecDeque<PublicKey>; 2]| !q[OTHERS].is_empty();
+        queued(&self.lookup_queues)
+            || queued(&self.dial_queues)
+            || self.lookups_under_way.values().any(|(wanted, _)| !wanted)
+            || self.dials.values().any(|d| !d.wanted)
+    }
+
+    /// Dialling a full peer again at once would only be the same again.
+    fn sent_away(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
+        if self.connected.contains_key(&key) || self.efforts.contains_key(&key) || !self.make_room(false) {
+            return;
+        }
+        let until = Some(cx.now + cx.rng.jitter(SENT_AWAY_REST, 25));
+        self.efforts.insert(key, Effort::new(None));
+        self.change(&key, |e| e.stage = Stage::Resting { until, again: false });
     }
 
     fn connect(&mut self, cx: &mut Cx<'_, Output>, id: CommandId, key: PublicKey, addr: Option<SocketAddr>) {
@@ -393,24 +427,6 @@ impl Cascade {
         self.change(&key, |e| {
             e.connects.push((id, until));
             e.begin_wanted(addr);
-        });
-    }
-
-    fn want(&mut self, key: PublicKey, wanted: bool) {
-        if key == self.config.own || (wanted && !self.efforts.contains_key(&key) && !self.make_room(true)) {
-            return;
-        }
-        if !wanted {
-            self.change(&key, |e| e.wanted = false);
-            return;
-        }
-        self.efforts.entry(key).or_insert_with(|| Effort::new(None));
-        let connected = self.connected.contains_key(&key);
-        self.change(&key, |e| {
-            let before = std::mem::replace(&mut e.wanted, true);
-            if !connected && !before {
-                e.begin_wanted(None);
-            }
         });
     }
 
@@ -465,15 +481,17 @@ impl Cascade {
         if queue == WANTED {
             return FAN_OUT_WANTED.saturating_sub(under_way);
         }
-        let others = self.dials.values().filter(|d| !d.wanted).count();
-        let room = self.config.max_peers.saturating_sub(self.connected.len() + others);
-        FAN_OUT.saturating_sub(under_way).min(room)
+        FAN_OUT.saturating_sub(under_way).min(self.room())
     }
 
     fn start_lookups(&mut self, cx: &mut Cx<'_, Output>, queue: usize) {
         let wanted = queue == WANTED;
         let under_way = self.lookups_under_way.values().filter(|(w, _)| *w == wanted).count();
         let mut slots = self.slots(under_way, queue);
+        if !wanted {
+            // Every lookup under way may become a dial, for which there must be room as well.
+            slots = slots.min(self.room().saturating_sub(under_way));
+        }
         while slots > 0 {
             let Some(key) = self.lookup_queues[queue].pop_front() else { return };
             if self.efforts.get(&key).is_none_or(|e| e.stage != Stage::WaitLookup) {
@@ -573,10 +591,13 @@ impl Machine for Cascade {
             Input::Connected { key, addr } => {
                 self.connected.insert(key, SocketAddr::new(addr.ip().to_canonical(), addr.port()));
                 self.reached(cx, key);
+                self.rest_when_full();
             }
-            Input::Disconnected(key) => self.disconnected(cx, key),
+            Input::Disconnected(key) => {
+                self.connected.remove(&key);
+            }
+            Input::SentAway(key) => self.sent_away(cx, key),
             Input::Connect { id, key, addr } => self.connect(cx, id, key, addr),
-            Input::Wanted(key, wanted) => self.want(key, wanted),
             Input::Blocked(key) => self.blocked(cx, key),
             Input::OwnAddrs(addrs) => {
                 self.own_addrs =
@@ -606,6 +627,8 @@ impl Machine for Cascade {
             let missing = self.config.min_peers.saturating_sub(self.connected.len());
             if missing > 0 {
                 cx.emit(Output::WantPeers(missing.saturating_mul(4)));
+            } else if self.room() > 0 && !self.seeks() {
+                cx.emit(Output::WantPeers(FAN_OUT));
             }
         }
         self.pump(cx);

@@ -128,8 +128,8 @@ pub struct PeerIdentity {
 /// A peer as somebody else knows it: hearsay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KnownPeerHint {
-    /// Who.
-    pub key: PublicKey,
+    /// Who: the bytes of a public key, which nobody has checked yet.
+    pub key: [u8; 32],
     /// In this topic.
     pub topic: DhtId,
     /// Its role.
@@ -270,7 +270,11 @@ impl Exchange {
     }
 
     fn relevant(&self, mut hints: Vec<KnownPeerHint>) -> Vec<KnownPeerHint> {
-        hints.retain(|h| h.key != self.own.key && h.key != self.proven && self.own.topics.contains(&h.topic));
+        hints.retain(|h| {
+            h.key != *self.own.key.as_bytes()
+                && h.key != *self.proven.as_bytes()
+                && self.own.topics.contains(&h.topic)
+        });
         hints
     }
 
@@ -322,7 +326,7 @@ fn known_peers_frame(hints: &[KnownPeerHint]) -> Frame {
         let addr = h.addr.map(compact_addr);
         Dict::new()
             .with_some("a", addr.as_deref())
-            .with("k", &h.key)
+            .with("k", &h.key[..])
             .with("r", u64::from(h.is_relay))
             .with("s", h.role.number())
             .with("t", &h.topic.0[..])
@@ -338,7 +342,7 @@ fn read_known_peers(body: &[u8]) -> Result<Vec<KnownPeerHint>, DecodeError> {
     let read = |v: &Value| {
         let Value::Dict(d) = v else { return Err(DecodeError::invalid("p", "not a dictionary")) };
         Ok(KnownPeerHint {
-            key: d.key("k")?,
+            key: d.array("k")?,
             topic: DhtId(d.array("t")?),
             role: Role::from_number(d.u64("s")?)?,
             is_relay: d.flag("r")?,
@@ -440,7 +444,7 @@ mod tests {
 
     fn hint(n: u8, t: u8) -> KnownPeerHint {
         KnownPeerHint {
-            key: key(n),
+            key: *key(n).as_bytes(),
             topic: topic(t),
             role: Role::Client,
             is_relay: false,

@@ -8,28 +8,38 @@
 //! leaves a tombstone, so that a late copy of its order starts nothing. Between an engine's exit and the seal nothing can
 //! intervene: draining and hashing are the engine's part, and its word comes when all outputs are durable.
 //!
+//! **Inputs.** An order names its inputs by digest, and a digest is a name that anybody may know. What is in the store counts for
+//! a job only when its requester has a right to it here: the node's own jobs have, a job that started with it or left it gives
+//! its requester one, and so does a ticket of this node. Everybody else's input is a [`Claim`]: it is fetched from the sources
+//! of the order, even if it is here, and their holders look at the requester's ticket.
+//!
 //! Leases: a requester is silent when it is away, and work goes on (jobs are pure; a second copy elsewhere does no harm).
 //! After [`ORPHAN_AFTER`] unfinished jobs are stopped; sealed results wait until [`RETENTION`] is over.
 //!
 //! After a restart, what was admitted is staged, what ran is run again, what was sealed is offered again.
 
+mod interface;
 mod orders;
+mod results;
+mod staging;
+mod tombstones;
+
+pub use interface::{Claim, Durable, ExecutorConfig, Input, Output};
+pub use staging::{STAGE_AGAIN, STAGE_TRIES_MAX};
 
 use super::held::{Held, JobRecord};
 use super::message::{JobState, Message};
-use super::order::Order;
-use super::receipt::{DETAIL_BYTES_MAX, Receipt, Verdict, result_digest};
-use super::signed::Signed;
-use crate::codec::{DecodeError, Frame};
-use crate::id::{Digest, JobId, Keypair, PublicKey};
+use crate::codec::DecodeError;
+use crate::id::{Digest, JobId, PublicKey};
 use crate::limits::HEARTBEAT_EVERY;
 use crate::machine::{Cx, Machine};
-use crate::port::{EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Usage};
 use crate::service::Service;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use bytes::Bytes;
+use staging::{Want, WantKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tombstones::Tombstones;
 
 /// Time a guest has to end by itself (SPEC 7.9).
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -43,116 +53,8 @@ pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const OFFER_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between offers.
 pub const OFFER_MAX: Duration = Duration::from_secs(30);
-/// Attempts to fetch an input before the job fails.
-pub const STAGE_TRIES_MAX: u32 = 4;
-/// First pause between them; doubles.
-pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
-/// Jobs remembered that must not start again; the oldest are forgotten. 40 bytes each.
-pub const TOMBSTONES_MAX: usize = 4_096;
 
 const CHAIN_KEY: &[u8] = b"chain";
-
-/// What an executor is told at its start.
-#[derive(Clone, Debug)]
-pub struct ExecutorConfig {
-    /// Who it is.
-    pub keypair: Keypair,
-    /// Changes when the journal is lost.
-    pub incarnation: u64,
-    /// Name and version of the engine, for receipts.
-    pub engine: String,
-    /// Whether jobs of other peers are accepted.
-    pub accept_jobs: bool,
-    /// Jobs staged or running at once.
-    pub running_max: usize,
-}
-
-/// What can happen to the executor.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input {
-    /// After [`Executor::restore`] and the first [`Input::Services`], once: takes up whatever was outstanding.
-    Started,
-    /// The services this node offers, with their visibility.
-    Services(Vec<Service>),
-    /// A peer's control stream is up. The node itself is a peer that is up from the start.
-    PeerUp(PublicKey),
-    /// It is gone.
-    PeerDown(PublicKey),
-    /// A message from a requester.
-    Message {
-        /// Proven by TLS.
-        peer: PublicKey,
-        /// What it says.
-        message: Box<Message>,
-    },
-    /// A wanted object is here, whole and durable.
-    Fetched {
-        /// Which.
-        digest: Digest,
-        /// Whether it was brought here now (and may go with the job), or was here before.
-        new: bool,
-    },
-    /// A wanted object could not be fetched now.
-    FetchFailed {
-        /// Which.
-        digest: Digest,
-        /// Why.
-        why: String,
-    },
-    /// The engine tells.
-    Engine(EngineReport),
-    /// An execution ended, but what it left is not in the store: it is executed again.
-    OutputsGone(JobId),
-}
-
-/// What the executor can ask for.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Journal this; later outputs rely on it.
-    Persist(StoreOp),
-    /// Send this on the peer's control stream, or hand it to this node's own requester.
-    Send {
-        /// Whom to.
-        peer: PublicKey,
-        /// What.
-        frame: Frame,
-    },
-    /// Bring this object here; answered by exactly one `Fetched` or `FetchFailed`.
-    Want {
-        /// Which.
-        digest: Digest,
-        /// Its length.
-        len: u64,
-        /// Who has it, with the requester's ticket.
-        sources: Vec<(PublicKey, Option<Bytes>)>,
-    },
-    /// Ask the engine. Idempotent.
-    Engine {
-        /// The job.
-        job: JobId,
-        /// What.
-        request: EngineRequest,
-    },
-    /// Serve this object to `requester` and to whoever shows its ticket. Idempotent.
-    Grant {
-        /// Which.
-        digest: Digest,
-        /// Whose it is.
-        requester: PublicKey,
-    },
-    /// The opposite.
-    Revoke {
-        /// Which.
-        digest: Digest,
-        /// Whose it was.
-        requester: PublicKey,
-    },
-    /// No job here needs this object any more: remove it, unless something else in this node does.
-    Remove {
-        /// Which.
-        digest: Digest,
-    },
-}
 
 /// Soft side of a requester.
 #[derive(Clone, Debug)]
@@ -166,7 +68,7 @@ struct Peer {
 #[derive(Clone, Debug)]
 struct Soft {
     /// Inputs not yet here; `None` before staging.
-    staging: Option<BTreeSet<Digest>>,
+    staging: Option<BTreeSet<WantKey>>,
     fetched: BTreeSet<Digest>,
     guest_runs: bool,
     stop_by: Option<Instant>,
@@ -174,26 +76,6 @@ struct Soft {
     offer_wait: Duration,
     /// When a sealed result is dropped.
     expires: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-struct Want {
-    len: u64,
-    sources: Vec<(PublicKey, Option<Bytes>)>,
-    tries: u32,
-    /// `None` while an answer is awaited.
-    again: Option<Instant>,
-}
-
-/// What an executor's journal folds to; for checkers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Durable<'a> {
-    /// Jobs held.
-    pub held: &'a BTreeMap<JobId, Held>,
-    /// Jobs that must never start again, and whose they were.
-    pub tombstones: &'a BTreeMap<JobId, PublicKey>,
-    /// Number and digest of the last receipt.
-    pub chain: (u64, Digest),
 }
 
 /// Does jobs.
@@ -205,11 +87,10 @@ pub struct Executor {
     held: BTreeMap<JobId, Held>,
     soft: BTreeMap<JobId, Soft>,
     queue: VecDeque<JobId>,
-    tombstones: BTreeMap<JobId, PublicKey>,
-    tombstone_order: VecDeque<JobId>,
+    tombstones: Tombstones,
     chain: (u64, Digest),
     peers: BTreeMap<PublicKey, Peer>,
-    wants: BTreeMap<Digest, Want>,
+    wants: BTreeMap<WantKey, Want>,
     refused: u64,
 }
 
@@ -225,8 +106,7 @@ impl Executor {
             held: BTreeMap::new(),
             soft: BTreeMap::new(),
             queue: VecDeque::new(),
-            tombstones: BTreeMap::new(),
-            tombstone_order: VecDeque::new(),
+            tombstones: Tombstones::default(),
             chain: (0, Digest([0; 32])),
             peers: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -249,9 +129,7 @@ impl Executor {
         match record {
             JobRecord::Tombstone { requester } => {
                 self.held.remove(&job);
-                if self.tombstones.insert(job, requester).is_none() {
-                    self.tombstone_order.push_back(job);
-                }
+                self.tombstones.insert(job, requester);
             }
             JobRecord::Chain { seq, digest } => self.chain = (seq, digest),
             record @ JobRecord::Admitted { .. } => {
@@ -308,7 +186,7 @@ impl Executor {
 
     /// Everything that must survive a restart: jobs, tombstones, and the head of the chain.
     pub fn durable(&self) -> Durable<'_> {
-        Durable { held: &self.held, tombstones: &self.tombstones, chain: self.chain }
+        Durable { held: &self.held, tombstones: self.tombstones.all(), chain: self.chain }
     }
 
     /// State of a job, as told to its requester.
@@ -380,270 +258,6 @@ impl Executor {
         self.fill(cx);
     }
 
-    /// Starts staging queued jobs while there are slots.
-    fn fill(&mut self, cx: &mut Cx<'_, Output>) {
-        let busy = |s: &&Self| {
-            let working = |(j, h): &(&JobId, &Held)| {
-                let staging = s.soft.get(*j).is_some_and(|x| x.staging.is_some());
-                h.receipt.is_none() && (h.started.is_some() || staging)
-            };
-            s.held.iter().filter(working).count()
-        };
-        while busy(&&*self) < self.config.running_max.max(1) {
-            let Some(job) = self.queue.pop_front() else { return };
-            self.stage(cx, &job);
-        }
-    }
-
-    fn stage(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(held) = self.held.get(job) else { return };
-        let mut missing = BTreeSet::new();
-        for (input, sources) in held.order.inputs.iter().zip(&held.sources) {
-            missing.insert(input.digest);
-            if self.wants.contains_key(&input.digest) {
-                continue;
-            }
-            let sources: Vec<_> = sources.iter().map(|s| (s.holder, Some(s.ticket.clone()))).collect();
-            let want = Want { len: input.len, sources: sources.clone(), tries: 0, again: None };
-            self.wants.insert(input.digest, want);
-            cx.emit(Output::Want { digest: input.digest, len: input.len, sources });
-        }
-        if let Some(soft) = self.soft.get_mut(job) {
-            soft.staging = Some(missing);
-        }
-        self.staged(cx, job);
-    }
-
-    /// All inputs here? Then start.
-    fn staged(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(soft) = self.soft.get(job) else { return };
-        if soft.staging.as_ref().is_some_and(BTreeSet::is_empty)
-            && self.held.get(job).is_some_and(|h| h.started.is_none())
-        {
-            let fetched = soft.fetched.iter().copied().collect();
-            self.record(cx, *job, JobRecord::Starting { fetched });
-            self.run(cx, job);
-        }
-    }
-
-    fn run(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(held) = self.held.get(job) else { return };
-        let o: &Order = &held.order;
-        let engine_job = EngineJob {
-            module: o.module,
-            args: o.args.clone(),
-            env: o.env.clone(),
-            inputs: o.inputs.clone(),
-            outputs: o.outputs.clone(),
-            limits: o.limits,
-            seed: o.seed(),
-        };
-        cx.emit(Output::Engine { job: *job, request: EngineRequest::Start(engine_job) });
-    }
-
-    fn fetched(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, new: bool) {
-        if self.wants.remove(&digest).is_none() {
-            return;
-        }
-        let mut first = new;
-        let waiting: Vec<JobId> = self.waiting_for(&digest);
-        if waiting.is_empty() && new && !self.holds(&digest) {
-            cx.emit(Output::Remove { digest });
-        }
-        for job in waiting {
-            if let Some(soft) = self.soft.get_mut(&job) {
-                if let Some(missing) = soft.staging.as_mut() {
-                    missing.remove(&digest);
-                }
-                if first {
-                    soft.fetched.insert(digest);
-                }
-            }
-            first = false;
-            self.staged(cx, &job);
-        }
-    }
-
-    fn waiting_for(&self, digest: &Digest) -> Vec<JobId> {
-        let waits = |s: &Soft| s.staging.as_ref().is_some_and(|m| m.contains(digest));
-        self.soft.iter().filter(|(_, s)| waits(s)).map(|(j, _)| *j).collect()
-    }
-
-    fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, why: &str) {
-        let Some(w) = self.wants.get_mut(&digest).filter(|w| w.again.is_none()) else { return };
-        w.tries += 1;
-        let tries = w.tries;
-        if tries < STAGE_TRIES_MAX && !self.waiting_for(&digest).is_empty() {
-            let Some(w) = self.wants.get_mut(&digest) else { return };
-            w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(tries - 1));
-            return;
-        }
-        self.wants.remove(&digest);
-        for job in self.waiting_for(&digest) {
-            let exit = EngineExit {
-                class: ExitClass::Infra,
-                code: 0,
-                detail: format!("input {digest} could not be fetched: {why}"),
-                usage: Usage::default(),
-                outputs: Vec::new(),
-            };
-            self.seal(cx, &job, exit);
-        }
-        self.fill(cx);
-    }
-
-    fn engine(&mut self, cx: &mut Cx<'_, Output>, report: EngineReport) {
-        let job = report.job;
-        let Some(held) = self.held.get(&job).filter(|h| h.started.is_some() && h.receipt.is_none()) else {
-            return;
-        };
-        match report.event {
-            EngineEvent::Started => {
-                if let Some(soft) = self.soft.get_mut(&job) {
-                    soft.guest_runs = true;
-                }
-            }
-            EngineEvent::Exited(_) if held.stopping => self.stopped(cx, &job),
-            EngineEvent::Exited(exit) => {
-                self.seal(cx, &job, exit);
-                self.fill(cx);
-            }
-        }
-    }
-
-    fn outputs_gone(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        match self.held.get(job) {
-            Some(h) if h.stopping => self.stopped(cx, job),
-            Some(h) if h.started.is_some() && h.receipt.is_none() => {
-                if let Some(soft) = self.soft.get_mut(job) {
-                    soft.guest_runs = false;
-                }
-                self.run(cx, job);
-            }
-            Some(_) | None => {}
-        }
-    }
-
-    /// Signs and journals the result, then offers it.
-    fn seal(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, exit: EngineExit) {
-        let Some(held) = self.held.get(job) else { return };
-        let order = &held.order;
-        let mut outputs = exit.outputs;
-        let mut seen: BTreeSet<Port> = BTreeSet::new();
-        outputs.retain(|o| order.outputs.contains(&o.port) && seen.insert(o.port.clone()));
-        let missing = order.outputs.iter().find(|p| !seen.contains(p));
-        let (mut class, mut detail) = (exit.class, exit.detail);
-        if class == ExitClass::Success && exit.code != 0 {
-            class = ExitClass::User;
-        }
-        if let (ExitClass::Success, Some(port)) = (class, missing) {
-            class = ExitClass::User;
-            detail = format!("it ended well but left nothing at {}", super::encoding::port_text(port));
-        }
-        let receipt = Receipt {
-            executor: self.me,
-            incarnation: self.config.incarnation,
-            seq: self.chain.0 + 1,
-            previous: self.chain.1,
-            order: order.digest(),
-            job: *job,
-            engine: self.config.engine.clone(),
-            module: order.module,
-            class,
-            code: exit.code,
-            detail: super::message::cut_words(&detail, DETAIL_BYTES_MAX),
-            result: result_digest(class, exit.code, &outputs),
-            outputs,
-            usage: exit.usage,
-            started: held.started.as_ref().map_or(held.admitted, |(at, _)| *at),
-            ended: cx.wall,
-        };
-        let receipt = Signed::sign(receipt, &self.config.keypair);
-        // The chain first: if a crash comes between the two, a number is skipped, never used twice.
-        self.record(cx, *job, JobRecord::Chain { seq: receipt.seq, digest: receipt.digest() });
-        self.record(cx, *job, JobRecord::Sealed { receipt: Box::new(receipt) });
-        if let Some(soft) = self.soft.get_mut(job) {
-            soft.staging = None;
-            soft.guest_runs = false;
-            soft.expires = Some(cx.now + RETENTION);
-        }
-        self.grant(cx, job);
-        self.offer(cx, job);
-    }
-
-    fn grant(&self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(held) = self.held.get(job) else { return };
-        for o in held.receipt.iter().flat_map(|r| &r.outputs) {
-            cx.emit(Output::Grant { digest: o.digest, requester: held.requester() });
-        }
-    }
-
-    /// Offers a sealed result and arms the next offer.
-    fn offer(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let (Some(held), Some(soft)) = (self.held.get(job), self.soft.get_mut(job)) else { return };
-        let Some(receipt) = held.receipt.clone() else { return };
-        if !held.acked {
-            soft.offer_at = Some(cx.now + soft.offer_wait);
-            soft.offer_wait = (soft.offer_wait * 2).min(OFFER_MAX);
-        }
-        let peer = held.requester();
-        self.send(cx, peer, &Message::SealedOffer { receipt: Box::new(receipt) });
-    }
-
-    /// A stopped job's engine is silent now: acknowledge and forget.
-    fn stopped(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        if let Some(held) = self.held.get(job) {
-            let peer = held.requester();
-            self.drop_job(cx, job);
-            self.send(cx, peer, &Message::CancelAck { job: *job });
-            self.fill(cx);
-        }
-    }
-
-    /// Forgets a job for good: a tombstone stays, grants and objects that no other job needs go.
-    fn drop_job(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(held) = self.held.get(job).cloned() else { return };
-        let requester = held.requester();
-        let brought = self.soft.remove(job).map(|s| s.fetched).unwrap_or_default();
-        self.queue.retain(|j| j != job);
-        self.bury(cx, *job, requester);
-        let outputs: BTreeSet<Digest> =
-            held.receipt.iter().flat_map(|r| r.outputs.iter().map(|o| o.digest)).collect();
-        for digest in &outputs {
-            let other = |h: &Held| {
-                h.requester() == requester
-                    && h.receipt.iter().flat_map(|r| &r.outputs).any(|o| o.digest == *digest)
-            };
-            if !self.held.values().any(other) {
-                cx.emit(Output::Revoke { digest: *digest, requester });
-            }
-        }
-        let inputs = held.started.into_iter().flat_map(|(_, fetched)| fetched);
-        let gone: BTreeSet<Digest> = outputs.into_iter().chain(inputs).chain(brought).collect();
-        for digest in gone {
-            if !self.holds(&digest) {
-                cx.emit(Output::Remove { digest });
-            }
-        }
-        if !self.has_jobs_of(&requester) && self.peers.get(&requester).is_some_and(|p| !p.up) {
-            self.peers.remove(&requester);
-        }
-        let needed: BTreeSet<Digest> =
-            self.soft.values().flat_map(|s| s.staging.iter().flatten()).copied().collect();
-        // A request that is under way is answered once; until then it must not be made again.
-        self.wants.retain(|digest, w| w.again.is_none() || needed.contains(digest));
-    }
-
-    fn bury(&mut self, cx: &mut Cx<'_, Output>, job: JobId, requester: PublicKey) {
-        self.record(cx, job, JobRecord::Tombstone { requester });
-        while self.tombstone_order.len() > TOMBSTONES_MAX {
-            if let Some(oldest) = self.tombstone_order.pop_front() {
-                self.tombstones.remove(&oldest);
-                cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Job, &oldest.0) }));
-            }
-        }
-    }
-
     fn inventory(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
         let of_peer = self.held.iter().filter(|(_, h)| h.requester() == peer);
         let jobs = of_peer.filter_map(|(j, _)| Some((*j, self.state(j)?))).collect();
@@ -702,9 +316,16 @@ impl Machine for Executor {
                 }
             }
             Input::Message { peer, message } => self.order(cx, peer, *message),
-            Input::Fetched { digest, new } => self.fetched(cx, digest, new),
-            Input::FetchFailed { digest, why } => self.fetch_failed(cx, digest, &why),
+            Input::Fetched { digest, claim, new } => self.fetched(cx, (digest, claim), new),
+            Input::FetchFailed { digest, claim, why, hopeless } => {
+                self.fetch_failed(cx, (digest, claim), &why, hopeless);
+            }
             Input::Engine(report) => self.engine(cx, report),
+            Input::Blocked(peer) => {
+                for job in self.unsealed_of(&peer) {
+                    self.end(cx, &job);
+                }
+            }
             Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }
@@ -724,10 +345,11 @@ impl Machine for Executor {
                 self.offer(cx, &job);
             }
         }
-        for (digest, w) in &mut self.wants {
+        for ((digest, claim), w) in &mut self.wants {
             if w.again.is_some_and(|at| at <= now) {
                 w.again = None;
-                cx.emit(Output::Want { digest: *digest, len: w.len, sources: w.sources.clone() });
+                let (digest, claim, len) = (*digest, *claim, w.len);
+                cx.emit(Output::Want { digest, len, claim, sources: w.sources.clone() });
             }
         }
     }

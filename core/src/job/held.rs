@@ -159,6 +159,12 @@ impl Held {
         self.order.requester
     }
 
+    /// Whether the job gives its requester a right to an object here: it started with it, or left it.
+    pub fn has_shown(&self, digest: &Digest) -> bool {
+        let started = self.started.is_some() && self.order.inputs.iter().any(|i| i.digest == *digest);
+        started || self.receipt.iter().any(|r| r.outputs.iter().any(|o| o.digest == *digest))
+    }
+
     /// Objects in the local store that this job uses.
     pub fn objects(&self) -> impl Iterator<Item = Digest> {
         let outputs = self.receipt.iter().flat_map(|r| r.outputs.iter().map(|o| o.digest));

@@ -19,8 +19,8 @@ use bytes::Bytes;
 
 /// First frame kind of this room.
 pub const KIND_FIRST: u8 = 0x10;
-/// Last frame kind of this room.
-pub const KIND_LAST: u8 = 0x1f;
+/// Last frame kind of this room in this version; up to 0x1f are reserved for later ones.
+pub const KIND_LAST: u8 = 0x1a;
 /// Largest ticket in bytes.
 pub const TICKET_BYTES_MAX: usize = 256;
 /// Longest words of a refusal in bytes.
@@ -218,6 +218,23 @@ impl Message {
             | Message::Cancel { .. }
             | Message::Release { .. }
             | Message::UnknownRun { .. } => Addressee::Executor,
+        }
+    }
+
+    /// Whether it speaks of a job. The empty inventory that every peer begins with, and its answer, do not.
+    pub fn is_about_a_job(&self) -> bool {
+        match self {
+            Message::Inventory { jobs, .. } => !jobs.is_empty(),
+            Message::LeaseAck => false,
+            Message::Dispatch { .. }
+            | Message::Accepted { .. }
+            | Message::Rejected { .. }
+            | Message::SealedOffer { .. }
+            | Message::ResultAck { .. }
+            | Message::Cancel { .. }
+            | Message::CancelAck { .. }
+            | Message::Release { .. }
+            | Message::UnknownRun { .. } => true,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How long a run waits for named peers to show their catalogues: longer than it takes to notice that a connection leads
 /// nowhere (30 s), to wait for the next attempt at the peer (another 30 s) and to find and reach it. A run that was
@@ -85,7 +86,7 @@ pub enum Input {
         /// Whose.
         peer: PublicKey,
         /// What it offers us.
-        services: Option<Vec<Service>>,
+        services: Option<Arc<[Service]>>,
     },
     /// A peer's control stream is up. The node itself is a peer that is up from the start.
     PeerUp(PublicKey),
@@ -471,6 +472,10 @@ impl Requester {
     fn peer_down(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
         if let Some(p) = self.peers.get_mut(&peer) {
             p.up = false;
+            // Anybody may come and go: only who has something to be remembered for is.
+            if p.busy_until.is_none_or(|at| at <= cx.now) {
+                self.peers.remove(&peer);
+            }
         }
         for l in self.live.values_mut().filter(|l| l.peer == peer && l.silence == Silence::None) {
             l.silence = Silence::Suspect;

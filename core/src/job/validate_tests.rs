@@ -31,8 +31,8 @@ fn offers() -> Offerings {
     let mut o = Offerings::default();
     let count = service("word-count", true, &[]);
     let fill = service("fill", false, &[("table", MountDirection::In), ("map", MountDirection::Out)]);
-    o.set(peer(1), Some(vec![count.clone(), fill]));
-    o.set(peer(2), Some(vec![count]));
+    o.set(peer(1), Some(vec![count.clone(), fill].into()));
+    o.set(peer(2), Some(vec![count].into()));
     o
 }
 

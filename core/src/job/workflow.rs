@@ -5,8 +5,8 @@
 
 use crate::id::{Digest, PublicKey};
 use crate::port::Port;
+pub use crate::problem::Problem;
 use std::collections::BTreeMap;
-use std::fmt;
 
 /// An object in a content-addressed store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,19 +72,4 @@ pub struct Workflow {
     pub nodes: Vec<(String, NodeKind)>,
     /// Edges in declared order, which is the order of concatenation.
     pub edges: Vec<Edge>,
-}
-
-/// Something wrong with a workflow: where, what, and how to mend it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
-    /// The place, in the words of the text form: `nodes.count.service`, `edges[3].to`.
-    pub place: String,
-    /// What is wrong and what would be right.
-    pub reason: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.reason)
-    }
 }

@@ -5,6 +5,7 @@
 
 use super::wiring::{Inside, command_waiter};
 use super::{Life, Node};
+use crate::action::Action;
 use crate::command::{Command, CommandError, PeerView, Placement, Reply, ServiceView, StatusView};
 use crate::dht::record::{NodeType, RecordContent};
 use crate::id::{CommandId, Digest, OpId, OpIds, PeerName, PublicKey};
@@ -14,6 +15,7 @@ use crate::job::plan::Plan;
 use crate::job::requester;
 use crate::job::validate;
 use crate::job::workflow::Workflow;
+use crate::port::BlobRequest;
 use crate::service::catalogue;
 use crate::ticket::Ticket;
 use crate::time::{Deadline, Duration, Instant, UnixTime};
@@ -34,11 +36,18 @@ pub(super) struct Commands {
     ops: OpIds,
     plans: BTreeMap<CommandId, (Workflow, Instant)>,
     fetches: BTreeMap<CommandId, Digest>,
+    /// Objects to keep that the store is asked for.
+    keeps: BTreeMap<OpId, (CommandId, Digest)>,
 }
 
 impl Commands {
     pub(super) fn new(room: u8) -> Self {
-        Self { ops: OpIds::new(room), plans: BTreeMap::new(), fetches: BTreeMap::new() }
+        Self {
+            ops: OpIds::new(room),
+            plans: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            keeps: BTreeMap::new(),
+        }
     }
 
     pub(super) fn issue_op(&mut self) -> OpId {
@@ -66,6 +75,7 @@ impl<T: Transport> Node<T> {
                 );
             }
             Command::Connect { peer, addr } => self.connect(id, peer, addr),
+            Command::Block { key, blocked } => self.block(id, key, blocked),
             Command::AddService(service) => {
                 self.inbox.push_back(Inside::Catalogue(catalogue::Input::Add { id, service }));
             }
@@ -91,6 +101,8 @@ impl<T: Transport> Node<T> {
             Command::Cancel(run) => {
                 self.inbox.push_back(Inside::Requester(requester::Input::Cancel { id, run }));
             }
+            Command::Keep { digest, kept: true } => self.keep(id, digest),
+            Command::Keep { digest, kept: false } => self.let_go(id, digest),
             Command::Share { digest, consumer, valid } => self.share(id, digest, consumer, valid),
             Command::Fetch { digest, len, from, ticket } => self.fetch(id, digest, len, from, &ticket),
             Command::Shutdown => self.begin_stop(id),
@@ -108,12 +120,31 @@ impl<T: Transport> Node<T> {
 
     fn connect(&mut self, id: CommandId, peer: PeerName, addr: Option<SocketAddr>) {
         match self.resolve(&peer) {
+            Some(key) if self.book.is_blocked(&key) => {
+                self.connect_command_done(id, key, Err(ConnectFailed::Blocked));
+            }
             Some(key) => {
                 self.inbox.push_back(Inside::Book(book::Input::Named(key)));
                 self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr }));
             }
             None => self.reply(id, Reply::Error(CommandError::UnknownPeer(peer))),
         }
+    }
+
+    fn block(&mut self, id: CommandId, key: PublicKey, blocked: bool) {
+        if key == self.me {
+            return self.reply(id, Reply::Error(CommandError::BlockSelf));
+        }
+        self.inbox.push_back(Inside::Book(book::Input::Block(key, blocked)));
+        // The word is recorded before anything else is settled, and the reply waits for it in the gate.
+        self.settle_inside();
+        if self.book.is_blocked(&key) != blocked {
+            return self.reply(id, Reply::Error(CommandError::Limit("peers that are known")));
+        }
+        if blocked {
+            self.cut(&key);
+        }
+        self.reply(id, Reply::Done);
     }
 
     pub(super) fn connect_command_done(
@@ -163,11 +194,56 @@ impl<T: Transport> Node<T> {
 
     // ------------------------------------------------------------------------------------ objects
 
+    /// Makes an object the user's own, and then sees whether it is there: from now on nothing here removes it.
+    fn keep(&mut self, id: CommandId, digest: Digest) {
+        if self.sealing.is_removing(&digest) {
+            // Decided before, and perhaps carried out after.
+            return self.reply(id, Reply::Error(CommandError::UnknownObject(digest)));
+        }
+        if self.commands.keeps.len() >= WAITING_MAX {
+            return self.reply(id, Reply::Error(CommandError::Limit("objects to keep")));
+        }
+        if !self.grant_to_user(digest) {
+            return self.reply(id, Reply::Error(CommandError::Limit("objects that are kept")));
+        }
+        let op = self.commands.issue_op();
+        self.commands.keeps.insert(op, (id, digest));
+        self.actions.push_back(Action::Blob { op, request: BlobRequest::Open { digest } });
+    }
+
+    fn grant_to_user(&mut self, digest: Digest) -> bool {
+        let (requester, reason) = (self.me, serve::Reason::User);
+        self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
+        // Recorded before anything else is settled: replies wait for it in the gate.
+        self.settle_inside();
+        self.server.is_granted_for(&digest, &requester, reason)
+    }
+
+    /// The store was asked for an object that is to be kept.
+    pub(super) fn keep_answered(&mut self, op: OpId, there: bool) {
+        let Some((id, digest)) = self.commands.keeps.remove(&op) else { return };
+        if there {
+            return self.reply(id, Reply::Done);
+        }
+        self.take_from_user(digest);
+        self.reply(id, Reply::Error(CommandError::UnknownObject(digest)));
+    }
+
+    fn take_from_user(&mut self, digest: Digest) {
+        let (requester, reason) = (self.me, serve::Reason::User);
+        self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
+        self.settle_inside();
+    }
+
+    fn let_go(&mut self, id: CommandId, digest: Digest) {
+        self.take_from_user(digest);
+        self.remove_object(digest);
+        self.reply(id, Reply::Done);
+    }
+
     fn share(&mut self, id: CommandId, digest: Digest, consumer: PublicKey, valid: Duration) {
         let ticket = Ticket::sign(&self.config.keypair, digest, consumer, self.wall.plus(valid));
-        self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester: self.me }));
-        // The grant is recorded before anything else is settled, and the reply waits for it in the gate.
-        self.settle_inside();
+        self.grant_to_user(digest);
         self.reply(id, Reply::Ticket(ticket.encode().into()));
     }
 
@@ -187,6 +263,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Fetch(fetch::Input::Want {
             digest,
             len,
+            claim: None,
             sources,
             waiter: command_waiter(id),
         }));
@@ -194,6 +271,9 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn fetch_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
         if self.commands.fetches.remove(&id).is_some() {
+            if result.is_ok() {
+                self.grant_to_user(digest);
+            }
             self.reply(
                 id,
                 match result {
@@ -264,6 +344,7 @@ impl<T: Transport> Node<T> {
             source: known.map_or("met", |p| p.source.as_str()),
             trouble: if link.is_some() { None } else { self.cascade.trouble(key) },
             services: count(self.catalogue.offers().of(key).len()),
+            blocked: known.is_some_and(|p| p.blocked),
         })
     }
 

@@ -1,7 +1,7 @@
 //! What a node is told at its start.
 
 use crate::id::{DhtId, Keypair, Lsn};
-use crate::limits::{IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, PEERS_MAX};
+use crate::limits::{IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, PEERS_MAX};
 use crate::store::StoredRecord;
 use crate::time::Duration;
 use std::net::SocketAddr;
@@ -18,6 +18,8 @@ pub struct NodeConfig {
     pub max_peers: usize,
     /// Connected peers below which known ones are dialled.
     pub min_peers: usize,
+    /// Peers remembered, connected or not; a quarter as many records of theirs are.
+    pub known_peers_max: usize,
     /// Whether the node is reachable from everywhere at the addresses it publishes.
     pub public: bool,
     /// Addresses to publish; empty: those peers observe.
@@ -46,6 +48,7 @@ impl NodeConfig {
             topics: Vec::new(),
             max_peers: PEERS_MAX,
             min_peers: 5,
+            known_peers_max: KNOWN_PEERS_MAX,
             public: false,
             public_addrs: Vec::new(),
             publish_private: false,

@@ -11,11 +11,15 @@
 //! A link is *connecting* until the peer is identified, then *connected*, *idle* after a minute without activity,
 //! *stale* when it is about to be closed, and closed with code 0x100 after five minutes (SPEC 3.4); dialling again is
 //! transparent. QUIC's keep-alive is no activity; messages are, those of running jobs included, and so are transfers.
+//!
+//! A node that has its `max_peers` still hears whoever dials it, as a *guest*: both tell each other of peers, so that the
+//! newcomer finds others, and a guest that uses the connection within [`GUEST_STAY`] stays. The others are sent away
+//! with code 0x105. So nobody is cut off from the services of a popular node by those who are merely connected.
 
 use crate::codec::{DecodeError, Frame, FrameReader};
 use crate::command::PeerState;
 use crate::id::{ConnId, DhtId, PublicKey, StreamId};
-use crate::limits::CONTROL_QUEUE_BYTES_MAX;
+use crate::limits::{CONTROL_QUEUE_BYTES_MAX, GUEST_STAY};
 use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
@@ -48,6 +52,8 @@ pub struct Link {
     pub identified: bool,
     /// The peer's DHT node id, once it is identified: another one is another process.
     process: Option<DhtId>,
+    /// Sent away then, unless it uses the connection.
+    guest_until: Option<Instant>,
     last_activity: Instant,
     close_after: Duration,
     control: Option<StreamId>,
@@ -149,6 +155,7 @@ impl Links {
             since_wall: wall,
             identified: false,
             process: None,
+            guest_until: None,
             last_activity: now,
             close_after: self.close_after,
             control: None,
@@ -190,7 +197,7 @@ impl Links {
         self.links.iter().map(|(c, l)| (*c, l))
     }
 
-    /// Identified peers.
+    /// Identified peers, guests included.
     pub fn up(&self) -> usize {
         self.links.values().filter(|l| l.identified).count()
     }
@@ -222,6 +229,31 @@ impl Links {
         if let Some(link) = self.links.get_mut(&conn) {
             link.last_activity = now;
         }
+    }
+
+    /// The peer came when there were peers enough: it stays a moment, or as long as it uses the connection.
+    pub fn is_guest(&mut self, now: Instant, conn: ConnId) {
+        if let Some(link) = self.links.get_mut(&conn).filter(|l| !l.dialled) {
+            link.guest_until = Some(now + GUEST_STAY);
+        }
+    }
+
+    /// A job or a transfer uses the connection.
+    pub fn used(&mut self, conn: ConnId) {
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.guest_until = None;
+        }
+    }
+
+    /// When the next guest is sent away.
+    pub fn guests_until(&self) -> Option<Instant> {
+        self.links.values().filter_map(|l| l.guest_until).min()
+    }
+
+    /// Guests to send away now.
+    pub fn guests_to_go(&self, now: Instant) -> Vec<ConnId> {
+        let over = |l: &Link| l.guest_until.is_some_and(|at| at <= now);
+        self.links.iter().filter(|(_, l)| over(l)).map(|(c, _)| *c).collect()
     }
 
     /// Whether `stream` becomes, or is, the control stream of an accepted connection.

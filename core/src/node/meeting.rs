@@ -15,8 +15,9 @@ use crate::id::{CommandId, ConnId, OpId, PublicKey};
 use crate::identity::cascade::{ConnectFailed, DialFailed, DialId};
 use crate::identity::exchange::{self, Exchange, Identity, PeerFault};
 use crate::identity::{book, cascade};
-use crate::job::{executor, message::Message, requester};
-use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
+use crate::job::message::{self as job, Message};
+use crate::job::{executor, requester};
+use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
 use crate::machine::Machine;
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
@@ -71,6 +72,9 @@ impl<T: Transport> Node<T> {
     fn connect_for_ourselves(&mut self, key: PublicKey) {
         self.meeting.next_connect += 1;
         let id = CommandId(OWN_CONNECTS | self.meeting.next_connect);
+        if self.book.is_blocked(&key) {
+            return self.connect_done(id, key, Err(ConnectFailed::Blocked));
+        }
         self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr: None }));
     }
 
@@ -100,7 +104,7 @@ impl<T: Transport> Node<T> {
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
-                    self.streams.accepted((conn, stream));
+                    self.streams.accepted(self.now, (conn, stream));
                     self.streams.readable(&mut self.transport, (conn, stream));
                 }
             }
@@ -134,6 +138,8 @@ impl<T: Transport> Node<T> {
             Some((close_code::BLOCKED, "blocked"))
         } else if !matches!(self.life, Life::Running) {
             Some((close_code::SHUTDOWN, "the node shuts down"))
+        } else if !dialled && self.links.len() >= LINKS_MAX && self.links.of(&peer).is_none() {
+            Some((close_code::FULL, "no room for another peer"))
         } else {
             None
         };
@@ -169,6 +175,17 @@ impl<T: Transport> Node<T> {
         self.notify_peer(&peer);
     }
 
+    /// The user blocks a peer: it hears no more than why, and whatever was said to it or wanted of it ends here.
+    pub(super) fn cut(&mut self, peer: &PublicKey) {
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Blocked(*peer)));
+        self.inbox.push_back(Inside::Executor(executor::Input::Blocked(*peer)));
+        let open: Vec<ConnId> =
+            self.links.iter().filter(|(_, l)| l.peer == *peer).map(|(conn, _)| conn).collect();
+        for conn in open {
+            self.transport.close(self.now, conn, close_code::BLOCKED, "blocked");
+        }
+    }
+
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.exchanges.remove(&conn);
         self.streams.connection_gone(conn);
@@ -177,11 +194,14 @@ impl<T: Transport> Node<T> {
             self.refuse("dial-found-another-peer");
         }
         if let Some((dial, _)) = dial {
-            self.dialled(dial, Err(DialFailed::Closed(reason)));
+            self.dialled(dial, Err(DialFailed::Closed(reason.clone())));
         }
         let Some((link, current)) = self.links.closed(conn) else { return };
         if current && link.identified {
             self.peer_down(&link.peer);
+            if matches!(reason, CloseReason::Peer { code, .. } if code == close_code::FULL.into()) {
+                self.inbox.push_back(Inside::Cascade(cascade::Input::SentAway(link.peer)));
+            }
         }
         if current {
             self.notify_peer(&link.peer);
@@ -251,6 +271,9 @@ impl<T: Transport> Node<T> {
                 return;
             }
         }
+        if self.links.up() > self.config.max_peers {
+            self.links.is_guest(self.now, conn);
+        }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {
             self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: key, addr: observed }));
@@ -307,7 +330,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    /// A frame behind the identity exchange. Unknown kinds are passed over, but in the range of job messages they are a fault.
+    /// A frame behind the identity exchange. Kinds that this version does not know are a newer peer's: counted, passed over.
     fn message(&mut self, conn: ConnId, peer: PublicKey, frame: &Frame) {
         let broken = match frame.kind {
             catalogue::KIND => match catalogue::decode(frame) {
@@ -318,14 +341,20 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
-            0x10..=0x1f => match Message::from_frame(frame) {
+            job::KIND_FIRST..=job::KIND_LAST => match Message::from_frame(frame) {
                 Ok(message) => {
+                    if message.is_about_a_job() {
+                        self.links.used(conn);
+                    }
                     self.job_message(peer, message);
                     None
                 }
                 Err(e) => Some(e),
             },
-            _ => None,
+            _ => {
+                self.refuse("message-unknown");
+                None
+            }
         };
         if let Some(e) = broken {
             self.refuse("message-malformed");
@@ -399,7 +428,11 @@ impl<T: Transport> Node<T> {
     }
 
     pub(super) fn stream_news(&mut self, stream: StreamKey, news: StreamNews) {
+        if news == StreamNews::Late {
+            return self.refuse("transfer-head-late");
+        }
         self.links.active(self.now, stream.0);
+        self.links.used(stream.0);
         let (owner, event) = match news {
             StreamNews::Head(frame) => {
                 let Some(link) = self.links.get(stream.0).filter(|l| l.identified) else {
@@ -412,6 +445,8 @@ impl<T: Transport> Node<T> {
                 return;
             }
             StreamNews::Malformed => return self.refuse("transfer-malformed"),
+            // Silence is no activity.
+            StreamNews::Late => return,
             StreamNews::Event(owner, event) => (owner, event),
         };
         self.inbox.push_back(match owner {
@@ -429,7 +464,9 @@ impl<T: Transport> Node<T> {
             .filter(|e| !e.done())
             .filter_map(Machine::poll_timeout)
             .fold(None, |a, b| Deadline::earlier(a, Some(b)));
-        Deadline::earlier(self.meeting.idle_check.map(|at| Deadline::new(at, "idle check")), exchanges)
+        let guests = self.links.guests_until().map(|at| Deadline::new(at, "send a guest away"));
+        let idle = self.meeting.idle_check.map(|at| Deadline::new(at, "idle check"));
+        [idle, guests, self.streams.poll_timeout()].into_iter().fold(exchanges, Deadline::earlier)
     }
 
     pub(super) fn meeting_timeout(&mut self) {
@@ -440,6 +477,11 @@ impl<T: Transport> Node<T> {
             let Some(machine) = self.exchanges.get_mut(&conn) else { continue };
             let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, Machine::handle_timeout);
             self.after_exchange(conn, out);
+        }
+        self.streams.handle_timeout(&mut self.transport, self.now);
+        for conn in self.links.guests_to_go(self.now) {
+            self.refuse("peers-full");
+            self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");
         }
         if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
             self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);

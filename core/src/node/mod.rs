@@ -39,7 +39,7 @@ use crate::identity::cascade::{self, Cascade, CascadeConfig};
 use crate::identity::exchange::Exchange;
 use crate::job::executor::{self, Executor, ExecutorConfig};
 use crate::job::requester::{self, Requester};
-use crate::limits::SETTLE_ROUNDS_MAX;
+use crate::limits::{CACHED_RECORDS_MAX, SETTLE_ROUNDS_MAX};
 use crate::machine::Machine;
 use crate::port::AnnouncePort;
 use crate::rng::Rng;
@@ -151,10 +151,11 @@ impl<T: Transport> Node<T> {
             private_networks: config.private_network,
             republish_every: config.republish_every,
             search_every: config.discover_every,
+            cached_records_max: (config.known_peers_max / 4).clamp(16, CACHED_RECORDS_MAX),
             ops_room: op_room::DHT,
         });
         dht.restore(records).map_err(|(r, e)| bad(r.subject.room, r.lsn.0, &e))?;
-        let mut book = Book::new(me, config.private_network);
+        let mut book = Book::new(me, config.private_network, config.known_peers_max);
         book.restore(now, records).map_err(|(r, e)| bad(r.subject.room, r.lsn.0, &e))?;
         let server = Server::restore(op_room::SERVE, records).map_err(|e| bad(Room::Grant, 0, &e))?;
         let catalogue = Catalogue::restore(me, records).map_err(|(lsn, e)| bad(Room::Service, lsn, &e))?;
@@ -339,7 +340,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Dht(dht::Input::Content(content)));
         self.inbox.push_back(Inside::Dht(dht::Input::Start));
         self.inbox.push_back(Inside::Cascade(cascade::Input::Start));
-        for (key, addr) in self.book.most_recent(self.config.max_peers) {
+        for (key, addr) in self.book.most_recent(self.config.max_peers, |_| true) {
             self.learnt(key, addr);
         }
     }
@@ -361,6 +362,10 @@ impl<T: Transport> Node<T> {
             if self.inbox.is_empty() {
                 break;
             }
+        }
+        if self.inbox.capacity() > INBOX_KEPT {
+            // What a busy moment needed is not kept for ever.
+            self.inbox.shrink_to(INBOX_KEPT);
         }
         if let Life::Stopping { asked, .. } = self.life
             && self.gate.is_at_rest()
@@ -410,6 +415,9 @@ impl<T: Transport> Node<T> {
         *self.refused.entry(reason).or_default() += 1;
     }
 }
+
+/// Inputs between machines for which memory is kept.
+const INBOX_KEPT: usize = 16;
 
 /// Everything random of a node, one stream per machine, so that a new draw in one does not shift another's.
 fn rng(seed: &[u8; 32], label: &str) -> Rng {

@@ -61,6 +61,11 @@ impl Sealing {
         self.removing.insert(op, digest);
     }
 
+    /// Whether the store has not yet answered a removal of it.
+    pub fn is_removing(&self, digest: &Digest) -> bool {
+        self.removing.values().any(|d| d == digest)
+    }
+
     /// The engine reports. What leaves no outputs is given back at once; a second end of the same execution is nothing.
     pub fn reported(&mut self, report: EngineReport) -> Option<EngineReport> {
         let outputs: BTreeSet<Digest> = match &report.event {

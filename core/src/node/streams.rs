@@ -3,14 +3,17 @@
 //! A machine asks for bytes when it has credit for them, and hands over bytes one batch at a time; this table keeps at
 //! most one standing read and one unfinished write per stream and serves them as the transport allows. Not reading is
 //! what holds a sender back; not confirming a write is what holds a producer back. The first frame of a stream that a
-//! peer opened says what it wants.
+//! peer opened says what it wants; it must come soon, or the stream is reset: a peer has sixteen, and an idle connection is
+//! not closed while one is open.
 
 use crate::codec::{Frame, FrameReader};
 use crate::id::{ConnId, StreamId};
+use crate::limits::TRANSFER_HEAD_TIMEOUT;
+use crate::time::{Deadline, Instant};
 use crate::transfer::{StreamEvent, StreamKey};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Largest batch of bytes handed to a machine at once.
 const BATCH_MAX: usize = 64 * 1024;
@@ -26,7 +29,8 @@ pub enum Owner {
 
 #[derive(Debug)]
 enum Role {
-    Head(FrameReader),
+    /// The first frame is read, and waited for until then.
+    Head(FrameReader, Instant),
     Owned(Owner),
 }
 
@@ -46,6 +50,8 @@ pub enum StreamNews {
     Head(Frame),
     /// The first frame is malformed; the stream was reset.
     Malformed,
+    /// The first frame did not come in time; the stream was reset.
+    Late,
     /// Something for the machine whose stream it is.
     Event(Owner, StreamEvent),
 }
@@ -54,6 +60,8 @@ pub enum StreamNews {
 #[derive(Debug, Default)]
 pub struct Streams {
     slots: BTreeMap<StreamKey, Slot>,
+    /// Until when first frames are waited for.
+    heads: BTreeSet<(Instant, StreamKey)>,
     news: VecDeque<(StreamKey, StreamNews)>,
 }
 
@@ -64,9 +72,25 @@ impl Streams {
     }
 
     /// A stream a peer opened; its head is read first.
-    pub fn accepted(&mut self, key: StreamKey) {
-        let role = Role::Head(FrameReader::default());
+    pub fn accepted(&mut self, now: Instant, key: StreamKey) {
+        let until = now + TRANSFER_HEAD_TIMEOUT;
+        self.heads.insert((until, key));
+        let role = Role::Head(FrameReader::default(), until);
         self.slots.insert(key, Slot { role, read: Some(BATCH_MAX), write: None, ended: false });
+    }
+
+    /// When the next first frame is overdue.
+    pub fn poll_timeout(&self) -> Option<Deadline> {
+        self.heads.first().map(|(at, _)| Deadline::new(*at, "first frame of a transfer stream"))
+    }
+
+    /// Resets streams whose first frame is overdue.
+    pub fn handle_timeout<T: Transport>(&mut self, transport: &mut T, now: Instant) {
+        while let Some((_, key)) = self.heads.first().copied().filter(|(at, _)| *at <= now) {
+            self.heads.pop_first();
+            self.abandon(transport, key);
+            self.news.push_back((key, StreamNews::Late));
+        }
     }
 
     /// Streams open on a connection.
@@ -105,14 +129,14 @@ impl Streams {
 
     /// The owner is done with the stream, and what it wrote and finished still gets there; nothing more is told of it.
     pub fn release<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
-        if self.slots.remove(&key).is_some() {
+        if self.remove(key).is_some() {
             transport.stop(key.0, key.1);
         }
     }
 
     /// The owner abandons the stream; nothing more is told of it.
     pub fn abandon<T: Transport>(&mut self, transport: &mut T, key: StreamKey) {
-        if self.slots.remove(&key).is_some() {
+        if self.remove(key).is_some() {
             transport.reset(key.0, key.1);
         }
     }
@@ -168,8 +192,17 @@ impl Streams {
         self.gone(key);
     }
 
+    /// Forgets a stream.
+    fn remove(&mut self, key: StreamKey) -> Option<Slot> {
+        let slot = self.slots.remove(&key)?;
+        if let Role::Head(_, until) = slot.role {
+            self.heads.remove(&(until, key));
+        }
+        Some(slot)
+    }
+
     fn gone(&mut self, key: StreamKey) {
-        if let Some(Slot { role: Role::Owned(owner), .. }) = self.slots.remove(&key) {
+        if let Some(Slot { role: Role::Owned(owner), .. }) = self.remove(key) {
             self.news.push_back((key, StreamNews::Event(owner, StreamEvent::Gone)));
         }
     }
@@ -187,12 +220,13 @@ impl Streams {
                 self.news.push_back((key, StreamNews::Event(*owner, event)));
                 false
             }
-            (Role::Head(reader), Chunk::Bytes(b)) => {
+            (Role::Head(reader, until), Chunk::Bytes(b)) => {
                 reader.push(&b);
                 match reader.next_frame() {
                     Ok(None) => true,
                     // A request is one frame and nothing after it.
                     Ok(Some(frame)) if reader.buffered() == 0 => {
+                        self.heads.remove(&(*until, key));
                         slot.role = Role::Owned(Owner::Serve);
                         slot.read = None;
                         self.news.push_back((key, StreamNews::Head(frame)));
@@ -201,12 +235,12 @@ impl Streams {
                     Ok(Some(_)) | Err(_) => self.malformed(transport, key),
                 }
             }
-            (Role::Head(_), Chunk::End) => self.malformed(transport, key),
+            (Role::Head(..), Chunk::End) => self.malformed(transport, key),
         }
     }
 
     fn malformed<T: Transport>(&mut self, transport: &mut T, key: StreamKey) -> bool {
-        self.slots.remove(&key);
+        self.remove(key);
         transport.reset(key.0, key.1);
         self.news.push_back((key, StreamNews::Malformed));
         false

@@ -8,6 +8,9 @@ use crate::event::Datagram;
 use crate::id::{Keypair, Lsn, PeerName, StreamId};
 use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as ExchangeOutput, VERSIONS};
 use crate::laws::{Rig, WALL_AT_START};
+use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
+use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
+use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
 use crate::transport::{CloseReason, TransportEvent, tls};
 use bytes::{Bytes, BytesMut};
@@ -45,11 +48,19 @@ struct World {
     replies: Vec<(CommandId, Reply)>,
     stopped: bool,
     commands: u64,
+    journal: Vec<StoredRecord>,
+    /// Whether there is a store of objects, and what is in it.
+    stores: bool,
+    objects: BTreeSet<crate::id::Digest>,
 }
 
 impl World {
     fn new() -> Self {
-        let (node_config, journal) = (NodeConfig::new(key(NODE)), Journal::default());
+        Self::of(NodeConfig::new(key(NODE)))
+    }
+
+    fn of(node_config: NodeConfig) -> Self {
+        let journal = Journal::default();
         let node =
             Node::restore(node_config, transport(NODE), [9; 32], Instant::ZERO, WALL_AT_START, journal);
         let mut world = Self {
@@ -60,6 +71,9 @@ impl World {
             replies: Vec::new(),
             stopped: false,
             commands: 0,
+            journal: Vec::new(),
+            stores: false,
+            objects: BTreeSet::new(),
         };
         world.tell(Event::LocalAddrs(vec![addr(NODE)]));
         world
@@ -79,7 +93,24 @@ impl World {
         while let Some(action) = self.node.poll_action() {
             assert!(!self.stopped, "nothing follows the end");
             match action {
-                Action::Persist { lsn: Lsn(lsn), .. } => self.tell(Event::Persisted { up_to: Lsn(lsn) }),
+                Action::Persist { lsn, ops } => {
+                    ops.into_iter().for_each(|op| self.write(lsn, op));
+                    self.tell(Event::Persisted { up_to: lsn });
+                }
+                Action::Blob { op, request } if self.stores => {
+                    let result = match request {
+                        BlobRequest::Open { digest } if self.objects.contains(&digest) => {
+                            Ok(BlobAnswer::Info(BlobInfo { len: 1, pieces: Bytes::new() }))
+                        }
+                        BlobRequest::Remove { digest } => {
+                            self.objects.remove(&digest);
+                            Ok(BlobAnswer::Removed)
+                        }
+                        BlobRequest::Create { .. } => Ok(BlobAnswer::Partial { have: vec![0] }),
+                        _ => Err(BlobFailed::NotFound),
+                    };
+                    self.tell(Event::Blob { op, result });
+                }
                 Action::Reply { id, reply } => self.replies.push((id, reply)),
                 Action::Stopped { fault } => {
                     assert_eq!(fault, None);
@@ -88,6 +119,28 @@ impl World {
                 Action::Dht { .. } | Action::Blob { .. } | Action::Engine { .. } | Action::Notify(_) => {}
             }
         }
+    }
+
+    fn write(&mut self, lsn: Lsn, op: StoreOp) {
+        let (StoreOp::Replace { subject, .. } | StoreOp::Forget { subject }) = &op else {
+            let StoreOp::Append { subject, record } = op else { unreachable!() };
+            return self.journal.push(StoredRecord { lsn, subject, record });
+        };
+        self.journal.retain(|r| r.subject != *subject);
+        if let StoreOp::Replace { subject, record } = op {
+            self.journal.push(StoredRecord { lsn, subject, record });
+        }
+    }
+
+    /// The node's process ends without a word, and another takes up its journal.
+    fn restart(&mut self) {
+        let last = self.journal.iter().map(|r| r.lsn).max().unwrap_or_default();
+        let journal = Journal { last, records: self.journal.clone(), ..Journal::default() };
+        let config = NodeConfig::new(key(NODE));
+        let wall = self.wall();
+        let node = Node::restore(config, transport(NODE), [10; 32], self.now, wall, journal);
+        self.node = node.expect("its own journal");
+        self.tell(Event::LocalAddrs(vec![addr(NODE)]));
     }
 
     /// Lets `span` pass. A datagram takes no time; both sides are woken when they want to be.
@@ -211,6 +264,11 @@ fn identity_of(n: u8) -> Frame {
     }
 }
 
+/// Nobody is known: what follows the identity.
+fn known_peers() -> Frame {
+    Frame::new(0x02, &Dict::new().with("p", Vec::<crate::codec::Value>::new()))
+}
+
 /// An empty catalogue: the kind of message that follows the identity exchange.
 fn catalogue() -> Frame {
     Frame::new(catalogue::KIND, &Dict::new().with("s", Vec::<crate::codec::Value>::new()))
@@ -225,6 +283,27 @@ fn a_stranger_that_says_who_it_is_becomes_a_peer() {
     assert_eq!(world.closed_with(), None);
     assert_eq!(world.status().connected, 1);
     assert_eq!(world.peers()[0].key, key(STRANGER).public());
+}
+
+#[test]
+fn a_guest_of_a_full_node_is_heard_and_sent_away_unless_it_uses_the_connection() {
+    let full = || World::of(NodeConfig { max_peers: 0, min_peers: 0, ..NodeConfig::new(key(NODE)) });
+    let mut idle = full();
+    let conn = idle.connect();
+    idle.say(conn, &[identity_of(STRANGER), catalogue()]);
+    assert_eq!((idle.status().connected, idle.closed_with()), (1, None), "a guest is a peer for a while");
+    idle.run(GUEST_STAY);
+    let Some(CloseReason::Peer { code, .. }) = idle.closed_with() else { panic!("not closed") };
+    assert_eq!(code, u64::from(close_code::FULL));
+    assert_eq!(idle.refused("peers-full"), 1);
+
+    let mut busy = full();
+    let conn = busy.connect();
+    busy.say(conn, &[identity_of(STRANGER)]);
+    let head = Frame::new(0x40, &Dict::new());
+    busy.say(conn, &[head]);
+    busy.run(GUEST_STAY);
+    assert_eq!(busy.closed_with(), None, "a transfer stream was opened");
 }
 
 #[test]
@@ -283,4 +362,136 @@ fn a_shutdown_is_answered_and_then_the_node_has_stopped() {
     world.say(conn, &[identity_of(STRANGER)]);
     assert_eq!(world.ask(Command::Shutdown), Reply::Done);
     assert!(world.stopped);
+}
+
+#[test]
+fn a_stream_that_asks_for_nothing_is_reset_and_keeps_nobody_from_being_idle() {
+    let mut world = World::new();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER), known_peers()]);
+    let stream = world.stranger.open(conn).expect("a stream");
+    world.stranger.write(conn, stream, &mut Bytes::from_static(&[0, 0])).expect("room");
+    world.run(TRANSFER_HEAD_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(world.refused("transfer-head-late"), 0);
+    world.run(Duration::from_millis(1));
+    assert_eq!(world.refused("transfer-head-late"), 1);
+    assert_eq!(world.stranger.read(conn, stream, 1), Err(crate::transport::ReadError::Gone));
+    assert_eq!(world.closed_with(), None, "the connection is none the worse");
+    world.run(IDLE_CLOSE_AFTER + IDLE_CHECK_EVERY);
+    let Some(CloseReason::Peer { code, .. }) = world.closed_with() else { panic!("{:?}", world.heard) };
+    assert_eq!(code, u64::from(close_code::IDLE));
+}
+
+#[test]
+fn frames_of_a_newer_version_are_passed_over_and_counted() {
+    let mut world = World::new();
+    let conn = world.connect();
+    let newer = |kind| Frame::new(kind, &Dict::new().with("new", 1u64));
+    world.say(conn, &[identity_of(STRANGER), newer(0x1b), newer(0x1f), newer(0x20), newer(0xff)]);
+    assert_eq!(world.closed_with(), None);
+    assert_eq!(world.refused("message-unknown"), 4);
+    assert_eq!(world.status().connected, 1);
+}
+
+#[test]
+fn a_full_node_says_so_to_newcomers_and_lets_peers_it_has_come_back() {
+    let mut world = World::new();
+    let last = u8::try_from(LINKS_MAX).expect("few enough for the test") + STRANGER;
+    for n in STRANGER..=last {
+        world.stranger = transport(n);
+        world.heard.clear();
+        world.stranger.dial(world.now, &key(NODE).public(), addr(NODE)).expect("room");
+        world.run(Duration::ZERO);
+        assert_eq!(world.closed_with().is_some(), n == last, "peer {n}");
+    }
+    let Some(CloseReason::Peer { code, .. }) = world.closed_with() else { panic!("{:?}", world.heard) };
+    assert_eq!(code, u64::from(close_code::FULL));
+    world.stranger = transport(STRANGER);
+    world.heard.clear();
+    world.stranger.dial(world.now, &key(NODE).public(), addr(NODE)).expect("room");
+    world.run(Duration::ZERO);
+    assert_eq!(world.closed_with(), None);
+}
+
+#[test]
+fn blocking_a_peer_ends_its_connection_and_refuses_it_until_it_is_taken_back() {
+    let mut world = World::new();
+    let stranger = key(STRANGER).public();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER)]);
+    assert_eq!(world.ask(Command::Block { key: stranger, blocked: true }), Reply::Done);
+    let blocked = |world: &World| match world.closed_with() {
+        Some(CloseReason::Peer { code, .. }) => code == u64::from(close_code::BLOCKED),
+        _ => false,
+    };
+    assert!(blocked(&world), "{:?}", world.heard);
+    assert_eq!(world.status().connected, 0);
+    // After a restart as well: the journal has it.
+    world.restart();
+    world.heard.clear();
+    world.connect();
+    assert!(blocked(&world), "right after TLS");
+    assert_eq!(world.refused("connection-refused"), 1);
+    // Nor is it dialled, for whatever reason.
+    let name = PeerName::Key(stranger);
+    let reply = world.ask(Command::Connect { peer: name, addr: Some(addr(STRANGER)) });
+    let Reply::Error(CommandError::Unreachable { why, .. }) = reply else { panic!("{reply:?}") };
+    assert!(why.contains("blocked"), "{why}");
+    let fetch = Command::Fetch {
+        digest: crate::id::Digest::of(b"x"),
+        len: 1,
+        from: stranger,
+        ticket: crate::ticket::Ticket::sign(
+            &key(STRANGER),
+            crate::id::Digest::of(b"x"),
+            key(NODE).public(),
+            world.wall().plus(Duration::from_secs(600)),
+        )
+        .encode()
+        .into(),
+    };
+    world.stores = true;
+    world.commands += 1;
+    let id = CommandId(world.commands);
+    world.tell(Event::Command { id, command: fetch });
+    world.run(Duration::from_secs(60));
+    let (_, reply) = world.replies.iter().find(|(asked, _)| *asked == id).expect("an answer");
+    let Reply::Error(CommandError::Fetch { why, .. }) = reply else { panic!("{reply:?}") };
+    assert!(why.contains("blocked"), "{why}");
+    assert_eq!(world.ask(Command::Block { key: stranger, blocked: false }), Reply::Done);
+    world.heard.clear();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER)]);
+    assert_eq!(world.closed_with(), None);
+    assert_eq!(world.status().connected, 1);
+}
+
+#[test]
+fn what_the_user_keeps_is_removed_when_the_user_lets_go_and_nothing_else_needs_it() {
+    let mut world = World::new();
+    world.stores = true;
+    let digest = crate::id::Digest::of(b"here");
+    let keep = |kept| Command::Keep { digest, kept };
+    assert_eq!(world.ask(keep(true)), Reply::Error(CommandError::UnknownObject(digest)));
+    assert!(!world.node.server.is_granted(&digest, &key(NODE).public()), "what is not there is not kept");
+    world.objects.insert(digest);
+    assert_eq!(world.ask(keep(true)), Reply::Done);
+    // A job that fetched the same object ends.
+    world.node.remove_object(digest);
+    world.tell(Event::Persisted { up_to: Lsn(0) });
+    assert!(world.objects.contains(&digest));
+    world.restart();
+    world.node.remove_object(digest);
+    world.tell(Event::Persisted { up_to: Lsn(0) });
+    assert!(world.objects.contains(&digest), "the journal has it");
+    assert_eq!(world.ask(keep(false)), Reply::Done);
+    assert!(!world.objects.contains(&digest));
+    assert_eq!(world.ask(keep(true)), Reply::Error(CommandError::UnknownObject(digest)));
+}
+
+#[test]
+fn a_node_does_not_block_itself() {
+    let mut world = World::new();
+    let reply = world.ask(Command::Block { key: key(NODE).public(), blocked: true });
+    assert_eq!(reply, Reply::Error(CommandError::BlockSelf));
 }

@@ -20,7 +20,8 @@ use crate::service::catalogue;
 use crate::store::StoreOp;
 use crate::ticket::Ticket;
 use crate::time::{Instant, UnixTime};
-use crate::transfer::fetch::Waiter;
+use crate::transfer::fetch::{Claim, Waiter};
+use crate::transfer::serve::Reason;
 use crate::transfer::{StreamKey, StreamOp, fetch, serve};
 use crate::transport::Transport;
 use std::net::SocketAddr;
@@ -274,7 +275,8 @@ impl<T: Transport> Node<T> {
                 cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {
-                    for (key, addr) in self.book.most_recent(n) {
+                    let apart = self.book.most_recent(n, |k| !self.links.is_up(k));
+                    for (key, addr) in apart {
                         self.learnt(key, addr);
                     }
                 }
@@ -295,24 +297,28 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::Progress { digest, done }));
                     self.notify(Notice::Transfer { digest, done, len });
                 }
-                fetch::Output::Fetched { digest, waiters, .. } => {
+                fetch::Output::Fetched { digest, claim, waiters, .. } => {
                     let new = self.arrived.remove(&digest);
-                    self.fetched(digest, &waiters, new);
+                    self.fetched(digest, claim, &waiters, new);
                 }
-                fetch::Output::FetchFailed { digest, waiters, why, .. } => {
+                fetch::Output::FetchFailed { digest, claim, waiters, why, .. } => {
                     self.arrived.remove(&digest);
-                    self.fetch_failed(digest, &waiters, &why.to_string());
+                    let hopeless = why.is_final();
+                    self.fetch_failed(digest, claim, &waiters, &why.to_string(), hopeless);
                 }
                 fetch::Output::Lied { .. } => self.refuse("transfer-lie"),
             }
         }
     }
 
-    fn fetched(&mut self, digest: Digest, waiters: &[Waiter], new: bool) {
+    fn fetched(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], new: bool) {
         for w in waiters {
             match *w {
                 REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
-                EXECUTOR => self.inbox.push_back(Inside::Executor(executor::Input::Fetched { digest, new })),
+                EXECUTOR => {
+                    let fetched = executor::Input::Fetched { digest, claim, new };
+                    self.inbox.push_back(Inside::Executor(fetched));
+                }
                 _ => {
                     if let Some(id) = waiting_command(w) {
                         self.fetch_command_done(id, digest, Ok(()));
@@ -322,7 +328,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn fetch_failed(&mut self, digest: Digest, waiters: &[Waiter], why: &str) {
+    fn fetch_failed(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], why: &str, hopeless: bool) {
         for w in waiters {
             let why = why.to_owned();
             match *w {
@@ -330,7 +336,8 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
                 EXECUTOR => {
-                    self.inbox.push_back(Inside::Executor(executor::Input::FetchFailed { digest, why }))
+                    let failed = executor::Input::FetchFailed { digest, claim, why, hopeless };
+                    self.inbox.push_back(Inside::Executor(failed));
                 }
                 _ => {
                     if let Some(id) = waiting_command(w) {
@@ -391,18 +398,18 @@ impl<T: Transport> Node<T> {
                 requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 requester::Output::NeedPeer(peer) => self.need_peer(peer),
                 requester::Output::Want { digest, len, sources } => {
-                    let want =
-                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: REQUESTER };
+                    let (claim, sources) = (None, tickets(sources));
+                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: REQUESTER };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 requester::Output::Grant { digest, requester } => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                    let reason = Reason::Run;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
                 }
-                // An own job may have made the very same object; then its grant is the executor's to take back.
-                requester::Output::Revoke { digest, requester } if !self.executor.holds(&digest) => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                requester::Output::Revoke { digest, requester } => {
+                    let reason = Reason::Run;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
                 }
-                requester::Output::Revoke { .. } => {}
                 requester::Output::RunChanged(run) => {
                     if let Some(view) = self.requester.summary_of(&run) {
                         self.hold(Action::Notify(Notice::Run(Box::new(view))));
@@ -423,33 +430,32 @@ impl<T: Transport> Node<T> {
             match o {
                 executor::Output::Persist(op) => self.persist(op),
                 executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
-                executor::Output::Want { digest, len, sources } => {
-                    let want =
-                        fetch::Input::Want { digest, len, sources: tickets(sources), waiter: EXECUTOR };
+                executor::Output::Want { digest, len, claim, sources } => {
+                    let sources = tickets(sources);
+                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: EXECUTOR };
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
                 executor::Output::Grant { digest, requester } => {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester }));
+                    let reason = Reason::Job;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
                 }
-                // The same the other way round: the object may be a source of an own run.
-                executor::Output::Revoke { digest, requester }
-                    if requester != self.me || !self.requester.holds(&digest) =>
-                {
-                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester }));
+                executor::Output::Revoke { digest, requester } => {
+                    let reason = Reason::Job;
+                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
                 }
-                executor::Output::Revoke { .. } => {}
                 executor::Output::Remove { digest } => self.remove_object(digest),
             }
         }
     }
 
-    /// Removes an object that no job needs any more, unless a service or a run of this node does.
-    fn remove_object(&mut self, digest: Digest) {
+    /// Removes an object that no job needs any more, unless a service or a run of this node does, or its user keeps it.
+    pub(super) fn remove_object(&mut self, digest: Digest) {
         let held = self.catalogue.holds(&digest)
             || self.requester.holds(&digest)
             || self.executor.holds(&digest)
-            || self.sealing.holds(&digest);
+            || self.sealing.holds(&digest)
+            || self.server.is_granted_for(&digest, &self.me, Reason::User);
         if held {
             return;
         }
@@ -480,6 +486,7 @@ impl<T: Transport> Node<T> {
         if result.is_err() && there {
             self.refuse("store-failed");
         }
+        self.keep_answered(op, there);
         // In front of everything else, so that the outputs are held by the executor before anything can be given up.
         match self.sealing.answered(op, there) {
             Some(Verdict::There(report)) => {

@@ -12,13 +12,14 @@ use super::{LISTED_MAX, Service, Visibility};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
 use crate::command::{CommandError, Reply, ServiceView};
 use crate::id::{CommandId, Digest, PublicKey};
-use crate::job::workflow::Problem;
 use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
 use crate::machine::{Cx, Machine};
+use crate::problem::Problem;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Frame kind of a catalogue.
 pub const KIND: u8 = 0x03;
@@ -78,7 +79,7 @@ pub enum Output {
         /// Whose.
         peer: PublicKey,
         /// What it offers us.
-        services: Option<Vec<Service>>,
+        services: Option<Arc<[Service]>>,
     },
     /// The answer to a command.
     Reply {
@@ -112,8 +113,9 @@ pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     }
     let d = Dict::decode(&frame.body, FRAME_BODY_MAX)?;
     let mut seen = BTreeSet::new();
-    let mut out = Vec::new();
-    for v in d.list("s", SERVICES_MAX)? {
+    let listed = d.list("s", SERVICES_MAX)?;
+    let mut out = Vec::with_capacity(listed.len());
+    for v in listed {
         let Value::Dict(s) = v else { return Err(DecodeError::invalid("s", "not a dictionary")) };
         let service = Service::from_dict(s)?;
         if !seen.insert(service.id()) {
@@ -209,9 +211,10 @@ impl Catalogue {
 
     fn changed(&mut self, cx: &mut Cx<'_, Output>) {
         let own: Vec<Service> = self.own.values().cloned().collect();
-        self.offers.set(self.me, Some(own.clone()));
-        cx.emit(Output::Own(own.clone()));
-        cx.emit(Output::Offers { peer: self.me, services: Some(own) });
+        let offered: Arc<[Service]> = own.as_slice().into();
+        self.offers.set(self.me, Some(offered.clone()));
+        cx.emit(Output::Own(own));
+        cx.emit(Output::Offers { peer: self.me, services: Some(offered) });
         for peer in &self.up {
             self.tell(cx, *peer);
         }
@@ -259,6 +262,7 @@ impl Catalogue {
             let Some(oldest) = self.forget.iter().min_by_key(|(_, at)| **at).map(|(p, _)| *p) else { return };
             self.forget(cx, oldest);
         }
+        let services: Arc<[Service]> = services.into();
         self.offers.set(peer, Some(services.clone()));
         cx.emit(Output::Offers { peer, services: Some(services) });
     }

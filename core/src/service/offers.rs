@@ -3,6 +3,7 @@
 use super::Service;
 use crate::id::PublicKey;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A look at the catalogues of this node and its peers.
 pub trait Offers {
@@ -12,13 +13,13 @@ pub trait Offers {
     fn all(&self) -> Vec<(PublicKey, &Service)>;
 }
 
-/// Catalogues by peer. Bounded by who fills it.
+/// Catalogues by peer, shared with whoever else looks at them. Bounded by who fills it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Offerings(BTreeMap<PublicKey, Vec<Service>>);
+pub struct Offerings(BTreeMap<PublicKey, Arc<[Service]>>);
 
 impl Offerings {
     /// Replaces what `peer` offers; `None` forgets its catalogue.
-    pub fn set(&mut self, peer: PublicKey, services: Option<Vec<Service>>) {
+    pub fn set(&mut self, peer: PublicKey, services: Option<Arc<[Service]>>) {
         match services {
             Some(services) => self.0.insert(peer, services),
             None => self.0.remove(&peer),
@@ -27,7 +28,7 @@ impl Offerings {
 
     /// What `peer` offers, in its order.
     pub fn of(&self, peer: &PublicKey) -> &[Service] {
-        self.0.get(peer).map_or(&[], Vec::as_slice)
+        self.0.get(peer).map_or(&[], |services| services)
     }
 
     /// Catalogues here.

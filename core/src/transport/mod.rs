@@ -4,6 +4,7 @@
 //! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
 
 mod addresses;
+pub mod crypto;
 pub mod quic;
 pub mod tls;
 
@@ -74,7 +75,7 @@ pub mod close_code {
     pub const PROTOCOL: u32 = 0x103;
     /// Another peer was found at the address (SPEC 3.5).
     pub const WRONG_PEER: u32 = 0x104;
-    /// No room for more connections.
+    /// The peer has peers enough.
     pub const FULL: u32 = 0x105;
     /// The peer is blocked (SPEC 3.6).
     pub const BLOCKED: u32 = 0x106;
@@ -254,7 +255,7 @@ pub trait Transport {
     }
     /// Figures of a connection.
     fn stats(&self, conn: ConnId) -> Option<ConnStats>;
-    /// Connections alive, handshakes included.
+    /// Connections alive, handshakes and those that drain included.
     fn connections(&self) -> usize;
 }
 

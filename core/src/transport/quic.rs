@@ -1,4 +1,4 @@
-//! QUIC beneath the seam: the only file that names `quinn_proto`.
+//! QUIC beneath the seam: but for its cryptography ([`super::crypto`], [`super::tls`]), the only file that names `quinn_proto`.
 //!
 //! quinn-proto is sans-IO too; what this file adds is determinism and bounds. Every source of randomness it has (its own
 //! generator, connection ids, the initial destination id, reset and token keys, token time) is replaced by a seeded one,
@@ -7,16 +7,18 @@
 //! it never migrates, because it never sees a move.
 
 use super::addresses::Addresses;
+pub use super::crypto::QuicCrypto;
 use super::{
     Chunk, CloseReason, ConnStats, DialError, ReadError, Transmit, Transport, TransportEvent, WriteError,
     close_code, tls,
 };
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
+use crate::limits::CONNECTIONS_DRAINING_MAX;
 use crate::rng::{Rng, derive_seed};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
-use quinn_proto::crypto::{ClientConfig as CryptoClient, CryptoError, HmacKey, ServerConfig as CryptoServer};
+use quinn_proto::crypto::{CryptoError, HmacKey};
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Dir,
     EcnCodepoint, Endpoint, EndpointConfig, Event as QuicEvent, Incoming, MtuDiscoveryConfig, NoneTokenStore,
@@ -39,26 +41,15 @@ const CID_BYTES: usize = 8;
 const RETRY_ABOVE: usize = 64;
 /// Stateless answers (retry, refusal, version negotiation, reset) waiting to be sent; more are dropped, as any datagram may be.
 const ANSWERS_MAX: usize = 64;
-/// Bidirectional streams a peer may have open: its control stream, and one per object it fetches.
-const STREAMS_MAX: u32 = 16;
+/// Bidirectional streams a peer may have open: its control stream, one per object it fetches, and a few that just ended.
+/// Not more than 14: quinn-proto keeps a table of all that may come, which would be twice as large.
+const STREAMS_MAX: u32 = 14;
 /// Receive window of a stream. Above 2 MB a burst of losses can exceed quinn-proto's 1,024 gaps and kill the connection.
 const STREAM_WINDOW: u32 = 1_250_000;
 /// Receive window of a connection.
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Bytes sent but not acknowledged, per connection.
 const SEND_WINDOW: u64 = 8 << 20;
-
-/// What cryptography QUIC uses: [`tls::crypto`] in production, something cheaper in large simulations. `peer_identity()`
-/// of its sessions is a `Vec<CertificateDer>` whose first entry is the peer's 44-byte Ed25519 SubjectPublicKeyInfo.
-#[derive(Clone)]
-pub struct QuicCrypto {
-    /// For dialled connections.
-    pub client: Arc<dyn CryptoClient>,
-    /// For accepted connections.
-    pub server: Arc<dyn CryptoServer>,
-    /// Keys reset and retry tokens; persistent across restarts, so that a restarted node resets what it forgot.
-    pub secret: [u8; 32],
-}
 
 /// How QUIC is set up.
 #[derive(Clone)]
@@ -114,7 +105,8 @@ pub struct QuicTransport {
     client: ClientConfig,
     base: StdInstant,
     connections_max: usize,
-    connections: BTreeMap<ConnId, Connection>,
+    /// Boxed: a node of the map holds eleven, and a connection is several kilobytes.
+    connections: BTreeMap<ConnId, Box<Connection>>,
     by_handle: BTreeMap<usize, ConnId>,
     timers: BTreeSet<(Instant, ConnId)>,
     transmit_queue: VecDeque<ConnId>,
@@ -193,18 +185,33 @@ impl QuicTransport {
         expected: Option<PublicKey>,
         addr: SocketAddr,
     ) -> Result<ConnId, DialError> {
-        if self.connections.len() >= self.connections_max {
+        if !self.has_room(now) {
             return Err(DialError::Full);
         }
         if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
             return Err(DialError::Address);
         }
-        let synthetic = self.addresses.synthetic(addr);
+        let synthetic = self.addresses.synthetic(now, addr);
         let at = self.std(now);
         match self.endpoint.connect(at, self.client.clone(), synthetic, "peer") {
             Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, synthetic, expected, true)),
             Err(_) => Err(DialError::Address),
         }
+    }
+
+    /// Room for one more connection. Closed ones only drain and stand in nobody's way; too many of them are forgotten before
+    /// their time, the oldest first.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let draining: Vec<ConnId> =
+            self.connections.iter().filter(|(_, c)| c.closed).map(|(conn, _)| *conn).collect();
+        let alive = self.connections.len() - draining.len();
+        for conn in draining.iter().take(draining.len().saturating_sub(CONNECTIONS_DRAINING_MAX)) {
+            if let Some(c) = self.connections.get(conn) {
+                self.endpoint.handle_event(c.handle, quinn_proto::EndpointEvent::drained());
+            }
+            self.forget(now, *conn);
+        }
+        alive < self.connections_max
     }
 
     fn adopt(
@@ -223,7 +230,7 @@ impl QuicTransport {
         self.by_handle.insert(handle.0, conn);
         self.connections.insert(
             conn,
-            Connection {
+            Box::new(Connection {
                 handle,
                 quic,
                 synthetic,
@@ -233,7 +240,7 @@ impl QuicTransport {
                 closed: false,
                 timer: None,
                 queued: false,
-            },
+            }),
         );
         self.pump(now, conn);
         conn
@@ -243,7 +250,7 @@ impl QuicTransport {
         let synthetic = incoming.remote_address();
         let mut answer = std::mem::take(&mut self.scratch);
         answer.clear();
-        let transmit = if self.connections.len() >= self.connections_max {
+        let transmit = if !self.has_room(now) {
             Some(self.endpoint.refuse(incoming, &mut answer))
         } else if self.handshakes > RETRY_ABOVE
             && incoming.may_retry()
@@ -310,7 +317,7 @@ impl QuicTransport {
             }
         }
         if drained {
-            self.forget(conn);
+            self.forget(now, conn);
             return;
         }
         let timer = c.quic.poll_timeout().map(|at| from_std(self.base, at));
@@ -410,13 +417,13 @@ impl QuicTransport {
         }
     }
 
-    fn forget(&mut self, conn: ConnId) {
+    fn forget(&mut self, now: Instant, conn: ConnId) {
         if let Some(c) = self.connections.remove(&conn) {
             self.by_handle.remove(&c.handle.0);
             if let Some(at) = c.timer {
                 self.timers.remove(&(at, conn));
             }
-            self.addresses.release(c.synthetic);
+            self.addresses.release(now, c.synthetic);
         }
     }
 
@@ -436,7 +443,7 @@ impl Transport for QuicTransport {
     fn handle(&mut self, now: Instant, datagram: Datagram) {
         self.token_clock.store(now.as_nanos(), Ordering::Relaxed);
         let at = self.std(now);
-        let synthetic = self.addresses.synthetic(datagram.from);
+        let synthetic = self.addresses.synthetic(now, datagram.from);
         let ecn = datagram.ecn.and_then(EcnCodepoint::from_bits);
         let mut answer = std::mem::take(&mut self.scratch);
         answer.clear();

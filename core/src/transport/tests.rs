@@ -304,3 +304,40 @@ fn a_flood_of_handshakes_is_retried_and_never_exceeds_the_limit() {
     let n = connected(&wire.take(2)).len();
     assert!(n > 64 && n <= crate::limits::CONNECTIONS_MAX, "{n} of 320 connected");
 }
+
+#[test]
+fn closed_connections_stand_in_nobodys_way_and_are_bounded_themselves() {
+    let mut wire = Wire::of(&[1, 2]);
+    let mut config = {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        #[allow(clippy::disallowed_methods)]
+        let base = std::time::Instant::now();
+        QuicConfig::new(tls::crypto(&key(1), provider).expect("ring speaks TLS 1.3"), base, [1; 32])
+    };
+    config.connections_max = 2;
+    wire.hosts.insert(addr(1), QuicTransport::new(config));
+    for round in 0..3 {
+        let now = wire.now;
+        let conns: Vec<ConnId> =
+            (0..2).map(|_| wire.host(2).dial(now, &key(1).public(), addr(1)).expect("room")).collect();
+        wire.run(Duration::from_millis(45));
+        let here = connected(&wire.take(1));
+        assert_eq!(here.len(), 2, "round {round}: those of the last one only drain");
+        let now = wire.now;
+        for (conn, ..) in here {
+            wire.host(1).close(now, conn, close_code::DONE, "");
+        }
+        for conn in conns {
+            wire.host(2).close(now, conn, close_code::DONE, "");
+        }
+    }
+    // Dialled and closed at once, again and again: what drains is bounded.
+    let now = wire.now;
+    for _ in 0..2 * crate::limits::CONNECTIONS_DRAINING_MAX {
+        let conn = wire.host(1).dial(now, &key(2).public(), addr(2)).expect("room");
+        wire.host(1).close(now, conn, close_code::DONE, "");
+    }
+    assert!(wire.host(1).connections() <= crate::limits::CONNECTIONS_DRAINING_MAX + 2);
+    wire.run(Duration::from_secs(60));
+    assert_eq!(wire.host(1).connections(), 0);
+}

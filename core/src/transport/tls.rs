@@ -5,7 +5,7 @@
 //! not resumed, 0-RTT is off (it would be replayable). The cryptographic provider comes in from outside, because key
 //! exchange needs randomness: the operating system's in production, a seeded one in the simulator.
 
-use super::quic::QuicCrypto;
+use super::crypto::QuicCrypto;
 use crate::id::{IdError, Keypair, PublicKey, Signature};
 use crate::rng::derive_seed;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};

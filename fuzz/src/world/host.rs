@@ -254,7 +254,7 @@ impl Host {
                 assert!(self.holds(Room::Grant, &digest.0), "a ticket was given before its grant");
             }
             (Command::Fetch { digest, len, .. }, Reply::Done) => {
-                // The engine and the fuzzer remove nothing, and the node only what no command has brought.
+                // The engine and the fuzzer remove nothing, and the node nothing that a command has brought.
                 let bytes = self.blobs.get(&digest);
                 assert!(bytes.is_some_and(|b| b.len() as u64 == len), "{digest:?} was said to be here");
             }
@@ -271,6 +271,8 @@ impl Host {
                 | Command::Services
                 | Command::Plan(_)
                 | Command::Cancel(_)
+                | Command::Block { .. }
+                | Command::Keep { .. }
                 | Command::Shutdown,
                 _,
             ) => {}

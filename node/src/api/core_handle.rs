@@ -281,6 +281,8 @@ fn answer_within(command: &Command) -> Duration {
         | Command::AddService(_)
         | Command::RemoveService(_)
         | Command::Services
+        | Command::Block { .. }
+        | Command::Keep { .. }
         | Command::Share { .. }
         | Command::Submit { .. }
         | Command::Runs

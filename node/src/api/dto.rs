@@ -87,6 +87,7 @@ pub struct PeerDto {
     source: &'static str,
     trouble: Option<String>,
     services: u32,
+    blocked: bool,
 }
 
 impl From<&PeerView> for PeerDto {
@@ -105,6 +106,7 @@ impl From<&PeerView> for PeerDto {
             source: v.source,
             trouble: v.trouble.clone(),
             services: v.services,
+            blocked: v.blocked,
         }
     }
 }

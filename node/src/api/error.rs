@@ -148,6 +148,8 @@ impl From<CommandError> for ApiError {
             CommandError::UnknownService(_) => {
                 (StatusCode::NOT_FOUND, "unknown_service", "GET /api/v1/services lists the services")
             }
+            CommandError::UnknownObject(_) => (StatusCode::NOT_FOUND, "unknown_object", "send it (again)"),
+            CommandError::BlockSelf => (StatusCode::BAD_REQUEST, "block_self", "name another peer"),
             CommandError::Invalid(problems) => {
                 let located: Vec<Problem> = problems
                     .iter()

@@ -96,6 +96,30 @@ pub async fn connect(
     one_peer(&state.ask(Command::Connect { peer, addr }).await?)
 }
 
+/// Whom to block, or to block no more.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    peer: String,
+    blocked: bool,
+}
+
+/// `POST /peers/block`: answered once it is journaled.
+pub async fn block(
+    State(state): State<ApiState>,
+    Json(request): Json<Block>,
+) -> Result<Answer<Done>, ApiError> {
+    let key = match parse_id("peer", &request.peer, PEER_HINT)? {
+        PeerName::Key(key) => key,
+        // A peer id is only a name: what is blocked is the key of the known peer behind it.
+        name @ PeerName::Id(_) => match state.ask(Command::Peer(name)).await? {
+            Reply::Peer(view) => view.key,
+            other => return Err(ApiError::unexpected(&other)),
+        },
+    };
+    Done::of(&state.ask(Command::Block { key, blocked: request.blocked }).await?)
+}
+
 fn one_peer(reply: &Reply) -> Result<Answer<PeerDto>, ApiError> {
     match reply {
         Reply::Peer(view) => Ok(Answer(PeerDto::from(view.as_ref()))),

@@ -6,7 +6,8 @@
 use super::blobs::{BlobError, OpenBlob};
 use super::error::ApiError;
 use super::guard::{OBJECT_CSP, only};
-use super::routes::is_too_long;
+use super::node::Done;
+use super::routes::{Segments, is_too_long, parse_id};
 use super::state::ApiState;
 use axum::Json as Answer;
 use axum::body::Body;
@@ -15,6 +16,7 @@ use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use remote_network_core::command::Command;
 use remote_network_core::id::Digest;
 use serde::Serialize;
 use std::io::{self, Read, Seek as _, SeekFrom};
@@ -38,7 +40,16 @@ pub struct ObjectDto {
     len: u64,
 }
 
-/// `POST /objects`: the body becomes a durable object.
+/// `DELETE /objects/{digest}`: the user needs it no more. It goes as soon as no service, run or job needs it.
+pub async fn let_go(
+    State(state): State<ApiState>,
+    Segments(digest): Segments<String>,
+) -> Result<Answer<Done>, ApiError> {
+    let digest = parse_id("path", &digest, "a digest is 64 hex digits")?;
+    Done::of(&state.ask(Command::Keep { digest, kept: false }).await?)
+}
+
+/// `POST /objects`: the body becomes a durable object, kept until the user lets go of it.
 pub async fn upload(
     State(state): State<ApiState>,
     request: Request,
@@ -53,6 +64,8 @@ pub async fn upload(
     let (imported, ()) = tokio::join!(import, pump);
     match imported? {
         Ok(object) => {
+            // The bytes may have been here for a job that ends just now: only what is kept stays.
+            let Answer(_) = Done::of(&state.ask(Command::Keep { digest: object.digest, kept: true }).await?)?;
             let dto = ObjectDto { digest: object.digest.to_string(), len: object.len };
             Ok((StatusCode::CREATED, Answer(dto)))
         }

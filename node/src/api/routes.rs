@@ -84,11 +84,13 @@ routes! {
     POST   "/shutdown"                           Token   Body::Json(SMALL)     => node::shutdown;
     GET    "/peers"                              Token   Body::None            => node::peers;
     POST   "/peers/connect"                      Token   Body::Json(SMALL)     => node::connect;
+    POST   "/peers/block"                        Token   Body::Json(SMALL)     => node::block;
     GET    "/peers/{peer}"                       Token   Body::None            => node::peer;
     GET    "/services"                           Token   Body::None            => services::list;
     POST   "/services"                           Token   Body::Json(SMALL)     => services::add;
     DELETE "/services/{id}"                      Token   Body::None            => services::remove;
     POST   "/objects"                            Token   Body::Octets(OBJECT)  => objects::upload;
+    DELETE "/objects/{digest}"                   Token   Body::None            => objects::let_go;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;
     POST   "/workflows/plan"                     Token   Body::Json(WORKFLOW)  => workflows::plan;
     GET    "/runs"                               Token   Body::None            => runs::list;

@@ -179,6 +179,16 @@ pub enum PeersCommand {
         /// Its key (key_…) or peer id (40 hex digits).
         peer: PeerName,
     },
+    /// Refuse everything of a peer, and end what is open with it.
+    Block {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
+    /// Refuse a peer no more.
+    Unblock {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
     /// Connect to a peer, by key alone or at an address.
     Connect {
         /// Its key (key_…) or peer id (40 hex digits).
@@ -197,6 +207,12 @@ pub enum DataCommand {
         /// Files; `-` for standard input.
         #[arg(required = true, value_hint = ValueHint::FilePath)]
         files: Vec<PathBuf>,
+    },
+    /// Let go of objects: each is removed as soon as no service, run or job needs it.
+    Remove {
+        /// Their digests.
+        #[arg(required = true)]
+        digests: Vec<Digest>,
     },
 }
 

@@ -33,6 +33,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Status => status(&client, shown).await,
             Command::Peers(c) => peers(&client, shown, c).await,
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
+            Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
             Command::Runs(c) => runs(&client, shown, c).await,
@@ -136,12 +137,22 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
             let answer = client.get(&format!("/peers/{peer}")).await?;
             shown.value(&answer, show_peer);
         }
+        PeersCommand::Block { peer } => block(client, shown, &peer.to_string(), true).await?,
+        PeersCommand::Unblock { peer } => block(client, shown, &peer.to_string(), false).await?,
         PeersCommand::Connect { peer, addr } => {
             let answer =
                 client.post("/peers/connect", &json!({"peer": peer.to_string(), "addr": addr})).await?;
             shown.value(&answer, show_peer);
         }
     }
+    Ok(())
+}
+
+async fn block(client: &Client, shown: Shown, peer: &str, blocked: bool) -> Result<(), Failure> {
+    client.post("/peers/block", &json!({"peer": peer, "blocked": blocked})).await?;
+    shown.value(&json!({"peer": peer, "blocked": blocked}), |_| {
+        println!("{} {peer}", if blocked { "blocked" } else { "no longer blocked:" });
+    });
     Ok(())
 }
 
@@ -157,6 +168,9 @@ fn show_peer(p: &Value) {
     println!("  traffic    {} sent, {} received", sum("bytes_sent"), sum("bytes_received"));
     println!("  seen       first {}, last {}", ago(p["first_seen"].as_u64()), ago(p["last_seen"].as_u64()));
     println!("  learnt     {}", text(p, "source"));
+    if p["blocked"].as_bool() == Some(true) {
+        println!("  blocked    yes");
+    }
     println!("  services   {}", text(p, "services"));
     if !p["trouble"].is_null() {
         println!("  trouble    {}", text(p, "trouble"));
@@ -175,6 +189,15 @@ async fn data_add(client: &Client, shown: Shown, files: &[PathBuf]) -> Result<()
         let name = file.display().to_string();
         let answer = json!({"file": name, "digest": object.digest.to_string(), "len": object.len});
         shown.value(&answer, |a| println!("{}  {}  {}", text(a, "digest"), bytes(object.len), plain(&name)));
+    }
+    Ok(())
+}
+
+async fn data_remove(client: &Client, shown: Shown, digests: &[Digest]) -> Result<(), Failure> {
+    for digest in digests {
+        client.delete(&format!("/objects/{digest}")).await?;
+        shown
+            .value(&json!({"digest": digest.to_string(), "kept": false}), |_| println!("let go of {digest}"));
     }
     Ok(())
 }

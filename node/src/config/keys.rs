@@ -110,12 +110,23 @@ pub(super) const KEYS: &[Key] = &[
         "ip:port addresses to publish. Empty: those that peers observe."
     ),
     key!(publish_private_addrs, boolean, shown, "Whether addresses of the local network are published too."),
-    key!(max_peers, number(1, limits::CONNECTIONS_MAX as i128), shown, "Connected peers at the most."),
+    key!(
+        max_peers,
+        number(1, limits::LINKS_MAX as i128),
+        shown,
+        "Connected peers at the most; those with jobs or transfers may be more."
+    ),
     key!(
         min_peers,
-        number(0, limits::CONNECTIONS_MAX as i128),
+        number(0, limits::LINKS_MAX as i128),
         shown,
         "Connected peers below which more are looked for."
+    ),
+    key!(
+        known_peers_max,
+        number(16, 1_000_000),
+        shown,
+        "Peers remembered, connected or not: about 400 bytes each, in memory and on the disk."
     ),
     key!(
         quic_idle_timeout,

@@ -74,6 +74,7 @@ fn peer(claimed: PublicKey, port: u16) -> Action {
         source: "",
         trouble: None,
         services: 0,
+        blocked: false,
     })))
 }
 

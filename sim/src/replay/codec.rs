@@ -368,7 +368,7 @@ record! {
     StoredRecord { lsn, subject, record }
     Journal { id, last, records }
     NodeConfig {
-        keypair, topics, max_peers, min_peers, public, public_addrs, publish_private, private_network,
+        keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
         jobs_running_max, accept_jobs, idle_close_after, republish_every, discover_every,
     }
 }
@@ -402,6 +402,6 @@ choice! {
         1 => Status, 2 => Peers, 3 => Peer(name), 4 => Connect { peer, addr }, 5 => AddService(service),
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
-        15 => Fetch { digest, len, from, ticket },
+        15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept },
     }
 }

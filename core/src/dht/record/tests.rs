@@ -170,6 +170,15 @@ fn a_reader_looks_at_the_clock() {
 }
 
 #[test]
+fn no_owner_can_have_a_record_believed_for_longer_than_a_day() {
+    let mut record = NodeRecord::issue(RecordContent::default(), UnixTime::from_secs(1_000));
+    record.valid = VALIDITY * 1_000;
+    let bytes = record.encode();
+    assert!(NodeRecord::read(&bytes, UnixTime::from_secs(1_000 + 24 * 3_600 - 1)).is_ok());
+    assert_eq!(NodeRecord::read(&bytes, UnixTime::from_secs(1_000 + 24 * 3_600)), Err(RecordError::Expired));
+}
+
+#[test]
 fn endpoints_nobody_may_use_are_left_out() {
     let dict = Dict::new()
         .with("4", &[compact_addr(addr("127.0.0.1:9")), compact_addr(addr("203.0.113.7:9"))].concat()[..])

@@ -29,10 +29,8 @@ pub(super) struct Effort {
     pub(super) stage: Stage,
     /// Where somebody says it is.
     pub(super) hint: Option<SocketAddr>,
-    /// Commands that wait, and until when.
+    /// Commands and jobs that wait, and until when.
     pub(super) connects: Vec<(CommandId, Instant)>,
-    /// Whether jobs need it.
-    pub(super) wanted: bool,
     /// Failed attempts in a row.
     pub(super) failures: u32,
     /// Lookups of this attempt.
@@ -55,7 +53,6 @@ impl Effort {
             stage: Stage::Resting { until: None, again: false },
             hint,
             connects: Vec::new(),
-            wanted: false,
             failures: 0,
             lookups: 0,
             to_try: VecDeque::new(),
@@ -70,7 +67,7 @@ impl Effort {
 
     /// Whether it goes first.
     pub(super) fn is_wanted(&self) -> bool {
-        self.wanted || !self.connects.is_empty()
+        !self.connects.is_empty()
     }
 
     /// When it wants to be looked at.

@@ -132,7 +132,9 @@ pub enum Input {
     },
     /// A peer is connected no more.
     Disconnected(PublicKey),
-    /// The user wants a peer. Answered by one `ConnectDone`.
+    /// A peer that was connected has peers enough and ended the connection, after `Disconnected`.
+    SentAway(PublicKey),
+    /// The user or a job wants a peer. Answered by one `ConnectDone`.
     Connect {
         /// The command.
         id: CommandId,
@@ -141,8 +143,6 @@ pub enum Input {
         /// Where to try first.
         addr: Option<SocketAddr>,
     },
-    /// Whether jobs need this peer connected.
-    Wanted(PublicKey, bool),
     /// The user blocks this peer: nothing is tried any more.
     Blocked(PublicKey),
     /// The addresses that are ours: never dialled, and their public IPs tell who is a neighbour.
@@ -174,7 +174,7 @@ pub enum Output {
         /// Connected, or everything that failed.
         result: Result<(), ConnectFailed>,
     },
-    /// Too few peers are connected: say so many known ones with `Learnt`.
+    /// There is room for peers: say so many known ones, which are not connected, with `Learnt`.
     WantPeers(usize),
     /// Something was not taken.
     Refused(&'static str),

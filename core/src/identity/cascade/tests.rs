@@ -129,15 +129,45 @@ fn four_lookups_and_four_dials_at_once_for_peers_nobody_asked_for() {
 #[test]
 fn nobody_unwanted_is_dialled_at_max_peers_but_the_wanted_are() {
     let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 1, ..config() }), [0; 32]);
+    rig.tell(Input::Start);
     rig.tell(Input::Connected { key: key(1), addr: addr(1) });
     rig.tell(learnt(2));
     rig.tell(Input::Hint(addr(7)));
     assert!(rig.wait(Duration::from_secs(300)).is_empty());
+    assert_eq!(rig.machine.efforts(), 0, "the book remembers them");
     assert_eq!(rig.tell(connect(3)), [Output::Lookup(key(3))]);
-    assert_eq!(rig.tell(Input::Wanted(key(4), true)), [Output::Lookup(key(4))]);
+    assert_eq!(rig.tell(connect(4)), [Output::Lookup(key(4))]);
     assert_eq!(dials(&rig.tell(found(3, &[addr(3)]))).len(), 1);
-    let out = rig.tell(Input::Disconnected(key(1)));
-    assert_eq!((lookups(&out), dials(&out).len()), (1, 1), "room for the others");
+    rig.tell(Input::Disconnected(key(1)));
+    let out = rig.wait(TOP_UP_EVERY * 6 / 5);
+    assert!(out.contains(&Output::WantPeers(FAN_OUT)), "room for the others: {out:?}");
+}
+
+#[test]
+fn lookups_of_peers_nobody_asked_for_are_no_more_than_there_is_room_for() {
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 2, ..config() }), [0; 32]);
+    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(learnt(2));
+    rig.tell(learnt(3));
+    let mut started = lookups(&rig.wait(START_WITHIN));
+    rig.timeout();
+    started += lookups(&rig.outputs());
+    assert_eq!(started, 1);
+}
+
+#[test]
+fn a_node_that_gets_its_last_peer_lets_the_others_go() {
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 3, ..config() }), [0; 32]);
+    for n in 2..40 {
+        rig.tell(learnt(n));
+    }
+    rig.wait(START_WITHIN);
+    rig.tell(connect(50));
+    for n in 60..63 {
+        rig.tell(Input::Connected { key: key(n), addr: addr(n) });
+    }
+    assert_eq!(rig.machine.efforts(), 3 + 1, "three lookups under way, and the wanted one");
+    assert!(rig.machine.lookup_queues[OTHERS].is_empty());
 }
 
 #[test]
@@ -221,27 +251,6 @@ fn an_unreachable_peer_is_left_longer_each_time_and_then_alone() {
 }
 
 #[test]
-fn a_wanted_peer_is_tried_until_it_is_wanted_no_more() {
-    let mut rig = rig();
-    rig.tell(Input::Wanted(key(1), true));
-    let mut tried = 0;
-    for _ in 0..60 {
-        tried += 1;
-        rig.tell(Input::Found { key: key(1), result: Err(LookupFailed::NotFound) });
-        let out = rig.wait(BACKOFF_WANTED_MAX * 5 / 4);
-        assert_eq!(out, [Output::Lookup(key(1))]);
-    }
-    assert_eq!(tried, 60);
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
-    assert!(rig.wait(Duration::from_secs(600)).is_empty());
-    rig.tell(Input::Disconnected(key(1)));
-    assert_eq!(rig.wait(START_WITHIN), [Output::Lookup(key(1))], "and again when it is lost");
-    rig.tell(Input::Wanted(key(1), false));
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
-    assert_eq!(rig.machine.efforts(), 0);
-}
-
-#[test]
 fn a_hundred_thousand_hints_are_eight_dials_a_minute_to_any_network_and_none_to_where_nobody_lives() {
     let mut rig = rig();
     let mut out = Vec::new();
@@ -313,19 +322,40 @@ fn an_address_where_nobody_of_ours_was_is_left_for_five_minutes() {
 }
 
 #[test]
+fn a_peer_that_has_peers_enough_is_left_alone_for_a_while() {
+    let mut rig = rig();
+    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(Input::Disconnected(key(1)));
+    rig.tell(Input::SentAway(key(1)));
+    rig.tell(learnt(1));
+    assert!(rig.wait(SENT_AWAY_REST * 3 / 4 - Duration::from_secs(1)).is_empty());
+    rig.wait(SENT_AWAY_REST / 2 + Duration::from_secs(2));
+    assert!(rig.machine.efforts() == 1 && rig.tell(learnt(1)).is_empty());
+    assert_eq!(lookups(&rig.wait(START_WITHIN)), 1);
+    rig.tell(Input::SentAway(key(2)));
+    assert_eq!(rig.tell(connect(2)), [Output::Lookup(key(2))], "the user's wish goes first");
+}
+
+#[test]
 fn too_few_peers_are_topped_up_from_the_book() {
-    let mut rig = Rig::new(Cascade::new(CascadeConfig { min_peers: 5, ..config() }), [0; 32]);
+    let mut rig = Rig::new(Cascade::new(CascadeConfig { min_peers: 5, max_peers: 6, ..config() }), [0; 32]);
     rig.tell(Input::Start);
     assert_eq!(rig.wait(Duration::from_secs(2)), [Output::WantPeers(20)]);
     for n in 1..=5 {
         rig.tell(Input::Connected { key: key(n), addr: addr(n) });
     }
+    let some = rig.wait(TOP_UP_EVERY * 6 / 5);
+    assert!(
+        some.iter().all(|o| *o == Output::WantPeers(FAN_OUT)) && !some.is_empty(),
+        "room for one: {some:?}"
+    );
+    rig.tell(Input::Connected { key: key(6), addr: addr(6) });
     assert!(rig.wait(Duration::from_secs(120)).is_empty());
 }
 
 #[test]
 fn the_crowd_is_bounded_and_the_user_still_gets_through() {
-    let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 0, ..config() }), [0; 32]);
+    let mut rig = rig();
     let mut refused = 0;
     for n in 0..EFFORTS_MAX as u32 + 10 {
         let out = rig.tell(Input::Learnt { key: far_key(n), addr: None });
@@ -356,9 +386,9 @@ fn arb_input() -> impl Strategy<Value = Input> {
         5 => (0u64..40, dialled).prop_map(|(d, result)| Input::Dialled { dial: DialId(d), result }),
         2 => n().prop_map(|n| Input::Connected { key: key(n), addr: addr(n) }),
         2 => n().prop_map(|n| Input::Disconnected(key(n))),
+        1 => n().prop_map(|n| Input::SentAway(key(n))),
         2 => (any::<u64>(), n(), prop::option::of(0u8..6))
             .prop_map(|(id, n, a)| Input::Connect { id: CommandId(id), key: key(n), addr: a.map(addr) }),
-        1 => (n(), any::<bool>()).prop_map(|(n, w)| Input::Wanted(key(n), w)),
         1 => n().prop_map(|n| Input::Blocked(key(n))),
         1 => (0u8..3).prop_map(|a| Input::OwnAddrs(vec![addr(a)])),
     ]

@@ -1,13 +1,13 @@
 //! What requesters say: orders and the owner's policy, answers to results, cancel, release.
 
-use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX, Verdict};
+use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX};
 use crate::id::{JobId, PublicKey};
 use crate::job::held::{Held, JobRecord};
 use crate::job::message::{Message, Refusal, Source, WORDS_BYTES_MAX, cut_words};
 use crate::job::order::Order;
-use crate::job::receipt::Commit;
+use crate::job::receipt::{Commit, Verdict};
 use crate::job::signed::Signed;
-use crate::limits::{HEARTBEAT_EVERY, JOBS_MAX, JOBS_PER_REQUESTER_MAX};
+use crate::limits::{HEARTBEAT_EVERY, JOBS_HELD_PER_REQUESTER_MAX, JOBS_MAX, JOBS_PER_REQUESTER_MAX};
 use crate::machine::Cx;
 use crate::port::{EngineRequest, Port};
 use crate::service::{MountDirection, Service};
@@ -68,7 +68,8 @@ impl Executor {
             }
             return self.send(cx, peer, &Message::Accepted { job, incarnation });
         }
-        if let Err((refusal, words)) = self.admissible(&peer, &order, sources.len()) {
+        let admitted = self.admissible(&peer, &order, sources.len()).and_then(|()| self.room(cx, &peer));
+        if let Err((refusal, words)) = admitted {
             let retry_after = if refusal == Refusal::Busy { BUSY_RETRY } else { Duration::ZERO };
             let words = cut_words(&words, WORDS_BYTES_MAX);
             return self.send(cx, peer, &Message::Rejected { job, refusal, words, retry_after });
@@ -91,7 +92,7 @@ impl Executor {
         if *peer != self.me && !self.config.accept_jobs {
             return no(Refusal::NotAllowed, "this node does not take jobs of others");
         }
-        if self.tombstones.contains_key(&order.job()) {
+        if self.tombstones.contains(&order.job()) {
             return no(Refusal::Dead, "this job was cancelled or released before");
         }
         let Some((_, service)) = self.services.iter().find(|(id, _)| *id == order.service) else {
@@ -104,15 +105,33 @@ impl Executor {
         if service.module != order.module {
             return no(Refusal::UnknownService, "the service has another module");
         }
-        fits(service, order)?;
+        fits(service, order)
+    }
+
+    /// Room for one more job of this requester. Results that it has answered make room, the oldest first; what it has
+    /// not answered stays, and so does everything of others.
+    fn room(&mut self, cx: &mut Cx<'_, Output>, peer: &PublicKey) -> Result<(), Refused> {
+        let no = |words: &str| Err((Refusal::Busy, words.to_owned()));
         let unsealed = |h: &&Held| h.receipt.is_none() && h.requester() == *peer;
-        if self.held.len() >= JOBS_MAX {
-            return no(Refusal::Busy, "this node holds as many jobs as it can");
-        }
         if self.held.values().filter(unsealed).count() >= JOBS_PER_REQUESTER_MAX {
-            return no(Refusal::Busy, "this requester has as many unfinished jobs here as it may");
+            return no("this requester has as many unfinished jobs here as it may");
         }
-        Ok(())
+        loop {
+            let of_peer = self.held.iter().filter(|(_, h)| h.requester() == *peer);
+            let too_many = *peer != self.me && of_peer.clone().count() >= JOBS_HELD_PER_REQUESTER_MAX;
+            if !too_many && self.held.len() < JOBS_MAX {
+                return Ok(());
+            }
+            let answered = of_peer.filter(|(_, h)| h.acked);
+            let oldest = answered.min_by_key(|(_, h)| h.receipt.as_ref().map(|r| r.seq));
+            match oldest.map(|(job, _)| *job) {
+                Some(job) if *peer != self.me => self.drop_job(cx, &job),
+                Some(_) | None if too_many => {
+                    return no("this node holds as many jobs of this requester as it may");
+                }
+                Some(_) | None => return no("this node holds as many jobs as it can"),
+            }
+        }
     }
 
     fn result_ack(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, commit: &Signed<Commit>) {
@@ -152,7 +171,7 @@ impl Executor {
             None => {
                 // The order may still be on its way; it must find that it is too late.
                 let admits = peer == self.me || self.config.accept_jobs;
-                if admits && !self.tombstones.contains_key(&job) {
+                if admits && !self.tombstones.contains(&job) {
                     self.bury(cx, job, peer);
                 }
                 self.send(cx, peer, &Message::CancelAck { job });

@@ -1,14 +1,21 @@
 //! The executor alone: policy, limits, cancel, leases, restart, and the machine laws.
 
 use super::super::message::{Refusal, Source};
-use super::super::receipt::Commit;
+use super::super::order::Order;
+use super::super::receipt::{Commit, Verdict};
+use super::super::signed::Signed;
 use super::super::validate::tests::service;
 use super::*;
-use crate::id::{Lsn, RunId};
+use crate::id::{Keypair, Lsn, RunId};
 use crate::laws::{Rig, check_within};
-use crate::limits::JOBS_PER_REQUESTER_MAX;
-use crate::port::{EngineInput, EngineOutput};
+use crate::limits::{
+    JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
+};
+use crate::port::{
+    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port, Usage,
+};
 use crate::service::Visibility;
+use crate::ticket::Ticket;
 use proptest::prelude::*;
 
 fn keypair(n: u8) -> Keypair {
@@ -90,8 +97,12 @@ fn starts(out: &[Output]) -> usize {
     out.iter().filter(start).count()
 }
 
+/// On whatever right it was wanted.
 fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
-    r.tell(Input::Fetched { digest: Digest::of(b"in"), new: true })
+    let here = |claim| Input::Fetched { digest: Digest::of(b"in"), claim, new: true };
+    let mut out = r.tell(here(None));
+    out.extend(r.tell(here(Some(keypair(2).public()))));
+    out
 }
 
 fn exit(job: JobId, class: ExitClass) -> Input {
@@ -159,6 +170,75 @@ fn an_order_shown_by_somebody_else_is_refused() {
     let Input::Message { message, .. } = dispatch(order(2, 1), 2) else { unreachable!() };
     let out = r.tell(Input::Message { peer: keypair(3).public(), message });
     assert_eq!(refusal(&out), Some(Refusal::BadOrder));
+}
+
+fn claims(out: &[Output]) -> Vec<Claim> {
+    let claim = |o: &Output| match o {
+        Output::Want { claim, .. } => Some(*claim),
+        _ => None,
+    };
+    out.iter().filter_map(claim).collect()
+}
+
+#[test]
+fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
+    let mut r = Rig::new(executor(4), [0; 32]);
+    r.tell(Input::Services(vec![count()]));
+    r.tell(Input::Started);
+    for n in 1..=3 {
+        r.tell(Input::PeerUp(keypair(n).public()));
+    }
+    let (alice, eve) = (keypair(2).public(), keypair(3).public());
+    assert_eq!(claims(&r.tell(dispatch(order(1, 1), 1))), [None], "the node's own store is its own");
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    assert_eq!(claims(&r.tell(dispatch(order(2, 1), 2))), [Some(alice)]);
+    // Eve's order names what alice brings, and signs a ticket of her own for it.
+    assert_eq!(claims(&r.tell(dispatch(order(3, 1), 3))), [Some(eve)]);
+    assert_eq!(starts(&input_is_here(&mut r)), 1, "alice's alone");
+    assert_eq!(r.machine.state(&order(3, 1).job()), Some(JobState::Staging));
+    // What alice has shown once she need not show again, while a job of hers holds it.
+    assert_eq!(claims(&r.tell(dispatch(order(2, 2), 2))), [None]);
+    // Eve's claim fails, and with it her job alone.
+    let mut last = Vec::new();
+    for _ in 0..STAGE_TRIES_MAX {
+        let (digest, why) = (Digest::of(b"in"), "refused".into());
+        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), why, hopeless: false });
+        last.extend(r.wait(Duration::from_secs(20)));
+    }
+    assert_eq!(starts(&last), 0);
+    assert!(r.machine.held()[&order(3, 1).job()].started.is_none());
+}
+
+#[test]
+fn an_output_is_its_requesters_input_and_a_ticket_of_the_owner_opens_what_is_here() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(exit(order(2, 1).job(), ExitClass::Success));
+    let of_output = |n, fence| {
+        let mut o = order(n, fence);
+        o.inputs[0].digest = Digest::of(b"out");
+        o
+    };
+    let out = r.tell(dispatch(of_output(2, 2), 2));
+    assert_eq!(claims(&out), [None]);
+    r.tell(from(2, Message::Cancel { job: of_output(2, 2).job() }));
+    r.tell(Input::Fetched { digest: Digest::of(b"out"), claim: None, new: false });
+    let ticket = |by: u8, to: u8| {
+        let until = r.wall().plus(Duration::from_secs(60));
+        Ticket::sign(&keypair(by), Digest::of(b"out"), keypair(to).public(), until)
+    };
+    let shown = [(ticket(1, 3), None), (ticket(1, 2), Some(keypair(3).public()))];
+    for ((ticket, claim), fence) in shown.into_iter().zip(1..) {
+        let o = of_output(3, fence);
+        let job = o.job();
+        let source = Source { holder: keypair(1).public(), ticket: ticket.encode().into() };
+        let order = Box::new(Signed::sign(o, &keypair(3)));
+        let out = r.tell(from(3, Message::Dispatch { order, sources: vec![vec![source]] }));
+        assert_eq!(claims(&out), [claim], "a ticket of the owner, made out to the requester");
+        r.tell(from(3, Message::Cancel { job }));
+    }
 }
 
 #[test]
@@ -237,13 +317,79 @@ fn a_requester_with_too_many_unfinished_jobs_is_told_to_come_again() {
     assert_eq!(refusal(&r.tell(dispatch(order(2, 100_000), 2))), Some(Refusal::Busy));
 }
 
+/// Does the job to its receipt; `answered`: and its requester says that it won.
+fn done(r: &mut Rig<Executor>, requester: u8, fence: u32, answered: bool) {
+    let job = order(requester, fence).job();
+    r.tell(dispatch(order(requester, fence), requester));
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(requester).public()), new: true });
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    r.tell(exit(job, ExitClass::Success));
+    let receipt = r.machine.held()[&job].receipt.clone().unwrap();
+    if answered {
+        let commit = Commit {
+            requester: keypair(requester).public(),
+            job,
+            order: receipt.order,
+            receipt: receipt.digest(),
+            verdict: Verdict::Won,
+            at: UnixTime::from_secs(9),
+        };
+        let commit = Box::new(Signed::sign(commit, &keypair(requester)));
+        r.tell(from(requester, Message::ResultAck { commit }));
+    }
+}
+
+#[test]
+fn results_that_wait_count_and_only_those_that_were_answered_make_room() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    done(&mut r, 3, 1, true);
+    let all = u32::try_from(JOBS_HELD_PER_REQUESTER_MAX).unwrap();
+    for fence in 1..=all {
+        done(&mut r, 2, fence, fence == 3 || fence == 5);
+    }
+    // The oldest that was answered goes, then the next; those that were not answered stay.
+    for (new, gone) in [(1, 3), (2, 5)] {
+        let out = r.tell(dispatch(order(2, all + new), 2));
+        assert_eq!(refusal(&out), None);
+        assert!(!r.machine.held().contains_key(&order(2, gone).job()));
+        assert!(r.machine.held().contains_key(&order(2, 1).job()));
+    }
+    assert_eq!(refusal(&r.tell(dispatch(order(2, all + 3), 2))), Some(Refusal::Busy));
+    assert!(r.machine.held().contains_key(&order(3, 1).job()), "another's results are untouched");
+    assert_eq!(refusal(&r.tell(dispatch(order(3, 2), 3))), None);
+}
+
+#[test]
+fn cancels_of_jobs_that_never_were_push_out_only_their_senders_own_tombstones() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    let honest = order(2, 1).job();
+    r.tell(from(2, Message::Cancel { job: honest }));
+    let mut forgotten = 0;
+    for n in 0..TOMBSTONES_MAX as u64 {
+        let mut job = JobId([3; 16]);
+        job.0[..8].copy_from_slice(&n.to_be_bytes());
+        let out = r.tell(from(3, Message::Cancel { job }));
+        forgotten += out.iter().filter(|o| matches!(o, Output::Persist(StoreOp::Forget { .. }))).count();
+    }
+    assert_eq!(forgotten, TOMBSTONES_MAX - TOMBSTONES_PER_REQUESTER_MAX);
+    assert_eq!(r.machine.durable().tombstones.len(), 1 + TOMBSTONES_PER_REQUESTER_MAX);
+    assert_eq!(refusal(&r.tell(dispatch(order(2, 1), 2))), Some(Refusal::Dead));
+}
+
 #[test]
 fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
     let mut r = rig();
     r.tell(dispatch(order(2, 1), 2));
     let mut last = Vec::new();
     for _ in 0..STAGE_TRIES_MAX {
-        last = r.tell(Input::FetchFailed { digest: Digest::of(b"in"), why: "gone".into() });
+        last = r.tell(Input::FetchFailed {
+            digest: Digest::of(b"in"),
+            claim: Some(keypair(2).public()),
+            why: "gone".into(),
+            hopeless: false,
+        });
         last.extend(r.wait(Duration::from_secs(20)));
     }
     let class = said(&last).into_iter().find_map(|m| match m {
@@ -253,6 +399,29 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
     let (class, detail) = class.unwrap();
     assert_eq!(class, ExitClass::Infra);
     assert!(detail.contains("gone"));
+}
+
+#[test]
+fn an_input_that_will_never_be_given_is_not_waited_for() {
+    let mut r = rig();
+    r.tell(dispatch(order(2, 1), 2));
+    let (digest, claim) = (Digest::of(b"in"), Some(keypair(2).public()));
+    let out = r.tell(Input::FetchFailed { digest, claim, why: "refused".into(), hopeless: true });
+    assert!(said(&out).iter().any(|m| matches!(m, Message::SealedOffer { .. })));
+}
+
+#[test]
+fn the_jobs_of_a_peer_that_is_blocked_are_stopped_and_no_others() {
+    let mut r = rig();
+    r.tell(Input::PeerUp(keypair(3).public()));
+    r.tell(dispatch(order(2, 1), 2));
+    input_is_here(&mut r);
+    r.tell(dispatch(order(3, 1), 3));
+    let out = r.tell(Input::Blocked(keypair(2).public()));
+    let stops = |o: &&Output| matches!(o, Output::Engine { request: EngineRequest::Stop { .. }, .. });
+    assert_eq!(out.iter().filter(stops).count(), 1);
+    r.wait(STOP_WAIT_MAX);
+    assert_eq!(r.machine.held().keys().collect::<Vec<_>>(), [&order(3, 1).job()]);
 }
 
 #[test]
@@ -349,8 +518,16 @@ fn the_executor_obeys_the_laws() {
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Cancel { job })),
         (job(), 2u8..4).prop_map(|(job, n)| from(n, Message::Release { job })),
         Just(from(2, Message::LeaseAck)),
-        any::<bool>().prop_map(|new| Input::Fetched { digest: Digest::of(b"in"), new }),
-        Just(Input::FetchFailed { digest: Digest::of(b"in"), why: "no".into() }),
+        peer().prop_map(Input::Blocked),
+        (any::<bool>(), 2u8..4).prop_map(|(new, n)| {
+            Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(n).public()), new }
+        }),
+        Just(Input::FetchFailed {
+            digest: Digest::of(b"in"),
+            claim: Some(keypair(2).public()),
+            why: "no".into(),
+            hopeless: false
+        }),
         (job(), class).prop_map(|(job, class)| exit(job, class)),
     ];
     check_within(

@@ -274,7 +274,7 @@ impl Requester {
         lied: &BTreeSet<PublicKey>,
     ) -> Choice {
         let usable: Vec<PublicKey> =
-            planned.candidates.iter().filter(|p| !excluded(task, p) && !lied.contains(p)).copied().collect();
+            planned.candidates.iter().filter(|&p| !excluded(task, p) && !lied.contains(p)).copied().collect();
         let mut working = false;
         let mut occupied = BTreeSet::new();
         for a in task.open() {
@@ -288,7 +288,7 @@ impl Requester {
             let spread = if planned.spread { load.get(p).copied().unwrap_or(0) } else { 0 };
             (failures(p), spread, position)
         };
-        let free: Vec<PublicKey> = usable.iter().filter(|p| !occupied.contains(p)).copied().collect();
+        let free: Vec<PublicKey> = usable.iter().filter(|&p| !occupied.contains(p)).copied().collect();
         let here = |p: &&PublicKey| {
             let room = load.get(*p).copied().unwrap_or(0) < ATTEMPTS_PER_PEER_MAX;
             let busy = self.peers.get(*p).and_then(|x| x.busy_until).is_some_and(|at| at > now);

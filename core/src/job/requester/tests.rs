@@ -34,7 +34,7 @@ fn workflow(peers: &[PublicKey]) -> Workflow {
 }
 
 fn offer(peer: PublicKey) -> Input {
-    Input::Offers { peer, services: Some(vec![service("count", true, &[])]) }
+    Input::Offers { peer, services: Some(vec![service("count", true, &[])].into()) }
 }
 
 fn submit(run: u8, peers: &[PublicKey]) -> Input {

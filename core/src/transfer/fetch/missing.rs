@@ -1,7 +1,7 @@
 //! Pieces not yet handed to the store: one bit each, 8 KiB for the longest object.
 
 /// The pieces that are missing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Missing {
     words: Vec<u64>,
     left: u32,
@@ -25,6 +25,11 @@ impl Missing {
         *word &= !bit;
         self.left -= u32::from(was);
         was
+    }
+
+    /// Whether it is missing.
+    pub(super) fn contains(&self, piece: u32) -> bool {
+        self.words.get(piece as usize / 64).is_some_and(|word| word >> (piece % 64) & 1 == 1)
     }
 
     /// How many.

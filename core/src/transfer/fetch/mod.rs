@@ -10,7 +10,14 @@
 //! |---|---|
 //! | malformed answer, list that is not the digest's, wrong piece, end before the last piece | it lied: never asked again for this object, [`Output::Lied`] |
 //! | another length than expected | never asked again for this length; who is wrong, it or the want, is open |
-//! | unreachable, lost, refused, fewer than 4 KiB in 15 s | the next source; again in the next round, after a pause |
+//! | refused: no such object for you, no such piece | never asked again with this ticket |
+//! | unreachable, lost, busy, fewer than 4 KiB in 15 s | the next source; again in the next round, after a pause |
+//!
+//! **Whose right.** A digest is a name that anybody may know, so an object that happens to be in the store is no answer to a
+//! requester that was never given it. Such a want is a [`Claim`]: its bytes must all come from the sources of that very
+//! requester, whose holders look at its tickets, before the object counts as here. Pieces that the store has are checked and
+//! not written again. What a claim has shown is remembered over its failures, within this process; pieces from before a
+//! restart may be anybody's.
 //!
 //! A fetch ends with [`Output::Fetched`] once the store has sealed the object, or with [`Output::FetchFailed`] and every
 //! reason. It keeps nothing in the journal: whoever wants an object wants it again after a restart.
@@ -31,6 +38,7 @@ use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
 use crate::ticket::Ticket;
 use crate::time::Deadline;
 use crate::transfer::message::RefusedCode;
+use missing::Missing;
 use object::{End, Object, Step};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thiserror::Error;
@@ -38,8 +46,16 @@ use thiserror::Error;
 /// Openings given up whose answers are remembered until they come; the node answers each, so this is never reached.
 const ABANDONED_MAX: usize = 1_024;
 
-/// An object and its length. A want with a wrong length is a fetch of its own, which fails alone.
-type Key = (Digest, u64);
+/// Unfinished claims remembered; the first in order of digest are forgotten. At most 8 KiB each.
+const PROVEN_MAX: usize = 64;
+
+/// On whose right an object is wanted: this node's own (`None`), for which the store is enough, or that of a requester which
+/// has yet to show that it was given the object.
+pub type Claim = Option<PublicKey>;
+
+/// An object and its length, and on whose right it is wanted. A want with a wrong length is a fetch of its own, which
+/// fails alone.
+type Key = (Digest, u64, Claim);
 
 /// Who waits for an object: a job or a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -111,9 +127,26 @@ impl SourceFault {
         }
     }
 
-    /// Whether asking again is of no use.
+    /// Whether asking this peer again is of no use.
     fn is_final(&self) -> bool {
         self.is_lie() || matches!(self, SourceFault::WrongLength { .. })
+    }
+
+    /// Whether asking it again with the same ticket is of no use. Who may have what a holder has does not change by asking
+    /// once more; how busy it is does.
+    fn is_final_for_ticket(&self) -> bool {
+        match self {
+            SourceFault::Refused(RefusedCode::Unavailable | RefusedCode::Range, _) => true,
+            SourceFault::Refused(RefusedCode::Busy | RefusedCode::Store | RefusedCode::Other(_), _)
+            | SourceFault::Unreachable(_)
+            | SourceFault::Lost
+            | SourceFault::Stalled => false,
+            SourceFault::Malformed(_)
+            | SourceFault::WrongLength { .. }
+            | SourceFault::WrongList
+            | SourceFault::WrongPiece { .. }
+            | SourceFault::Short => true,
+        }
     }
 }
 
@@ -143,6 +176,17 @@ pub enum FetchError {
     Full,
 }
 
+impl FetchError {
+    /// Whether another try with the same sources must end in the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            FetchError::NoSource(faults) => faults.iter().all(|(_, f)| f.is_final_for_ticket()),
+            FetchError::WrongLength { .. } | FetchError::NoSuchObject | FetchError::TooLong => true,
+            FetchError::Store(_) | FetchError::Full => false,
+        }
+    }
+}
+
 /// What can happen to the fetches.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
@@ -152,6 +196,8 @@ pub enum Input {
         digest: Digest,
         /// Its length, known from the order or the receipt.
         len: u64,
+        /// On whose right.
+        claim: Claim,
         /// Who has it, and what to show them.
         sources: Vec<(PublicKey, Option<Ticket>)>,
         /// Who waits.
@@ -234,6 +280,8 @@ pub enum Output {
         digest: Digest,
         /// Its length.
         len: u64,
+        /// On whose right.
+        claim: Claim,
         /// All who waited.
         waiters: Vec<Waiter>,
     },
@@ -243,6 +291,8 @@ pub enum Output {
         digest: Digest,
         /// The length that was wanted.
         len: u64,
+        /// On whose right.
+        claim: Claim,
         /// All who waited.
         waiters: Vec<Waiter>,
         /// Why.
@@ -306,6 +356,8 @@ pub struct Fetcher {
     looking: usize,
     to_start: VecDeque<Key>,
     active: BTreeSet<Key>,
+    /// Pieces that claims which failed have not shown yet.
+    unproven: BTreeMap<Key, Missing>,
 }
 
 impl Fetcher {
@@ -323,6 +375,7 @@ impl Fetcher {
             looking: 0,
             to_start: VecDeque::new(),
             active: BTreeSet::new(),
+            unproven: BTreeMap::new(),
         }
     }
 
@@ -354,12 +407,14 @@ impl Fetcher {
             None
         };
         if let Some(why) = why {
-            cx.emit(Output::FetchFailed { digest: key.0, len: key.1, waiters: vec![waiter], why });
+            let (digest, len, claim) = key;
+            cx.emit(Output::FetchFailed { digest, len, claim, waiters: vec![waiter], why });
             return;
         }
         let entry = self.entries.entry(key).or_insert_with(|| {
             self.to_look.push_back(key);
-            Entry { waiters: BTreeSet::new(), object: Object::new(key) }
+            let unproven = self.unproven.remove(&key);
+            Entry { waiters: BTreeSet::new(), object: Object::new(key, unproven) }
         });
         entry.waiters.insert(waiter);
         for (peer, ticket) in sources {
@@ -370,7 +425,8 @@ impl Fetcher {
 
     fn cancel(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, waiter: Waiter) {
         let mut orphans = Vec::new();
-        for (key, entry) in self.entries.range_mut((digest, 0)..=(digest, u64::MAX)) {
+        let of_it = self.entries.range_mut((digest, 0, None)..).take_while(|(key, _)| key.0 == digest);
+        for (key, entry) in of_it {
             if entry.waiters.remove(&waiter) && entry.waiters.is_empty() {
                 orphans.push(*key);
             }
@@ -402,12 +458,18 @@ impl Fetcher {
     }
 
     fn end(&mut self, cx: &mut Cx<'_, Output>, key: Key, end: End) {
-        let Some(entry) = self.remove(cx, key) else { return };
-        let (digest, len) = key;
+        let Some(mut entry) = self.remove(cx, key) else { return };
+        let (digest, len, claim) = key;
         let waiters = entry.waiters.into_iter().collect();
+        if let (Err(_), Some(unproven)) = (&end, entry.object.unproven()) {
+            self.unproven.insert(key, unproven);
+            if self.unproven.len() > PROVEN_MAX {
+                self.unproven.pop_first();
+            }
+        }
         cx.emit(match end {
-            Ok(()) => Output::Fetched { digest, len, waiters },
-            Err(why) => Output::FetchFailed { digest, len, waiters, why },
+            Ok(()) => Output::Fetched { digest, len, claim, waiters },
+            Err(why) => Output::FetchFailed { digest, len, claim, waiters, why },
         });
     }
 
@@ -436,8 +498,10 @@ impl Fetcher {
             }
         }
         while self.active.len() < FETCHES_ACTIVE_MAX {
-            // Two lengths of one digest would be two partial objects of one name.
-            let free = self.to_start.iter().position(|k| self.active.iter().all(|a| a.0 != k.0));
+            // Two lengths of one digest, or two claims, would write one partial object.
+            let writes = |k: &Key| self.entries.get(k).is_some_and(|e| e.object.writes());
+            let taken = |k: &Key| writes(k) && self.active.iter().any(|a| a.0 == k.0 && writes(a));
+            let free = self.to_start.iter().position(|k| !taken(k));
             let Some(key) = free.and_then(|i| self.to_start.remove(i)) else { return };
             self.active.insert(key);
             let Some(entry) = self.entries.get_mut(&key) else { continue };
@@ -477,7 +541,9 @@ impl Machine for Fetcher {
 
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
-            Input::Want { digest, len, sources, waiter } => self.want(cx, (digest, len), sources, waiter),
+            Input::Want { digest, len, claim, sources, waiter } => {
+                self.want(cx, (digest, len, claim), sources, waiter);
+            }
             Input::Cancel { digest, waiter } => self.cancel(cx, digest, waiter),
             Input::Opened { op, stream } => match self.shared.ops.remove(&op) {
                 Some(key) => self.touch(cx, key, |o, cx, sh| {

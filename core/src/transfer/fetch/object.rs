@@ -6,6 +6,9 @@
 //! The link to a source lives beside these steps. A first request asks for the piece list and all pieces at once; reading
 //! stops behind the list until the store has said what it has of the object. If it has nothing, reading goes on; if it
 //! has pieces from before a restart, the stream is given up and another asks for the rest only.
+//!
+//! Under a claim (see [`super`]) what the store has spares the writing and not the fetching: the steps are the same, and an
+//! object that is here whole goes straight to *open* and ends without sealing.
 
 use super::incoming::{Incoming, Taken};
 use super::missing::Missing;
@@ -74,7 +77,14 @@ pub(super) struct Object {
     pub(super) step: Step,
     pub(super) sources: Sources,
     info: Option<BlobInfo>,
+    /// Pieces to be fetched.
     missing: Missing,
+    /// Pieces the store lacks.
+    unwritten: Missing,
+    /// Under a claim: pieces that the requester has not shown yet.
+    unproven: Option<Missing>,
+    /// Under a claim: the object is in the store.
+    whole: bool,
     writes: BTreeMap<OpId, u64>,
     written_bytes: u64,
     repairs: u32,
@@ -83,13 +93,18 @@ pub(super) struct Object {
 
 impl Object {
     /// An object that somebody wants.
-    pub(super) fn new(key: Key) -> Self {
+    /// `unproven`: what the same claim had still to show when it failed.
+    pub(super) fn new(key: Key, unproven: Option<Missing>) -> Self {
+        let unproven = key.2.map(|_| unproven.unwrap_or_else(|| Missing::all(piece_count(key.1))));
         Self {
             key,
             step: Step::ToLook,
             sources: Sources::default(),
             info: None,
             missing: Missing::all(0),
+            unwritten: Missing::all(0),
+            unproven,
+            whole: false,
             writes: BTreeMap::new(),
             written_bytes: 0,
             repairs: 0,
@@ -119,7 +134,11 @@ impl Object {
 
     /// Its turn has come.
     pub(super) fn start(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
-        self.missing = Missing::all(piece_count(self.key.1));
+        self.unwritten = Missing::all(piece_count(self.key.1));
+        self.missing = self.unwritten.clone();
+        if self.whole {
+            return self.prove(cx, sh);
+        }
         if self.step == (Step::ToStart { damaged: true }) {
             self.step = Step::Removing(sh.blob(cx, self.key, BlobRequest::Remove { digest: self.key.0 }));
             return None;
@@ -127,8 +146,32 @@ impl Object {
         self.create_or_connect(cx, sh)
     }
 
+    /// The object is here, and its requester has to show that it was given it.
+    fn prove(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
+        self.whole = true;
+        self.step = Step::Open;
+        self.unwritten = Missing::all(0);
+        self.missing = self.unproven.clone().unwrap_or_else(|| Missing::all(0));
+        if self.missing.left() == 0 {
+            self.drop_link(cx, sh);
+            return Some(Ok(()));
+        }
+        self.pull(cx, sh);
+        self.connect(cx, sh)
+    }
+
+    /// Whether it may write to the store: not when the object is there and only a right to it is to be shown.
+    pub(super) fn writes(&self) -> bool {
+        !self.whole
+    }
+
+    /// What a claim that failed had still to show.
+    pub(super) fn unproven(&mut self) -> Option<Missing> {
+        self.unproven.take()
+    }
+
     fn create_or_connect(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
-        let (digest, len) = self.key;
+        let (digest, len, _) = self.key;
         self.step = Step::NoList;
         if self.info.is_none()
             && let Some(pieces) = short_list(&digest, len)
@@ -266,13 +309,23 @@ impl Object {
             }
             Ok(Taken::Piece(piece, bytes)) => self.write(cx, sh, piece, bytes),
         }
+        if self.whole && self.missing.left() == 0 {
+            self.drop_link(cx, sh);
+            return Some(Ok(()));
+        }
         self.pull(cx, sh);
         None
     }
 
     fn write(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, piece: u32, bytes: Vec<Bytes>) {
-        if self.missing.remove(piece) {
-            self.sources.progressed();
+        if !self.missing.remove(piece) {
+            return;
+        }
+        self.sources.progressed();
+        if let Some(unproven) = &mut self.unproven {
+            unproven.remove(piece);
+        }
+        if self.unwritten.remove(piece) {
             let digest = self.key.0;
             let op = sh.blob(cx, self.key, BlobRequest::Write { digest, piece, bytes });
             let range = piece_range(self.key.1, piece);
@@ -329,7 +382,10 @@ impl Object {
                 self.create_or_connect(cx, sh)
             }
             (Step::Creating(o), Ok(BlobAnswer::Partial { have })) if *o == op => self.created(cx, sh, &have),
-            (Step::Creating(o), Ok(BlobAnswer::Info(info))) if *o == op => Some(self.whole(&info)),
+            (Step::Creating(o), Ok(BlobAnswer::Info(info))) if *o == op => match self.unproven {
+                Some(_) => self.prove(cx, sh),
+                None => Some(self.has_len(&info)),
+            },
             (Step::Sealing(o), Ok(BlobAnswer::Sealed)) if *o == op => Some(Ok(())),
             (Step::Creating(o), Err(BlobFailed::Corrupt)) if *o == op => {
                 self.repair(cx, sh, BlobFailed::Corrupt)
@@ -347,7 +403,13 @@ impl Object {
 
     fn looked(&mut self, result: Result<BlobAnswer, BlobFailed>) -> Option<End> {
         let damaged = match result {
-            Ok(BlobAnswer::Info(info)) => return Some(self.whole(&info)),
+            Ok(BlobAnswer::Info(info)) if self.unproven.is_none() => return Some(self.has_len(&info)),
+            // What the requester says of another object's length is none of its business to learn.
+            Ok(BlobAnswer::Info(info)) => {
+                self.whole = info.len == self.key.1;
+                self.info = self.whole.then_some(info);
+                false
+            }
             Err(BlobFailed::NotFound) => false,
             Err(BlobFailed::Corrupt) => true,
             Err(e @ (BlobFailed::Full | BlobFailed::Io(_))) => return Some(Err(FetchError::Store(e))),
@@ -365,7 +427,7 @@ impl Object {
         None
     }
 
-    fn whole(&self, info: &BlobInfo) -> End {
+    fn has_len(&self, info: &BlobInfo) -> End {
         match info.len == self.key.1 {
             true => Ok(()),
             false => Err(FetchError::WrongLength { actual: info.len }),
@@ -377,9 +439,13 @@ impl Object {
         let before = self.missing.left();
         for piece in 0..piece_count(self.key.1) {
             let there = have.get(piece as usize / 8).is_some_and(|byte| byte >> (piece % 8) & 1 == 1);
-            if there && self.missing.remove(piece) {
+            let proven = !self.unproven.as_ref().is_some_and(|u| u.contains(piece));
+            if there && self.unwritten.remove(piece) {
                 let range = piece_range(self.key.1, piece);
                 self.written_bytes += range.end - range.start;
+                if proven {
+                    self.missing.remove(piece);
+                }
             }
         }
         // What was asked for before this was known holds pieces that are here: ask the same source for the others.
@@ -400,7 +466,7 @@ impl Object {
 
     fn written(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, op: OpId) -> Option<End> {
         self.written_bytes += self.writes.remove(&op).unwrap_or(0);
-        let (digest, len) = self.key;
+        let (digest, len, _) = self.key;
         cx.emit(Output::Progress { digest, len, done: self.written_bytes });
         self.pull(cx, sh);
         self.seal_when_whole(cx, sh);
@@ -408,7 +474,7 @@ impl Object {
     }
 
     fn seal_when_whole(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
-        if self.step == Step::Open && self.missing.left() == 0 && self.writes.is_empty() {
+        if self.step == Step::Open && !self.whole && self.missing.left() == 0 && self.writes.is_empty() {
             self.drop_link(cx, sh);
             self.step = Step::Sealing(sh.blob(cx, self.key, BlobRequest::Seal { digest: self.key.0 }));
         }
@@ -421,7 +487,8 @@ impl Object {
         }
         self.repairs += 1;
         self.drop_link(cx, sh);
-        self.missing = Missing::all(piece_count(self.key.1));
+        self.unwritten = Missing::all(piece_count(self.key.1));
+        self.missing = self.unwritten.clone();
         self.written_bytes = 0;
         self.step = Step::Removing(sh.blob(cx, self.key, BlobRequest::Remove { digest: self.key.0 }));
         None

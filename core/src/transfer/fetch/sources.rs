@@ -1,7 +1,7 @@
 //! Who may have an object, what has become of each of them, and whom to ask next.
 //!
-//! A source that **lied** (sent what cannot belong to the object) is never asked again for it. One that **failed** (lost,
-//! stalled, busy, refused) gets its turn again in the next round, after a pause that doubles from round to round. A piece
+//! A source that **lied** (sent what cannot belong to the object) is never asked again for it, nor is one that **refused**
+//! for good with the same ticket. One that **failed** (lost, stalled, busy) gets its turn again in the next round, after a pause that doubles from round to round. A piece
 //! gained starts the count of rounds anew, so a bad line is endured as long as it brings something.
 
 use super::SourceFault;
@@ -79,6 +79,7 @@ impl Sources {
         for (i, source) in self.list.iter_mut().enumerate() {
             if i == index {
                 source.fault = Some(fault.clone());
+                source.banned |= fault.is_final_for_ticket();
             }
             source.banned |= banned && source.peer == peer;
         }

@@ -27,6 +27,7 @@ use crate::port::{BlobAnswer, BlobFailed, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
 use crate::time::Deadline;
 use grants::Grants;
+pub use grants::Reason;
 use outgoing::{Phase, Serve, Slot};
 use std::collections::BTreeMap;
 
@@ -39,13 +40,17 @@ pub enum Input {
         digest: Digest,
         /// Whose.
         requester: PublicKey,
+        /// Why.
+        reason: Reason,
     },
-    /// It is that no more.
+    /// It is that no more, for this reason.
     Revoke {
         /// Which.
         digest: Digest,
         /// Whose.
         requester: PublicKey,
+        /// Why it was.
+        reason: Reason,
     },
     /// A peer opened a transfer stream, and this is its first frame. The stream is the machine's from now on; there is no
     /// standing read on it.
@@ -185,6 +190,11 @@ impl Server {
     /// Whether `requester` may fetch `digest` from here without a ticket.
     pub fn is_granted(&self, digest: &Digest, requester: &PublicKey) -> bool {
         self.grants.allows(digest, requester)
+    }
+
+    /// Whether `requester` may fetch `digest` from here for this reason, whatever others there are.
+    pub fn is_granted_for(&self, digest: &Digest, requester: &PublicKey, reason: Reason) -> bool {
+        self.grants.has(digest, requester, reason)
     }
 
     fn request(&mut self, cx: &mut Cx<'_, Output>, stream: StreamKey, peer: PublicKey, frame: &Frame) {
@@ -388,13 +398,15 @@ impl Machine for Server {
 
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
-            Input::Grant { digest, requester } => match self.grants.grant(digest, requester) {
-                Ok(Some(op)) => cx.emit(Output::Persist(op)),
-                Ok(None) => {}
-                Err(()) => cx.emit(Output::GrantFull { digest, requester }),
-            },
-            Input::Revoke { digest, requester } => {
-                if let Some(op) = self.grants.revoke(&digest, &requester) {
+            Input::Grant { digest, requester, reason } => {
+                match self.grants.grant(digest, requester, reason) {
+                    Ok(Some(op)) => cx.emit(Output::Persist(op)),
+                    Ok(None) => {}
+                    Err(()) => cx.emit(Output::GrantFull { digest, requester }),
+                }
+            }
+            Input::Revoke { digest, requester, reason } => {
+                if let Some(op) = self.grants.revoke(&digest, &requester, reason) {
                     cx.emit(Output::Persist(op));
                 }
             }

@@ -28,7 +28,7 @@ fn op(room: u8, n: u64) -> OpId {
 }
 
 fn want(digest: Digest, len: u64, w: u8) -> fetch::Input {
-    fetch::Input::Want { digest, len, sources: vec![(key(1).public(), None)], waiter: waiter(w) }
+    fetch::Input::Want { digest, len, claim: None, sources: vec![(key(1).public(), None)], waiter: waiter(w) }
 }
 
 fn not_found(n: u64) -> fetch::Input {
@@ -56,7 +56,10 @@ fn wants_of_one_object_are_one_fetch_and_all_who_wait_are_told() {
     assert_eq!(rig.tell(want(digest, 1, 2)), []);
     let info = BlobInfo { len: 1, pieces: Bytes::new() };
     let out = rig.tell(fetch::Input::Blob { op: op(9, 1), result: Ok(BlobAnswer::Info(info)) });
-    assert_eq!(out, [fetch::Output::Fetched { digest, len: 1, waiters: vec![waiter(1), waiter(2)] }]);
+    assert_eq!(
+        out,
+        [fetch::Output::Fetched { digest, len: 1, claim: None, waiters: vec![waiter(1), waiter(2)] }]
+    );
 }
 
 #[test]
@@ -97,7 +100,8 @@ fn no_object_is_empty_but_the_empty_one_and_none_is_longer_than_the_longest() {
     let digest = Digest::of(b"x");
     let mut rig = Rig::new(Fetcher::new(9), [1; 32]);
     rig.tell(want(digest, 0, 1));
-    let failed = |len, why| fetch::Output::FetchFailed { digest, len, waiters: vec![waiter(1)], why };
+    let failed =
+        |len, why| fetch::Output::FetchFailed { digest, len, claim: None, waiters: vec![waiter(1)], why };
     assert_eq!(rig.tell(not_found(1)), [failed(0, FetchError::NoSuchObject)]);
     let len = OBJECT_BYTES_MAX + 1;
     assert_eq!(rig.tell(want(digest, len, 1)), [failed(len, FetchError::TooLong)]);
@@ -178,7 +182,7 @@ fn a_peer_over_its_limit_is_told_to_come_later_and_the_others_are_served() {
     let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
     let (a, b) = (key(1).public(), key(2).public());
     for requester in [a, b] {
-        rig.tell(serve::Input::Grant { digest, requester });
+        rig.tell(serve::Input::Grant { digest, requester, reason: serve::Reason::Job });
     }
     for n in 0..SERVES_PER_PEER_MAX as u64 {
         assert!(rig.tell(request(digest, n, &a)).iter().any(|o| matches!(o, serve::Output::Blob { .. })));
@@ -201,7 +205,7 @@ fn hostile_requests_are_counted_reset_and_held_against_the_peer() {
     let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
     let peer = key(1).public();
     let digest = Digest::of(b"x");
-    rig.tell(serve::Input::Grant { digest, requester: peer });
+    rig.tell(serve::Input::Grant { digest, requester: peer, reason: serve::Reason::Job });
     let frame = Frame { kind: 0x20, body: b"d1:wi0ee".to_vec() };
     let out = rig.tell(serve::Input::Request { stream: STREAM, peer, frame });
     assert!(matches!(
@@ -226,7 +230,7 @@ fn a_consumer_that_takes_nothing_is_abandoned_after_thirty_seconds() {
     let (digest, info) = describe(&bytes);
     let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
     let peer = key(1).public();
-    rig.tell(serve::Input::Grant { digest, requester: peer });
+    rig.tell(serve::Input::Grant { digest, requester: peer, reason: serve::Reason::Job });
     rig.tell(request(digest, 4, &peer));
     rig.tell(serve::Input::Blob { op: op(8, 1), result: Ok(BlobAnswer::Info(info)) });
     assert_eq!(rig.wait(SERVE_STALL_AFTER - Duration::from_millis(1)), []);
@@ -240,17 +244,25 @@ fn grants_over_the_limit_are_refused_aloud() {
     let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
     let digest = Digest::of(b"x");
     for n in 0..GRANT_REQUESTERS_MAX as u8 {
-        rig.tell(serve::Input::Grant { digest, requester: key(n).public() });
+        rig.tell(serve::Input::Grant { digest, requester: key(n).public(), reason: serve::Reason::Job });
     }
     let requester = key(200).public();
-    let out = rig.tell(serve::Input::Grant { digest, requester });
+    let out = rig.tell(serve::Input::Grant { digest, requester, reason: serve::Reason::Job });
     assert_eq!(out, [serve::Output::GrantFull { digest, requester }]);
 }
 
 #[test]
 fn a_record_that_is_no_grant_stops_the_restore() {
     let subject = Subject::new(Room::Grant, Digest::of(b"x").as_bytes());
-    for record in [&b"d1:rle1:vi2ee"[..], b"d1:rl3:abce1:vi1ee", b"", b"d1:vi1ee"] {
+    for record in [
+        &b"d1:rle1:vi3ee"[..],
+        b"d1:rle1:vi2ee",
+        b"d1:rle1:vi2e1:wli1eee",
+        b"d1:rl3:abce1:vi1ee",
+        b"",
+        b"d1:vi1ee",
+        b"d1:rl3:abce1:vi2e1:wli1eee",
+    ] {
         let (lsn, record) = (Default::default(), Bytes::copy_from_slice(record));
         let stored = StoredRecord { lsn, subject: subject.clone(), record };
         assert!(Server::restore(8, &[stored]).is_err());
@@ -308,6 +320,7 @@ fn the_fetcher_keeps_the_laws() {
         4 => (digests(), lengths(), 0u8..3, 0u8..3).prop_map(|(digest, len, w, s)| fetch::Input::Want {
             digest,
             len,
+            claim: (w == 2).then(|| key(7).public()),
             sources: (0..s).map(|n| (key(n).public(), None)).collect(),
             waiter: waiter(w),
         }),
@@ -334,8 +347,8 @@ fn the_server_keeps_the_laws() {
     let noise = proptest::collection::vec(any::<u8>(), 0..20).prop_map(|body| Frame { kind: 0x20, body });
     let peers = || (0u8..3).prop_map(|n| key(n).public());
     let input = prop_oneof![
-        4 => (digests(), peers()).prop_map(|(digest, requester)| serve::Input::Grant { digest, requester }),
-        1 => (digests(), peers()).prop_map(|(digest, requester)| serve::Input::Revoke { digest, requester }),
+        4 => (digests(), peers()).prop_map(|(digest, requester)| serve::Input::Grant { digest, requester, reason: serve::Reason::Job }),
+        1 => (digests(), peers()).prop_map(|(digest, requester)| serve::Input::Revoke { digest, requester, reason: serve::Reason::Job }),
         6 => (streams(), peers(), prop_oneof![6 => frame, 1 => noise])
             .prop_map(|(stream, peer, frame)| serve::Input::Request { stream, peer, frame }),
         6 => (streams(), events()).prop_map(|(stream, event)| serve::Input::Stream { stream, event }),

@@ -8,10 +8,11 @@ use super::fetch::{self, FetchError, SourceFault};
 use super::message::RefusedCode;
 use super::serve::{self, Server};
 use super::tree::piece_count;
+use crate::codec::{Dict, Value};
 use crate::id::Digest;
-use crate::limits::{FETCH_ROUNDS_MAX, FETCH_STALL_AFTER};
+use crate::limits::FETCH_STALL_AFTER;
 use crate::port::{BlobFailed, BlobInfo, BlobRequest};
-use crate::store::{Room, StoreOp, StoredRecord};
+use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::ticket::Ticket;
 use crate::time::{Duration, Instant};
 use world::{Matches, PIECE, WALL, World, content, describe, key, waiter};
@@ -47,6 +48,121 @@ fn an_object_that_is_here_is_not_fetched() {
     w.settle();
     w.assert_has(&bytes);
     assert_eq!(w.opened, 0);
+}
+
+#[test]
+fn an_object_that_is_here_is_no_answer_to_a_claim_without_a_source_that_gives_it() {
+    let bytes = content(1, 3 * PIECE);
+    let mut heard = Vec::new();
+    for here in [false, true] {
+        let mut w = World::new(1);
+        let (digest, info) = describe(&bytes);
+        if here {
+            w.store.put(&bytes);
+        }
+        let stranger = w.holder();
+        w.claim(digest, info.len, 50, &[stranger]);
+        w.settle();
+        assert!(!w.fetched(digest));
+        w.claim(digest, info.len - 1, 50, &[stranger]);
+        w.settle();
+        heard.push((w.said.clone(), w.now));
+    }
+    assert_eq!(heard[0], heard[1], "nor can it be told whether it is here, or how long it is");
+}
+
+#[test]
+fn a_claim_is_shown_by_every_byte_and_writes_nothing_twice() {
+    for len in [1, PIECE, 3 * PIECE + 5] {
+        let mut w = World::new(2);
+        let bytes = content(1, len);
+        let (digest, _) = w.store.put(&bytes);
+        let h = w.holder_with(&bytes);
+        w.claim(digest, len, 50, &[h]);
+        w.settle();
+        w.assert_has(&bytes);
+        assert_eq!(w.holders[h].server.counts().bytes, len);
+        assert_eq!(w.store.writes, 0);
+    }
+}
+
+#[test]
+fn a_source_that_lacks_one_piece_shows_no_claim() {
+    let bytes = content(1, 4 * PIECE);
+    let mut w = World::new(3);
+    let (digest, len) = w.store.put(&bytes);
+    let partly = liar(&mut w, &bytes, |content, _, _| content[3 * PIECE as usize] ^= 1);
+    w.claim(digest, len, 50, &[partly]);
+    w.settle();
+    assert!(!w.fetched(digest));
+    assert_eq!(w.lies().len(), 1);
+}
+
+#[test]
+fn what_one_requester_brought_is_no_others_and_both_get_it_by_their_own_sources() {
+    let bytes = content(1, 3 * PIECE);
+    let (digest, info) = describe(&bytes);
+    for seed in 0..8 {
+        let mut w = World::new(seed);
+        let (good, stranger) = (w.holder_with(&bytes), w.holder());
+        w.claim(digest, info.len, 50, &[good]);
+        w.claim(digest, info.len, 51, &[stranger]);
+        w.settle();
+        let told = |w: &World, n: u8| {
+            let claim = Some(key(n).public());
+            w.said.iter().any(|s| matches!(s, fetch::Output::Fetched { claim: c, .. } if *c == claim))
+        };
+        assert!(told(&w, 50) && !told(&w, 51));
+        w.claim(digest, info.len, 51, &[good]);
+        w.settle();
+        assert!(told(&w, 51));
+        assert_eq!(w.store.writes, 3);
+    }
+}
+
+#[test]
+fn a_claim_to_what_is_here_holds_up_nobody_elses() {
+    let bytes = content(1, 3 * PIECE);
+    let mut w = World::new(5);
+    let (digest, len) = w.store.put(&bytes);
+    let (silent, good) = (w.holder_with(&bytes), w.holder_with(&bytes));
+    w.holders[silent].silent_after = Some(10);
+    w.claim(digest, len, 50, &[silent]);
+    w.claim(digest, len, 51, &[good]);
+    while w.step() {}
+    assert!(w.fetched(digest), "{:?}", w.said);
+    assert_eq!((w.now, w.said.len()), (Instant::ZERO, 1));
+}
+
+#[test]
+fn what_a_claim_has_shown_is_remembered_over_a_failure_but_pieces_from_before_a_restart_are_anybodys() {
+    let bytes = content(3, 6 * PIECE);
+    let (digest, info) = describe(&bytes);
+    for restarts in [false, true] {
+        let mut w = World::new(4);
+        let h = w.holder_with(&bytes);
+        w.claim(digest, info.len, 50, &[h]);
+        while w.store.writes < 3 {
+            assert!(w.step());
+        }
+        if restarts {
+            w.crash();
+        } else {
+            w.holders[h].reachable = false;
+            let streams: Vec<_> = w.pipes.keys().copied().collect();
+            streams.into_iter().for_each(|s| w.break_connection(s));
+            w.settle();
+            assert!(w.failure().is_some());
+            w.holders[h].reachable = true;
+        }
+        let before = w.holders[h].server.counts().bytes;
+        w.claim(digest, info.len, 50, &[h]);
+        w.settle();
+        w.assert_has(&bytes);
+        assert_eq!(w.store.writes, 6, "no piece was written twice");
+        let again = w.holders[h].server.counts().bytes - before;
+        assert_eq!(again == info.len, restarts, "{again} bytes");
+    }
 }
 
 #[test]
@@ -168,7 +284,7 @@ fn a_silent_source_stalls_for_fifteen_seconds_and_no_longer() {
 }
 
 #[test]
-fn unreachable_and_refusing_sources_are_tried_in_rounds_and_then_all_are_named() {
+fn unreachable_sources_are_tried_in_rounds_and_refusing_ones_once_and_then_all_are_named() {
     let mut w = World::new(4);
     let bytes = content(5, PIECE);
     let (digest, info) = describe(&bytes);
@@ -176,13 +292,38 @@ fn unreachable_and_refusing_sources_are_tried_in_rounds_and_then_all_are_named()
     w.holders[gone].reachable = false;
     w.want(digest, info.len, &[gone, without]);
     w.settle();
-    let Some(FetchError::NoSource(faults)) = w.failure() else { panic!("{:?}", w.said) };
+    let Some(why @ FetchError::NoSource(faults)) = w.failure() else { panic!("{:?}", w.said) };
     let refused = SourceFault::Refused(RefusedCode::Unavailable, RefusedCode::Unavailable.reason().into());
     assert_eq!(faults[0].1, SourceFault::Unreachable("no path".into()));
     assert_eq!(faults[1].1, refused);
-    assert_eq!(w.opened, FETCH_ROUNDS_MAX as usize);
+    assert!(!why.is_final(), "the other may come back");
+    assert_eq!(w.opened, 1, "what was refused for good is not asked for again");
     assert!(w.now > Instant::from_millis(3_000) && w.now < Instant::from_millis(60_000), "{:?}", w.now);
     assert_eq!(w.lies(), []);
+}
+
+#[test]
+fn a_refusal_of_the_only_source_ends_the_fetch_at_once_but_another_ticket_is_another_question() {
+    let bytes = content(5, PIECE);
+    let (digest, info) = describe(&bytes);
+    let (requester, me) = (key(50), key(100).public());
+    let over = Ticket::sign(&requester, digest, me, WALL);
+    let good = Ticket::sign(&requester, digest, me, WALL.plus(Duration::from_secs(60)));
+    for tickets in [vec![over.clone()], vec![over, good]] {
+        let mut w = World::new(4);
+        let h = w.holder();
+        w.holders[h].store.put(&bytes);
+        w.tell_holder(
+            h,
+            serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
+        );
+        let sources = tickets.iter().map(|t| (w.holders[h].key, Some(t.clone()))).collect();
+        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
+        w.settle();
+        assert_eq!(w.fetched(digest), tickets.len() == 2);
+        assert!(w.failure().is_none_or(FetchError::is_final));
+        assert_eq!(w.now, Instant::ZERO, "nothing was waited for");
+    }
 }
 
 #[test]
@@ -229,7 +370,12 @@ fn a_failing_store_there_is_no_lie() {
             w.holders[h].store.fail.push((matches, failed.clone()));
             w.want(digest, info.len, &[h]);
             w.settle();
-            w.assert_has(&bytes);
+            if w.fetched(digest) {
+                w.assert_has(&bytes);
+            } else {
+                assert_eq!(failed, BlobFailed::NotFound, "only what is gone is refused for good");
+                assert!(w.failure().is_some_and(FetchError::is_final));
+            }
             assert_eq!(w.lies(), []);
             let counts = w.holders[h].server.counts();
             assert_eq!(counts.store_failed + counts.unavailable, 1);
@@ -256,9 +402,12 @@ fn a_ticket_of_the_requester_opens_what_a_stranger_may_not_have() {
         let mut w = World::new(3);
         let h = w.holder();
         w.holders[h].store.put(&bytes);
-        w.tell_holder(h, serve::Input::Grant { digest, requester: requester.public() });
+        w.tell_holder(
+            h,
+            serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
+        );
         let sources = vec![(w.holders[h].key, ticket)];
-        w.tell(fetch::Input::Want { digest, len: info.len, sources, waiter: waiter(1) });
+        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
         w.settle();
         assert_eq!(w.fetched(digest), allowed);
         assert_eq!(w.holders[h].server.counts().unavailable > 0, !allowed);
@@ -274,7 +423,14 @@ fn what_a_stranger_hears_does_not_tell_whether_the_object_is_here() {
         let h = w.holder();
         if here {
             w.holders[h].store.put(&bytes);
-            w.tell_holder(h, serve::Input::Grant { digest: Digest::of(&bytes), requester: key(50).public() });
+            w.tell_holder(
+                h,
+                serve::Input::Grant {
+                    digest: Digest::of(&bytes),
+                    requester: key(50).public(),
+                    reason: serve::Reason::Job,
+                },
+            );
         }
         w.want(Digest::of(&bytes), 100, &[h]);
         w.settle();
@@ -295,7 +451,10 @@ fn many_objects_from_many_sources_arrive_within_the_limits() {
             let from = [holders[i % 5], holders[(i + 1) % 5], holders[(i + 3) % 5]];
             for h in from {
                 let (digest, _) = w.holders[h].store.put(bytes);
-                w.tell_holder(h, serve::Input::Grant { digest, requester: key(100).public() });
+                w.tell_holder(
+                    h,
+                    serve::Input::Grant { digest, requester: key(100).public(), reason: serve::Reason::Job },
+                );
             }
             w.want(Digest::of(bytes), bytes.len() as u64, &from);
         }
@@ -313,13 +472,13 @@ fn grants_survive_a_restart_as_they_were() {
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     let [x, y] = [key(50).public(), key(51).public()];
     for input in [
-        serve::Input::Grant { digest: a, requester: x },
-        serve::Input::Grant { digest: a, requester: y },
-        serve::Input::Grant { digest: a, requester: y },
-        serve::Input::Grant { digest: b, requester: x },
-        serve::Input::Revoke { digest: a, requester: x },
-        serve::Input::Revoke { digest: b, requester: x },
-        serve::Input::Revoke { digest: b, requester: y },
+        serve::Input::Grant { digest: a, requester: x, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: a, requester: y, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: a, requester: y, reason: serve::Reason::Job },
+        serve::Input::Grant { digest: b, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: a, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: b, requester: x, reason: serve::Reason::Job },
+        serve::Input::Revoke { digest: b, requester: y, reason: serve::Reason::Job },
     ] {
         w.tell_holder(h, input);
         let server = Server::restore(8, &fold(&w.journal)).unwrap();
@@ -329,6 +488,44 @@ fn grants_survive_a_restart_as_they_were() {
     }
     assert_eq!(w.journal.len(), 5, "what changes nothing is not journaled");
     assert!(w.holders[h].server.is_granted(&a, &y) && !w.holders[h].server.is_granted(&a, &x));
+}
+
+#[test]
+fn each_reason_takes_back_only_what_it_gave() {
+    use serve::Reason::{Job, Run, User};
+    let mut w = World::new(1);
+    let h = w.holder();
+    let (digest, requester) = (Digest::of(b"a"), key(50).public());
+    for reason in [Run, User, Run, Job] {
+        w.tell_holder(h, serve::Input::Grant { digest, requester, reason });
+    }
+    assert_eq!(w.journal.len(), 3, "what changes nothing is not journaled");
+    for (reason, left) in [(Run, true), (Run, true), (Job, true), (User, false)] {
+        w.tell_holder(h, serve::Input::Revoke { digest, requester, reason });
+        let server = Server::restore(8, &fold(&w.journal)).unwrap();
+        for server in [&server, &w.holders[h].server] {
+            assert_eq!(server.is_granted(&digest, &requester), left);
+            assert_eq!(server.is_granted_for(&digest, &requester, User), left);
+            assert!(!server.is_granted_for(&digest, &requester, Run));
+        }
+    }
+    assert!(fold(&w.journal).is_empty());
+}
+
+#[test]
+fn a_grant_of_before_reasons_were_named_goes_with_the_first_that_is_taken_back() {
+    let (digest, requester) = (Digest::of(b"a"), key(50).public());
+    let record = Dict::new().with("v", 1u64).with("r", vec![Value::from(&requester)]).encode().into();
+    let subject = Subject::new(Room::Grant, digest.as_bytes());
+    let mut w = World::new(1);
+    let h = w.holder();
+    w.journal.push(StoreOp::Append { subject, record });
+    w.holders[h].server = Server::restore(8, &fold(&w.journal)).unwrap();
+    assert!(w.holders[h].server.is_granted(&digest, &requester));
+    assert!(!w.holders[h].server.is_granted_for(&digest, &requester, serve::Reason::User));
+    w.tell_holder(h, serve::Input::Revoke { digest, requester, reason: serve::Reason::Run });
+    assert!(!w.holders[h].server.is_granted(&digest, &requester));
+    assert!(fold(&w.journal).is_empty());
 }
 
 /// The journal as a store folds it.

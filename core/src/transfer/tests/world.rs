@@ -205,13 +205,20 @@ impl World {
         let h = self.holder();
         let (digest, _) = self.holders[h].store.put(bytes);
         let requester = self.me.public();
-        self.tell_holder(h, serve::Input::Grant { digest, requester });
+        self.tell_holder(h, serve::Input::Grant { digest, requester, reason: serve::Reason::Job });
         h
     }
 
     pub(super) fn want(&mut self, digest: Digest, len: u64, from: &[usize]) {
         let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
-        self.tell(fetch::Input::Want { digest, len, sources, waiter: waiter(1) });
+        self.tell(fetch::Input::Want { digest, len, claim: None, sources, waiter: waiter(1) });
+    }
+
+    /// A want on the right of a requester that has yet to show it.
+    pub(super) fn claim(&mut self, digest: Digest, len: u64, requester: u8, from: &[usize]) {
+        let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
+        let claim = Some(key(requester).public());
+        self.tell(fetch::Input::Want { digest, len, claim, sources, waiter: waiter(requester) });
     }
 
     pub(super) fn tell(&mut self, input: fetch::Input) {

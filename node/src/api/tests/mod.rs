@@ -106,6 +106,7 @@ fn peer_view() -> PeerView {
         source: "dht",
         trouble: None,
         services: 1,
+        blocked: false,
     }
 }
 
@@ -161,9 +162,12 @@ fn answer(command: &Command) -> Reply {
         Command::Connect { addr: None, .. } => {
             Reply::Error(CommandError::Unreachable { peer: key(3), why: "no record".into() })
         }
-        Command::AddService(_) | Command::RemoveService(_) | Command::Cancel(_) | Command::Shutdown => {
-            Reply::Done
-        }
+        Command::AddService(_)
+        | Command::RemoveService(_)
+        | Command::Block { .. }
+        | Command::Keep { .. }
+        | Command::Cancel(_)
+        | Command::Shutdown => Reply::Done,
         Command::Services => Reply::Services(Vec::new()),
         Command::Plan(w) if w.name == "cycle" => Reply::Planned(Err(vec![Problem {
             place: "nodes.count.service".into(),

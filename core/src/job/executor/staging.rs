@@ -1,0 +1,150 @@
+//! Inputs: whose turn it is, on whose right they are fetched, and when a job has all of them.
+
+use super::{Claim, Executor, Output, Soft};
+use crate::id::{Digest, JobId, PublicKey};
+use crate::job::held::{Held, JobRecord};
+use crate::job::message::Source;
+use crate::machine::Cx;
+use crate::port::{EngineExit, ExitClass, Usage};
+use crate::ticket::Ticket;
+use crate::time::{Duration, Instant, UnixTime};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+
+/// Attempts to fetch an input before the job fails.
+pub const STAGE_TRIES_MAX: u32 = 4;
+/// First pause between them; doubles.
+pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
+
+/// An object, and on whose right it is wanted.
+pub(super) type WantKey = (Digest, Claim);
+
+#[derive(Clone, Debug)]
+pub(super) struct Want {
+    pub(super) len: u64,
+    pub(super) sources: Vec<(PublicKey, Option<Bytes>)>,
+    tries: u32,
+    /// `None` while an answer is awaited.
+    pub(super) again: Option<Instant>,
+}
+
+impl Executor {
+    /// Starts staging queued jobs while there are slots.
+    pub(super) fn fill(&mut self, cx: &mut Cx<'_, Output>) {
+        let busy = |s: &&Self| {
+            let working = |(j, h): &(&JobId, &Held)| {
+                let staging = s.soft.get(*j).is_some_and(|x| x.staging.is_some());
+                h.receipt.is_none() && (h.started.is_some() || staging)
+            };
+            s.held.iter().filter(working).count()
+        };
+        while busy(&&*self) < self.config.running_max.max(1) {
+            let Some(job) = self.queue.pop_front() else { return };
+            self.stage(cx, &job);
+        }
+    }
+
+    pub(super) fn stage(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        let Some(held) = self.held.get(job) else { return };
+        let requester = held.requester();
+        let mut missing = BTreeSet::new();
+        for (input, sources) in held.order.inputs.iter().zip(&held.sources) {
+            let (digest, len) = (input.digest, input.len);
+            let has_right = self.has_right(&requester, &digest, sources, cx.wall);
+            let claim = (!has_right).then_some(requester);
+            missing.insert((digest, claim));
+            if self.wants.contains_key(&(digest, claim)) {
+                continue;
+            }
+            let sources: Vec<_> = sources.iter().map(|s| (s.holder, Some(s.ticket.clone()))).collect();
+            let want = Want { len, sources: sources.clone(), tries: 0, again: None };
+            self.wants.insert((digest, claim), want);
+            cx.emit(Output::Want { digest, len, claim, sources });
+        }
+        if let Some(soft) = self.soft.get_mut(job) {
+            soft.staging = Some(missing);
+        }
+        self.staged(cx, job);
+    }
+
+    /// Whether `requester` may use an object of the store as it is.
+    pub(super) fn has_right(
+        &self,
+        requester: &PublicKey,
+        digest: &Digest,
+        sources: &[Source],
+        wall: UnixTime,
+    ) -> bool {
+        let ours = |s: &Source| {
+            Ticket::decode(&s.ticket)
+                .is_ok_and(|t| *t.requester() == self.me && t.allows(digest, requester, wall))
+        };
+        *requester == self.me
+            || self.held.values().any(|h| h.requester() == *requester && h.has_shown(digest))
+            || sources.iter().any(ours)
+    }
+
+    /// All inputs here? Then start.
+    pub(super) fn staged(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        let Some(soft) = self.soft.get(job) else { return };
+        if soft.staging.as_ref().is_some_and(BTreeSet::is_empty)
+            && self.held.get(job).is_some_and(|h| h.started.is_none())
+        {
+            let fetched = soft.fetched.iter().copied().collect();
+            self.record(cx, *job, JobRecord::Starting { fetched });
+            self.run(cx, job);
+        }
+    }
+
+    pub(super) fn fetched(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, new: bool) {
+        if self.wants.remove(&want).is_none() {
+            return;
+        }
+        let (digest, _) = want;
+        let mut first = new;
+        let waiting: Vec<JobId> = self.waiting_for(&want);
+        if waiting.is_empty() && new && !self.holds(&digest) {
+            cx.emit(Output::Remove { digest });
+        }
+        for job in waiting {
+            if let Some(soft) = self.soft.get_mut(&job) {
+                if let Some(missing) = soft.staging.as_mut() {
+                    missing.remove(&want);
+                }
+                if first {
+                    soft.fetched.insert(digest);
+                }
+            }
+            first = false;
+            self.staged(cx, &job);
+        }
+    }
+
+    pub(super) fn waiting_for(&self, want: &WantKey) -> Vec<JobId> {
+        let waits = |s: &Soft| s.staging.as_ref().is_some_and(|m| m.contains(want));
+        self.soft.iter().filter(|(_, s)| waits(s)).map(|(j, _)| *j).collect()
+    }
+
+    pub(super) fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, want: WantKey, why: &str, hopeless: bool) {
+        let Some(w) = self.wants.get_mut(&want).filter(|w| w.again.is_none()) else { return };
+        w.tries += 1;
+        let (tries, digest) = (w.tries, want.0);
+        if !hopeless && tries < STAGE_TRIES_MAX && !self.waiting_for(&want).is_empty() {
+            let Some(w) = self.wants.get_mut(&want) else { return };
+            w.again = Some(cx.now + STAGE_AGAIN * 2u32.pow(tries - 1));
+            return;
+        }
+        self.wants.remove(&want);
+        for job in self.waiting_for(&want) {
+            let exit = EngineExit {
+                class: ExitClass::Infra,
+                code: 0,
+                detail: format!("input {digest} could not be fetched: {why}"),
+                usage: Usage::default(),
+                outputs: Vec::new(),
+            };
+            self.seal(cx, &job, exit);
+        }
+        self.fill(cx);
+    }
+}

@@ -1,0 +1,158 @@
+//! What happens next: guests end, wants are answered, messages arrive or do not, time passes, until all is at rest.
+
+use super::world::World;
+use super::{EXECUTORS, RUN, keypair};
+use crate::id::{Digest, JobId};
+use crate::job::executor;
+use crate::job::message::Message;
+use crate::job::requester;
+use crate::machine::{Cx, Machine};
+use crate::port::{EngineEvent, EngineExit, EngineOutput, EngineReport, ExitClass, Port, Usage};
+use crate::time::Duration;
+
+impl World {
+    pub(super) fn exited(&mut self, n: usize, job: JobId, class: ExitClass, outputs: Vec<EngineOutput>) {
+        let exit = EngineExit {
+            class,
+            code: i32::from(class == ExitClass::User),
+            detail: String::new(),
+            usage: Usage::default(),
+            outputs,
+        };
+        let report = EngineReport { job, event: EngineEvent::Exited(exit) };
+        self.tell_executor(n, executor::Input::Engine(report));
+    }
+
+    /// A guest ends. What it computes is a function of its inputs.
+    pub(super) fn finish_a_guest(&mut self, n: usize) {
+        let Some((job, guest)) = self.engines[n].pop_first() else { return };
+        let inputs: Vec<&[u8]> = guest.inputs.iter().map(|i| &i.digest.0[..]).collect();
+        let output = |port: &Port| {
+            let text = crate::job::encoding::port_text(port);
+            let digest = Digest::in_domain(&text, &inputs);
+            EngineOutput { port: port.clone(), digest, len: 32, truncated: false }
+        };
+        let outputs = guest.outputs.iter().map(output).collect();
+        let class =
+            if !self.calm && self.rng.chance_ppm(60_000) { ExitClass::Infra } else { ExitClass::Success };
+        self.exited(n, job, class, outputs);
+    }
+
+    pub(super) fn answer_a_want(&mut self, n: usize) {
+        let fails = !self.calm && self.rng.chance_ppm(150_000);
+        if let Some((digest, claim)) = self.wants[n].pop_first() {
+            self.tell_executor(
+                n,
+                if fails {
+                    executor::Input::FetchFailed { digest, claim, why: "lost".into(), hopeless: false }
+                } else {
+                    executor::Input::Fetched { digest, claim, new: true }
+                },
+            );
+        } else if let Some(digest) = self.requester_wants.pop_first() {
+            if fails {
+                self.tell_requester(requester::Input::FetchFailed { digest, why: "lost".into() });
+            } else {
+                self.here.insert(digest);
+                self.tell_requester(requester::Input::Fetched(digest));
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, at: usize, keep: bool) {
+        let (n, to_executor, frame) = if keep { self.wire[at].clone() } else { self.wire.remove(at) };
+        let message = Box::new(Message::from_frame(&frame).unwrap());
+        if to_executor {
+            let peer = keypair(0).public();
+            self.tell_executor(n, executor::Input::Message { peer, message });
+        } else {
+            self.tell_requester(requester::Input::Message { peer: Self::peer(n), message });
+        }
+    }
+
+    pub(super) fn pass(&mut self, by: Duration) {
+        let until = self.now + by;
+        loop {
+            let machines = self.executors.iter().map(|x| x.poll_timeout());
+            let next = machines.chain([self.requester.poll_timeout()]).flatten().map(|d| d.at).min();
+            self.now = match next {
+                Some(at) if at <= until => at.max(self.now),
+                Some(_) | None => {
+                    self.now = until;
+                    return;
+                }
+            };
+            let (now, wall) = (self.now, self.wall());
+            let mut out = Vec::new();
+            self.requester.handle_timeout(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out));
+            self.requester_said(out);
+            for n in 0..EXECUTORS {
+                let mut out = Vec::new();
+                self.executors[n].handle_timeout(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out));
+                self.executor_said(n, out);
+            }
+        }
+    }
+
+    /// One step of a hostile world.
+    pub(super) fn step(&mut self) {
+        let n = usize::try_from(self.rng.below(EXECUTORS as u64)).unwrap();
+        let at = usize::try_from(self.rng.below(self.wire.len() as u64)).unwrap();
+        let some = !self.wire.is_empty();
+        match self.rng.below(100) {
+            0..40 if some => self.deliver(at, false),
+            40..46 if some => self.deliver(at, true),
+            46..50 if some => drop(self.wire.remove(at)),
+            50..62 => self.finish_a_guest(n),
+            62..76 => self.answer_a_want(n),
+            76..82 => self.disconnect(n),
+            82..90 => self.connect(n),
+            90 => self.crash_requester(),
+            91 => self.crash_executor(n, false),
+            92 => {
+                let amnesia = self.rng.chance_ppm(300_000);
+                self.crash_executor(n, amnesia);
+            }
+            93 => self.fuse = Some(self.rng.below(4)),
+            94 => self.pass(Duration::from_secs(40)),
+            _ => {
+                let ms = self.rng.below(3_000);
+                self.pass(Duration::from_millis(ms));
+            }
+        }
+    }
+
+    /// Faults are over: everything must come to rest.
+    pub(super) fn settle(&mut self) {
+        self.calm = true;
+        self.fuse = None;
+        for _ in 0..600 {
+            for n in 0..EXECUTORS {
+                self.connect(n);
+            }
+            while !self.wire.is_empty() || self.busy() {
+                while !self.wire.is_empty() {
+                    self.deliver(0, false);
+                }
+                for n in 0..EXECUTORS {
+                    self.finish_a_guest(n);
+                    self.answer_a_want(n);
+                }
+            }
+            if self.at_rest() {
+                return;
+            }
+            self.pass(Duration::from_secs(2));
+        }
+    }
+
+    pub(super) fn busy(&self) -> bool {
+        let some = |n: usize| !self.engines[n].is_empty() || !self.wants[n].is_empty();
+        (0..EXECUTORS).any(some) || !self.requester_wants.is_empty()
+    }
+
+    pub(super) fn at_rest(&self) -> bool {
+        let over = self.requester.run(&RUN).is_none_or(|r| r.ended.is_some());
+        over && self.executors.iter().all(|x| x.held().is_empty())
+    }
+}
