@@ -34,6 +34,7 @@ pub mod conformance;
 pub mod crypto;
 pub mod depot;
 pub mod dht;
+pub mod dht_packets;
 pub mod disk;
 pub mod draw;
 pub mod engine;

@@ -10,12 +10,15 @@
 //! | [`topic`] | when topics are announced and searched, and which hints are told |
 //! | [`observed`] | which of the addresses that peers see us at is ours |
 //!
+//! [`krpc`] stands beside them: a DHT node of our own, one of the backends behind the port.
+//!
 //! The room is one machine with one drain: an input goes to its child, what children ask of each other is carried on in
 //! a bounded loop, and only what concerns the node comes out. The port behind it (`mainline`, our own DHT node, or the
 //! simulator's) is not trusted: everything it brings is verified in here.
 
 pub mod endpoint;
 pub mod item;
+pub mod krpc;
 pub mod lookup;
 pub mod observed;
 pub mod publisher;
