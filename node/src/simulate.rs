@@ -1,19 +1,26 @@
 //! `remote-network simulate`: virtual nodes in virtual time, or a recording of a real one.
 
 use crate::cli::Failure;
-use crate::cli::args::SimulateArgs;
+use crate::cli::args::{SimulateArgs, SimulateCommand};
 use remote_network_core::node::Node;
 use remote_network_core::transport::quic::QuicTransport;
+use remote_network_sim::dht_packets;
 use remote_network_sim::plan::Class;
 use remote_network_sim::replay::{Recording, replay};
-use remote_network_sim::report::{SimOptions, simulate};
+use remote_network_sim::report::{SimOptions, cpu_ms, simulate};
 use std::path::Path;
 
 /// More virtual nodes than this need more memory than a laptop has.
 const PEERS_MAX: u32 = 100_000;
 
+/// Fewer DHT nodes than this have nobody left when three in ten vanish.
+const DHT_NODES_MIN: u32 = 10;
+
 /// Runs a simulation; a violation is a failure.
 pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
+    if let Some(SimulateCommand::Dht { nodes, seed }) = args.what {
+        return dht(json, nodes, seed);
+    }
     if let Some(file) = &args.replay {
         return again(json, file);
     }
@@ -40,6 +47,26 @@ pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
         n => Err(Failure::work(format!("{n} violation(s), class {class}, seed {}", report.seed))
             .with_hint(format!("see it again: {}", report.replay))),
     }
+}
+
+/// DHT nodes at packet level.
+fn dht(json: bool, nodes: u32, seed: u64) -> Result<(), Failure> {
+    if !(DHT_NODES_MIN..=PEERS_MAX).contains(&nodes) {
+        let why = format!("--nodes {nodes}: from {DHT_NODES_MIN} to {PEERS_MAX} are possible");
+        return Err(Failure::usage(why));
+    }
+    let before_ms = cpu_ms();
+    let report = dht_packets::run(dht_packets::Spec::new(nodes, seed), |reached| {
+        if !json {
+            println!("{:>7.1} s  {reached}", cpu_ms().saturating_sub(before_ms) as f64 / 1_000.0);
+        }
+    });
+    let mut value = report.to_json();
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("cpu_ms".into(), cpu_ms().saturating_sub(before_ms).into());
+    }
+    println!("{}", if json { value.to_string() } else { format!("{value:#}") });
+    Ok(())
 }
 
 /// Replays a recording.

@@ -7,10 +7,10 @@
 
 use crate::api::{ApiBlobs, ApiConfig, ApiServer, BlobError, CoreHandle, OpenBlob};
 use crate::cli::{ADDRESS_FILE, Failure};
-use crate::config::{Config, DhtModeKey, DriverKey, Settings};
+use crate::config::{Config, DhtBackendKey, DhtModeKey, DriverKey, Settings};
 use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
-use crate::ports::dht::{DhtConfig, DhtMode, DhtPort};
+use crate::ports::dht::{DhtBackend, DhtConfig, DhtMode, DhtPort};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use crate::ports::store::{self, JournalOptions, JournalPort};
 use crate::recording::{self, Seeded};
@@ -150,7 +150,13 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
 }
 
 fn dht_config(s: &Settings) -> DhtConfig {
+    let private = s.dht_mode == DhtModeKey::Private;
     DhtConfig {
+        backend: match s.dht_backend {
+            DhtBackendKey::Auto if private => DhtBackend::Native,
+            DhtBackendKey::Auto | DhtBackendKey::Mainline => DhtBackend::Mainline,
+            DhtBackendKey::Native => DhtBackend::Native,
+        },
         mode: match s.dht_mode {
             DhtModeKey::Public => DhtMode::Client,
             DhtModeKey::Private => DhtMode::Private { seed: s.dht_seed },

@@ -14,7 +14,7 @@ use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::tls;
 use remote_network_driver_tokio::event_channel;
 use remote_network_node::ports::blobs::{BlobPort, BlobStore};
-use remote_network_node::ports::dht::{DhtConfig, DhtMode, DhtPort};
+use remote_network_node::ports::dht::{DhtBackend, DhtConfig, DhtMode, DhtPort};
 use remote_network_node::ports::store::{self, JournalOptions, JournalPort};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -98,7 +98,13 @@ impl Running {
         let (events, inbox) = event_channel();
         let opened = store::open(dir, JournalOptions::default(), events.clone())?;
         let blobs = BlobStore::open(dir, QUOTA_BYTES)?;
-        let dht = DhtConfig { mode: DhtMode::Off, port: None, bind: Ipv4Addr::LOCALHOST, bootstrap: vec![] };
+        let dht = DhtConfig {
+            backend: DhtBackend::Native,
+            mode: DhtMode::Off,
+            port: None,
+            bind: Ipv4Addr::LOCALHOST,
+            bootstrap: vec![],
+        };
         let (tell, told) = mpsc::channel();
         let ports = Ports {
             journal: opened.port,

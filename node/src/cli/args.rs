@@ -240,6 +240,7 @@ pub enum ServiceAdd {
 
 /// `service add wasm …`
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct ServiceAddWasm {
     /// The module, binary or text form.
     #[arg(value_hint = ValueHint::FilePath)]
@@ -389,6 +390,9 @@ pub struct DemoArgs {
 /// `simulate …`
 #[derive(Args, Debug)]
 pub struct SimulateArgs {
+    /// What is simulated; whole nodes if nothing else is named.
+    #[command(subcommand)]
+    pub what: Option<SimulateCommand>,
     /// Virtual nodes.
     #[arg(long, default_value_t = 100)]
     pub peers: u32,
@@ -404,6 +408,20 @@ pub struct SimulateArgs {
     /// Replay a recording of a real node (`start --record`) instead.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub replay: Option<PathBuf>,
+}
+
+/// `simulate …`
+#[derive(Subcommand, Debug)]
+pub enum SimulateCommand {
+    /// DHT nodes alone, at packet level: they join, store, look up, and three in ten vanish.
+    Dht {
+        /// Virtual DHT nodes.
+        #[arg(long, default_value_t = 1_000)]
+        nodes: u32,
+        /// Everything random follows from it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
 }
 
 /// Reads a number with a unit: `500ms`, `90s`, `10m`, `2h`.

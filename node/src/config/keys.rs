@@ -1,7 +1,7 @@
 //! The table of keys: one row each, and nothing about a key anywhere else.
 
 use super::source::Raw;
-use super::{DhtModeKey, DriverKey, Settings};
+use super::{DhtBackendKey, DhtModeKey, DriverKey, Settings};
 use remote_network_core::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -83,6 +83,13 @@ pub(super) const KEYS: &[Key] = &[
         dht_mode_name,
         "\"public\": a client of the BitTorrent Mainline DHT. \"private\": the network's own nodes (dht_bootstrap).",
         "\"off\": no DHT; peers are found by address only."
+    ),
+    key!(
+        dht_backend,
+        dht_backend,
+        dht_backend_name,
+        "\"native\": the DHT node of this program. \"mainline\": the mainline crate. \"auto\": native for private",
+        "networks, mainline for the public DHT."
     ),
     key!(dht_seed, boolean, shown, "Whether this node is a seed of a private DHT: others bootstrap from it."),
     key!(
@@ -266,6 +273,23 @@ fn dht_mode_name(mode: &DhtModeKey) -> String {
         DhtModeKey::Public => "public",
         DhtModeKey::Private => "private",
         DhtModeKey::Off => "off",
+    })
+}
+
+fn dht_backend(raw: &Raw) -> Result<DhtBackendKey, String> {
+    match text(raw) {
+        Ok("auto") => Ok(DhtBackendKey::Auto),
+        Ok("native") => Ok(DhtBackendKey::Native),
+        Ok("mainline") => Ok(DhtBackendKey::Mainline),
+        _ => Err("\"auto\", \"native\" or \"mainline\"".to_owned()),
+    }
+}
+
+fn dht_backend_name(backend: &DhtBackendKey) -> String {
+    quoted(match backend {
+        DhtBackendKey::Auto => "auto",
+        DhtBackendKey::Native => "native",
+        DhtBackendKey::Mainline => "mainline",
     })
 }
 

@@ -32,6 +32,17 @@ pub enum DhtModeKey {
     Off,
 }
 
+/// Who speaks to the DHT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DhtBackendKey {
+    /// Our own node in private networks, the `mainline` crate in the public one.
+    Auto,
+    /// Our own node.
+    Native,
+    /// The `mainline` crate.
+    Mainline,
+}
+
 /// Which runtime drives the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DriverKey {
@@ -55,6 +66,7 @@ pub struct Settings {
     pub log: String,
     pub topics: Vec<String>,
     pub dht_mode: DhtModeKey,
+    pub dht_backend: DhtBackendKey,
     pub dht_seed: bool,
     pub dht_bootstrap: Vec<String>,
     pub dht_bind: Ipv4Addr,
@@ -88,6 +100,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             topics: vec!["remote-network-mesh".to_owned()],
             dht_mode: DhtModeKey::Public,
+            dht_backend: DhtBackendKey::Auto,
             dht_seed: false,
             dht_bootstrap: Vec::new(),
             dht_bind: Ipv4Addr::UNSPECIFIED,

@@ -1,4 +1,4 @@
-//! The Mainline DHT through the `mainline` crate.
+//! The Mainline DHT: our own node ([`native`]), or the `mainline` crate.
 //!
 //! `mainline` has a thread, a socket and a clock of its own; the core has its requests and events. This port stands
 //! between and knows the crate's manners (docs/PROTOCOL.md names the measurements):
@@ -18,6 +18,7 @@
 //! Values and peers are handed on as they come. The core verifies them; nothing here is believed.
 
 mod backend;
+mod native;
 mod ops;
 
 use crate::ports::Refused;
@@ -53,9 +54,20 @@ pub enum DhtMode {
     Off,
 }
 
+/// Who speaks to the DHT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DhtBackend {
+    /// The node in the core.
+    Native,
+    /// The `mainline` crate.
+    Mainline,
+}
+
 /// How the port is started.
 #[derive(Clone, Debug)]
 pub struct DhtConfig {
+    /// By what.
+    pub backend: DhtBackend,
     /// Which DHT.
     pub mode: DhtMode,
     /// UDP port; `None` or 0: any free one.
@@ -92,8 +104,9 @@ impl DhtPort {
         }
         let (orders, queue) = async_channel::bounded(REQUESTS_WAITING_MAX);
         let address = Arc::clone(&local);
-        let thread = std::thread::Builder::new().name("dht".into()).spawn(move || {
-            Backend::live(config, queue, events, address);
+        let thread = std::thread::Builder::new().name("dht".into()).spawn(move || match config.backend {
+            DhtBackend::Native => native::live(config, queue, events, address),
+            DhtBackend::Mainline => Backend::live(config, queue, events, address),
         })?;
         Ok(Self { orders: Some(orders), thread: Some(thread), local })
     }

@@ -23,9 +23,13 @@ struct Outcome {
 }
 
 fn host(mode: DhtMode, port: Option<u16>, bootstrap: &[SocketAddr]) -> Host {
+    host_of(DhtBackend::Mainline, mode, port, bootstrap)
+}
+
+fn host_of(backend: DhtBackend, mode: DhtMode, port: Option<u16>, bootstrap: &[SocketAddr]) -> Host {
     let (tx, events) = async_channel::bounded(4096);
     let bootstrap = bootstrap.iter().map(ToString::to_string).collect();
-    let config = DhtConfig { mode, port, bind: Ipv4Addr::LOCALHOST, bootstrap };
+    let config = DhtConfig { backend, mode, port, bind: Ipv4Addr::LOCALHOST, bootstrap };
     Host { port: DhtPort::start(config, tx).unwrap(), events, next_op: 0, health: None }
 }
 
@@ -123,11 +127,28 @@ fn get(item: &MutableItem, mode: GetMode) -> DhtRequest {
     DhtRequest::GetMutable { key: item.key, salt: item.salt.clone(), mode }
 }
 
+use DhtBackend::{Mainline, Native};
+
 #[test]
 fn a_private_network_stores_and_finds_and_outlives_its_seed() {
-    let seed = seed();
+    a_network_outlives_its_seed(Mainline, [Mainline; 3]);
+}
+
+#[test]
+fn a_private_network_of_our_own_nodes_stores_and_finds_and_outlives_its_seed() {
+    a_network_outlives_its_seed(Native, [Native; 3]);
+}
+
+#[test]
+fn nodes_of_both_kinds_are_one_network() {
+    a_network_outlives_its_seed(Native, [Mainline, Native, Mainline]);
+    a_network_outlives_its_seed(Mainline, [Native, Mainline, Native]);
+}
+
+fn a_network_outlives_its_seed(of_seed: DhtBackend, of_nodes: [DhtBackend; 3]) {
+    let seed = host_of(of_seed, DhtMode::Private { seed: true }, None, &[]);
     let at = seed.addr();
-    let mut hosts = [node(&[at]), node(&[at]), node(&[at])];
+    let mut hosts = of_nodes.map(|backend| host_of(backend, DhtMode::Private { seed: false }, None, &[at]));
     for host in &mut hosts {
         host.wait_for_health(|len, reachable| len >= 3 && reachable);
     }
@@ -166,8 +187,17 @@ fn a_private_network_stores_and_finds_and_outlives_its_seed() {
 
 #[test]
 fn conflicting_puts_are_told_apart() {
-    let seed = seed();
-    let mut hosts = [node(&[seed.addr()]), node(&[seed.addr()])];
+    puts_conflict(Mainline);
+}
+
+#[test]
+fn conflicting_puts_are_told_apart_by_our_own_nodes() {
+    puts_conflict(Native);
+}
+
+fn puts_conflict(backend: DhtBackend) {
+    let seed = host_of(backend, DhtMode::Private { seed: true }, None, &[]);
+    let mut hosts = [0, 1].map(|_| host_of(backend, DhtMode::Private { seed: false }, None, &[seed.addr()]));
     for host in &mut hosts {
         host.wait_for_health(|len, reachable| len >= 2 && reachable);
     }
@@ -241,6 +271,23 @@ fn a_taken_port_is_told_and_tried_again() {
 }
 
 #[test]
+fn our_own_node_waits_for_a_taken_port_and_for_its_bootstrap() {
+    let taken = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let seed_at = taken.local_addr().unwrap();
+    let seed = host_of(Native, DhtMode::Private { seed: true }, Some(seed_at.port()), &[]);
+    let mut early = host_of(Native, DhtMode::Private { seed: false }, None, &[seed_at]);
+    early.wait_for_health(|len, reachable| len == 0 && !reachable);
+    let record = item(&Keypair::from_seed(&[8; 32]), "", 1, "x");
+    assert_eq!(early.run(put(&record, None)).result, Err(DhtFailed::NoNodes));
+    drop(taken);
+    assert_eq!(seed.addr(), seed_at);
+    early.wait_for_health(|_, reachable| reachable);
+    assert!(early.run(put(&record, None)).result.is_ok());
+    drop(seed);
+    assert!(early.run(put(&item(&Keypair::from_seed(&[9; 32]), "", 1, "y"), None)).result.is_err());
+}
+
+#[test]
 fn a_cancelled_operation_ends_once_and_an_unknown_one_is_ignored() {
     let mut lonely = node(&["127.0.0.1:9".parse().unwrap()]);
     let topic = DhtId([1; 20]);
@@ -271,6 +318,7 @@ fn without_a_dht_every_operation_is_answered_offline() {
 fn a_name_that_does_not_resolve_is_told_and_the_port_stays_alive() {
     let (tx, events) = async_channel::bounded(64);
     let config = DhtConfig {
+        backend: Mainline,
         mode: DhtMode::Private { seed: false },
         port: None,
         bind: Ipv4Addr::LOCALHOST,
