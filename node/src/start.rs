@@ -150,11 +150,9 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
 }
 
 fn dht_config(s: &Settings) -> DhtConfig {
-    let private = s.dht_mode == DhtModeKey::Private;
     DhtConfig {
         backend: match s.dht_backend {
-            DhtBackendKey::Auto if private => DhtBackend::Native,
-            DhtBackendKey::Auto | DhtBackendKey::Mainline => DhtBackend::Mainline,
+            DhtBackendKey::Mainline => DhtBackend::Mainline,
             DhtBackendKey::Native => DhtBackend::Native,
         },
         mode: match s.dht_mode {

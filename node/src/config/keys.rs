@@ -88,8 +88,8 @@ pub(super) const KEYS: &[Key] = &[
         dht_backend,
         dht_backend,
         dht_backend_name,
-        "\"native\": the DHT node of this program. \"mainline\": the mainline crate. \"auto\": native for private",
-        "networks, mainline for the public DHT."
+        "\"mainline\": the mainline crate. \"native\": the DHT node of this program, which keeps a value at eight",
+        "nodes and not at twenty."
     ),
     key!(dht_seed, boolean, shown, "Whether this node is a seed of a private DHT: others bootstrap from it."),
     key!(
@@ -278,16 +278,14 @@ fn dht_mode_name(mode: &DhtModeKey) -> String {
 
 fn dht_backend(raw: &Raw) -> Result<DhtBackendKey, String> {
     match text(raw) {
-        Ok("auto") => Ok(DhtBackendKey::Auto),
         Ok("native") => Ok(DhtBackendKey::Native),
         Ok("mainline") => Ok(DhtBackendKey::Mainline),
-        _ => Err("\"auto\", \"native\" or \"mainline\"".to_owned()),
+        _ => Err("\"native\" or \"mainline\"".to_owned()),
     }
 }
 
 fn dht_backend_name(backend: &DhtBackendKey) -> String {
     quoted(match backend {
-        DhtBackendKey::Auto => "auto",
         DhtBackendKey::Native => "native",
         DhtBackendKey::Mainline => "mainline",
     })

@@ -35,8 +35,6 @@ pub enum DhtModeKey {
 /// Who speaks to the DHT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DhtBackendKey {
-    /// Our own node in private networks, the `mainline` crate in the public one.
-    Auto,
     /// Our own node.
     Native,
     /// The `mainline` crate.
@@ -100,7 +98,7 @@ impl Default for Settings {
             log: "info".to_owned(),
             topics: vec!["remote-network-mesh".to_owned()],
             dht_mode: DhtModeKey::Public,
-            dht_backend: DhtBackendKey::Auto,
+            dht_backend: DhtBackendKey::Mainline,
             dht_seed: false,
             dht_bootstrap: Vec::new(),
             dht_bind: Ipv4Addr::UNSPECIFIED,
