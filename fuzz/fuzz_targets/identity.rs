@@ -121,7 +121,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             Output::Learnt(learnt) => {
                 assert!(peer.is_some() && learnt.len() <= KNOWN_PEERS_SHARED_MAX);
-                let parties = [keypair(0).public(), keypair(1).public()];
+                let parties = [0, 1].map(|n| *keypair(n).public().as_bytes());
                 assert!(learnt.iter().all(|h| !parties.contains(&h.key)));
                 assert!(learnt.iter().all(|h| identity(0).topics.contains(&h.topic)));
                 hints.clone_from(learnt);

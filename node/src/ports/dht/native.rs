@@ -27,6 +27,8 @@ use std::time::{Duration, SystemTime};
 const DATAGRAM_MAX: usize = 2_048;
 /// Addresses to join by.
 const BOOTSTRAP_MAX: usize = 16;
+/// Pause after an error of the socket.
+const AFTER_ERROR: Duration = Duration::from_millis(20);
 /// Between two tries to bind: at first, and doubling up to this.
 const BIND_AGAIN_FIRST: Duration = Duration::from_millis(100);
 const BIND_AGAIN_MAX: Duration = Duration::from_secs(60);
@@ -151,8 +153,12 @@ impl Native {
                     let bytes = Bytes::copy_from_slice(datagram.get(..len).unwrap_or_default());
                     self.tell(Input::Datagram { from, bytes }).await;
                 }
-                // An ICMP answer to something sent before: the node notices the silence by itself.
-                Wake::Datagram(Err(e)) => tracing::trace!(error = %e, "the DHT's socket"),
+                // An ICMP answer to something sent before: the node notices the silence by itself. A socket that goes
+                // on failing must not make the thread spin.
+                Wake::Datagram(Err(e)) => {
+                    tracing::trace!(error = %e, "the DHT's socket");
+                    Timer::after(AFTER_ERROR).await;
+                }
                 Wake::Time => {}
             }
             if self.node.poll_timeout().is_some_and(|d| d.at <= self.now()) {
