@@ -51,7 +51,7 @@ fn written_again(workflow: &Workflow) {
     assert_eq!(&again(&to_json(workflow).expect("writes"), Format::Json), workflow);
     // What passes the core's checks is journaled, as it is and as a plan, and must come back from there.
     let mut offers = Offerings::default();
-    offers.set(keypair(0).public(), Some(vec![tokenize()]));
+    offers.set(keypair(0).public(), Some(vec![tokenize()].into()));
     match validate::validate(workflow, &offers) {
         Err(problems) => assert!(!problems.is_empty() && problems.iter().all(|p| !p.reason.is_empty())),
         Ok(plan) => {
