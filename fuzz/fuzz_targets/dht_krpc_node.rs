@@ -182,9 +182,7 @@ impl World {
         let request = match (kind % 4, item(key, seq, kind > 250)) {
             (0, _) => DhtRequest::GetPeers { topic },
             (1, _) => DhtRequest::Announce { topic, port: AnnouncePort::Implied },
-            (2, Some(item)) => {
-                DhtRequest::PutMutable { item, cas: (seq > 200).then_some(u64::from(seq) - 1) }
-            }
+            (2, Some(item)) => DhtRequest::PutMutable { item, cas: (seq > 200).then(|| u64::from(seq) - 1) },
             _ => DhtRequest::GetMutable { key: public, salt: Bytes::new(), mode },
         };
         self.ops += 1;
