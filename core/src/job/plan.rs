@@ -268,6 +268,10 @@ pub fn decode_workflow(bytes: &[u8]) -> Result<Workflow, DecodeError> {
             let objects = n.list("src", PLAN_BYTES_MAX)?.iter();
             NodeKind::Source(objects.map(|o| object_of(dict_of(o, "src")?)).collect::<Result<_, _>>()?)
         } else if n.get("sink").is_some() {
+            // One spelling only: the digest of a workflow is that of its bytes.
+            if !n.flag("sink")? {
+                return Err(DecodeError::invalid("sink", "0, where only 1 is written"));
+            }
             NodeKind::Sink
         } else {
             NodeKind::Task(TaskSpec {
@@ -303,6 +307,25 @@ fn end_of(v: &Value) -> Result<End, DecodeError> {
         }),
         Value::List(_) | Value::Int(_) | Value::Bytes(_) | Value::Dict(_) => {
             Err(DecodeError::invalid("edges", "an end is a node and a port"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_has_one_spelling() {
+        let nodes = vec![("kept".to_owned(), NodeKind::Sink)];
+        let workflow = Workflow { name: "w".into(), nodes, edges: Vec::new() };
+        let bytes = encode_workflow(&workflow);
+        assert_eq!(decode_workflow(&bytes), Ok(workflow));
+        let at = bytes.windows(9).position(|w| w == b"4:sinki1e").expect("it is written");
+        for other in [b'0', b'2'] {
+            let mut changed = bytes.to_vec();
+            changed[at + 7] = other;
+            assert!(decode_workflow(&changed).is_err());
         }
     }
 }
