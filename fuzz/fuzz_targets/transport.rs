@@ -182,7 +182,7 @@ impl World {
                     | TransportEvent::StreamsAvailable { .. } => {}
                 }
             }
-            assert!(side.transport.connections() <= CONNECTIONS_MAX);
+            assert!(side.transport.connections() <= CONNECTIONS_MAX + CONNECTIONS_DRAINING_MAX);
             let mut buf = Vec::new();
             while let Some(transmit) = side.transport.poll_transmit(self.now, 4, &mut buf) {
                 assert_eq!(transmit.size, buf.len());
