@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use remote_network_core::event::Datagram;
 use remote_network_core::id::{ConnId, Keypair, PublicKey, StreamId};
+use remote_network_core::limits::CONNECTIONS_DRAINING_MAX;
 use remote_network_core::time::{Duration, Instant};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::{Transport, TransportEvent, tls};
