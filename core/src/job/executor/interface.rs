@@ -31,7 +31,7 @@ pub struct ExecutorConfig {
 /// What can happen to the executor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// After [`Executor::restore`] and the first [`Input::Services`], once: takes up whatever was outstanding.
+    /// After [`super::Executor::restore`] and the first [`Input::Services`], once: takes up whatever was outstanding.
     Started,
     /// The services this node offers, with their visibility.
     Services(Vec<Service>),
