@@ -1,4 +1,4 @@
-//! The Mainline DHT: our own node ([`native`]), or the `mainline` crate.
+//! The Mainline DHT: our own node (`native.rs`), or the `mainline` crate.
 //!
 //! `mainline` has a thread, a socket and a clock of its own; the core has its requests and events. This port stands
 //! between and knows the crate's manners (docs/PROTOCOL.md names the measurements):
