@@ -14,6 +14,10 @@
 //! 4. The turn is bounded (constants below), so that one busy socket starves neither the ports nor the other tasks of
 //!    the runtime: when a bound ends it, the driver yields and takes another turn.
 
+mod aside;
+
+pub use aside::{Aside, is_krpc};
+
 use crate::action::{Action, ActionSink};
 use crate::event::{Datagram, Event};
 use crate::node::Node;
@@ -146,6 +150,7 @@ pub struct Pump<N, S> {
     node: N,
     sink: S,
     recorder: Option<Recorder>,
+    aside: Option<Aside>,
     /// Received, not yet handled.
     arrived: VecDeque<Datagram>,
     /// The bytes of `blocked`, else of the last batch.
@@ -159,7 +164,14 @@ pub struct Pump<N, S> {
 impl<N: Driven, S: ActionSink> Pump<N, S> {
     /// A pump around `node`; its actions go to `sink`.
     pub fn new(node: N, sink: S, recorder: Option<Recorder>) -> Self {
-        Self { node, sink, recorder, arrived: VecDeque::new(), buf: Vec::new(), blocked: None, stopped: None }
+        let (arrived, buf) = (VecDeque::new(), Vec::new());
+        Self { node, sink, recorder, aside: None, arrived, buf, blocked: None, stopped: None }
+    }
+
+    /// Hands what is the DHT's among the arrived ([`is_krpc`]) to `aside` instead of the node.
+    #[must_use]
+    pub fn with_aside(self, aside: Option<Aside>) -> Self {
+        Self { aside, ..self }
     }
 
     /// Tells the node of an event outside of a turn, such as the addresses of the socket at the start.
@@ -201,8 +213,11 @@ impl<N: Driven, S: ActionSink> Pump<N, S> {
         actions_left: &mut usize,
     ) -> Result<bool, D::Error> {
         for _ in 0..RECEIVES_PER_TURN {
-            if self.arrived.is_empty() && !io.receive(&mut self.arrived)? {
-                return Ok(false);
+            if self.arrived.is_empty() {
+                if !io.receive(&mut self.arrived)? {
+                    return Ok(false);
+                }
+                self.set_aside();
             }
             while let Some(event) = self.next_arrival() {
                 self.handle(io, event);
@@ -212,6 +227,20 @@ impl<N: Driven, S: ActionSink> Pump<N, S> {
             }
         }
         Ok(true)
+    }
+
+    /// Takes out what is the DHT's.
+    fn set_aside(&mut self) {
+        let Some(aside) = &mut self.aside else { return };
+        if self.arrived.iter().any(|d| is_krpc(&d.payload)) {
+            for datagram in std::mem::take(&mut self.arrived) {
+                if is_krpc(&datagram.payload) {
+                    aside(datagram);
+                } else {
+                    self.arrived.push_back(datagram);
+                }
+            }
+        }
     }
 
     /// What has arrived, as one event.

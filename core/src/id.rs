@@ -7,6 +7,7 @@ use ed25519_dalek::{Signer as _, VerifyingKey};
 use sha1::{Digest as _, Sha1};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -231,7 +232,8 @@ impl fmt::Display for PeerName {
 /// The node's own key pair. The secret comes in from outside, is zeroed when dropped and never printed.
 #[derive(Clone)]
 pub struct Keypair {
-    signing: ed25519_dalek::SigningKey,
+    /// In one place, however many machines of a node sign: it is 200 bytes, and a secret.
+    signing: Arc<ed25519_dalek::SigningKey>,
     public: PublicKey,
 }
 
@@ -240,7 +242,7 @@ impl Keypair {
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         let signing = ed25519_dalek::SigningKey::from_bytes(seed);
         let public = PublicKey(signing.verifying_key().to_bytes());
-        Self { signing, public }
+        Self { signing: Arc::new(signing), public }
     }
 
     /// The public key.

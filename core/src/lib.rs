@@ -5,7 +5,7 @@
 //! (`remote-network-driver-tokio`, `remote-network-driver-smol`) or the simulator (`remote-network-sim`) does that.
 //!
 //! The rooms stand on floors: the vocabulary on the ground ([`time`], [`id`], [`rng`], [`machine`], [`port`],
-//! [`store`]), [`codec`] above it, one floor of protocol machines that do not know each other, and [`node`] on top,
+//! [`store`], [`limits`], [`few`], [`problem`]), [`codec`] above it, one floor of protocol machines that do not know each other, and [`node`] on top,
 //! which owns them and routes between them.
 #![warn(missing_docs)]
 
@@ -15,6 +15,7 @@ pub mod command;
 pub mod dht;
 pub mod drive;
 pub mod event;
+pub mod few;
 pub mod id;
 pub mod identity;
 pub mod job;

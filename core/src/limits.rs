@@ -1,5 +1,5 @@
-//! Every bound of the core, named once, with its reason. Exceeding one is an explicit state or a counted refusal,
-//! never a dropped message on a full channel.
+//! Bounds that several rooms or users of the core know, named once, with their reasons; what only one room knows stands in
+//! its own file. Exceeding one is an explicit state or a counted refusal, never a dropped message on a full channel.
 
 use crate::time::Duration;
 
@@ -13,8 +13,10 @@ pub const CONNECTIONS_DRAINING_MAX: usize = 256;
 /// that this node's own dials find room.
 pub const LINKS_MAX: usize = 224;
 /// A peer that dials a node with `max_peers` connected ones stays this long without using the connection: long enough
-/// to tell each other of peers, and for a job or a transfer to begin, which makes it stay.
+/// to tell each other of peers, and for a job or a transfer to begin, which makes it stay for [`GUEST_KEPT`].
 pub const GUEST_STAY: Duration = Duration::from_secs(5);
+/// A guest that has used its connection is sent away after this long without use, if there is still no room for it.
+pub const GUEST_KEPT: Duration = Duration::from_secs(30);
 /// Known peers kept, a default: about 200 bytes each, and as much again in the journal.
 pub const KNOWN_PEERS_MAX: usize = 10_000;
 /// Known peers told to a newly met peer (SPEC 3.2).
@@ -42,17 +44,20 @@ pub const PIECES_MAX: u64 = 65_536;
 /// Largest object: 1 TiB, so that a piece never exceeds 16 MiB.
 pub const OBJECT_BYTES_MAX: u64 = 1 << 40;
 /// Objects fetched at once; further ones wait in order.
-pub const FETCHES_ACTIVE_MAX: usize = 8;
+pub const FETCHES_ACTIVE_MAX: usize = 6;
 /// Fetches waiting.
 pub const FETCHES_WAITING_MAX: usize = 4_096;
-/// Objects served at once to one peer, and to all.
-pub const SERVES_PER_PEER_MAX: usize = 8;
-/// Objects served at once.
+/// Streams to one peer above which a fetch opens none beside its first.
+pub const FETCH_LANES_PER_PEER: usize = 4;
+/// Requests of one peer served at once: the first stream of each of its fetches, and those beside them.
+pub const SERVES_PER_PEER_MAX: usize = FETCHES_ACTIVE_MAX + FETCH_LANES_PER_PEER - 1;
+/// Requests served at once.
 pub const SERVES_MAX: usize = 64;
-/// Bytes read ahead from the store for one served object: the credit between disk and stream.
+/// Bytes read ahead from the store for one served request: the credit between disk and stream.
 pub const SERVE_READ_AHEAD_BYTES: u64 = 1 << 20;
-/// Pieces written but not yet confirmed by the store, per fetch: the credit between stream and disk.
-pub const FETCH_WRITES_PENDING_MAX: usize = 4;
+/// Pieces a fetch holds, arriving or not yet confirmed by the store: the credit between streams and disk. Half as many when
+/// they are larger than 1 MiB.
+pub const FETCH_PIECES_HELD_MAX: usize = 8;
 /// Objects that are looked up in the store at once, before their turn to be fetched.
 pub const FETCH_LOOKUPS_MAX: usize = 16;
 /// Bytes asked of a transfer stream at once: enough to make a turn worth while, small beside a piece.

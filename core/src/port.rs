@@ -77,6 +77,16 @@ pub enum DhtRequest {
         /// When to end.
         mode: GetMode,
     },
+    /// Store an immutable item (BEP 44): a byte string under its own hash.
+    PutImmutable {
+        /// The content of the bencoded byte string.
+        value: Bytes,
+    },
+    /// Fetch an immutable item; the first value that has this hash ends the operation.
+    GetImmutable {
+        /// SHA-1 of the bencoded byte string (see [`crate::dht::item::immutable_target`]).
+        target: DhtId,
+    },
     /// Stop an operation; answered by the operation's own end.
     Cancel,
 }
@@ -138,6 +148,13 @@ pub enum DhtEvent {
         /// The item, not yet believed.
         item: MutableItem,
     },
+    /// Result of `GetImmutable`.
+    Immutable {
+        /// The operation.
+        op: OpId,
+        /// The content of the byte string, not yet believed.
+        value: Bytes,
+    },
     /// The end of an operation, exactly once.
     Done {
         /// The operation.
@@ -196,8 +213,8 @@ pub enum BlobRequest {
         digest: Digest,
         /// Index of the piece.
         piece: u32,
-        /// Its bytes, in order.
-        bytes: Vec<Bytes>,
+        /// Its bytes.
+        bytes: Bytes,
     },
     /// All pieces are written: make it durable and whole. Answered by [`BlobAnswer::Sealed`].
     Seal {

@@ -5,16 +5,39 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
+use std::fmt;
 use std::time::Duration;
 
 /// A seeded generator. Equal seeds give equal draws on every platform.
-#[derive(Clone, Debug)]
-pub struct Rng(ChaCha8Rng);
+///
+/// It is a place in a stream: the words around the place are computed when they are drawn. A generator that keeps a
+/// buffer of them takes 320 bytes, a node has a dozen, and each draws seldom.
+#[derive(Clone)]
+pub struct Rng {
+    seed: [u8; 32],
+    word: u64,
+}
+
+impl fmt::Debug for Rng {
+    /// The seed is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rng").field("word", &self.word).finish_non_exhaustive()
+    }
+}
 
 impl Rng {
     /// A generator from a 32-byte seed.
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        Self(ChaCha8Rng::from_seed(seed))
+        Self { seed, word: 0 }
+    }
+
+    fn draw<R>(&mut self, f: impl FnOnce(&mut ChaCha8Rng) -> R) -> R {
+        let mut stream = ChaCha8Rng::from_seed(self.seed);
+        stream.set_word_pos(self.word.into());
+        let drawn = f(&mut stream);
+        // Nobody lives to draw 2^64 words.
+        self.word = stream.get_word_pos() as u64;
+        drawn
     }
 
     /// A generator derived from `seed` for the purpose named by `label`.
@@ -24,7 +47,7 @@ impl Rng {
 
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.0.next_u64()
+        self.draw(|stream| stream.next_u64())
     }
 
     /// A uniform number in `0..bound` (`0` when `bound` is 0), by Lemire's multiplication (bias < 2^-32 for small bounds).
@@ -40,13 +63,13 @@ impl Rng {
     /// `N` random bytes.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut out = [0; N];
-        self.0.fill_bytes(&mut out);
+        self.fill(&mut out);
         out
     }
 
     /// Fills `out` with random bytes.
     pub fn fill(&mut self, out: &mut [u8]) {
-        self.0.fill_bytes(out);
+        self.draw(|stream| stream.fill_bytes(out));
     }
 
     /// `base` changed by a uniform factor of 1 ± `percent` / 100.

@@ -11,6 +11,7 @@ use remote_network_core::dht::item;
 use remote_network_core::dht::record::{NodeRecord, NodeType, RecordContent, Role};
 use remote_network_core::id::{DhtId, Digest, Keypair, PublicKey, RunId, Signature};
 use remote_network_core::identity::exchange::{Exchange, Identity, Input, Output, VERSIONS};
+use remote_network_core::identity::seek::{Seek, Seen};
 use remote_network_core::job::order::Order;
 use remote_network_core::job::receipt::{Bundle, Commit, Receipt, Verdict, result_digest, verify_file};
 use remote_network_core::job::signed::Signed;
@@ -82,6 +83,15 @@ fn identity_frame() -> Frame {
     exchange.handle(&mut cx, Input::Start);
     let [Output::Send(frame)] = &out[..] else { panic!("{out:?}") };
     frame.clone()
+}
+
+/// Alice asks where bob is, and is told.
+fn seek() -> Seek {
+    Seek { key: bob().public() }
+}
+
+fn seen() -> Seen {
+    Seen { key: bob().public(), addr: ([203, 0, 113, 7], 30_906).into() }
 }
 
 fn record() -> MutableItem {
@@ -204,6 +214,8 @@ fn made() -> BTreeMap<&'static str, String> {
         ("alice-peer-id", alice().public().peer_id().to_string()),
         ("bob-key", hex(bob().public().as_bytes())),
         ("identity-frame", hex(&identity_frame().encode())),
+        ("seek-frame", hex(&seek().to_frame().encode())),
+        ("seen-frame", hex(&seen().to_frame().encode())),
         ("record-value", hex(&record().value)),
         ("record-signed-bytes", hex(&item::signing_bytes(b"", record().seq, &record().value))),
         ("record-signature", record().signature.to_string()),
@@ -248,6 +260,11 @@ fn the_vectors_are_good_to_those_who_read_them() {
     let mut reader = FrameReader::default();
     reader.push(&bytes("identity-frame"));
     assert_eq!(reader.next_frame(), Ok(Some(identity_frame())));
+
+    let mut reader = FrameReader::default();
+    reader.push(&[bytes("seek-frame"), bytes("seen-frame")].concat());
+    assert_eq!(reader.next_frame().map(|f| Seek::from_frame(&f.unwrap())), Ok(Ok(seek())));
+    assert_eq!(reader.next_frame().map(|f| Seen::from_frame(&f.unwrap())), Ok(Ok(seen())));
 
     let signature = Signature::from_slice(&bytes("record-signature")).unwrap();
     assert!(alice().public().verify(&bytes("record-signed-bytes"), &signature));

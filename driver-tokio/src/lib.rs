@@ -32,7 +32,7 @@ pub use socket::{BindOptions, Buffers, DATAGRAM_BYTES_MAX, Socket, bind};
 
 use async_channel::{Receiver, Sender};
 use remote_network_core::action::ActionSink;
-use remote_network_core::drive::{Driven, DriverIo, EVENTS_QUEUED_MAX, Pump, Recorder, Sent, Turn};
+use remote_network_core::drive::{Aside, Driven, DriverIo, EVENTS_QUEUED_MAX, Pump, Recorder, Sent, Turn};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::time::{Instant, UnixTime};
 use remote_network_core::transport::Transmit;
@@ -78,12 +78,13 @@ pub struct Driver<N, S> {
     events: Receiver<Event>,
     clock: Clock,
     recorder: Option<Recorder>,
+    aside: Option<Aside>,
 }
 
 impl<N: Driven, S: ActionSink> Driver<N, S> {
     /// A driver for `node`, whose transport calculates from the same `clock`.
     pub fn new(node: N, socket: Socket, sink: S, events: Receiver<Event>, clock: Clock) -> Self {
-        Self { node, socket, sink, events, clock, recorder: None }
+        Self { node, socket, sink, events, clock, recorder: None, aside: None }
     }
 
     /// Tells `recorder` of every call into the node.
@@ -91,11 +92,16 @@ impl<N: Driven, S: ActionSink> Driver<N, S> {
         Self { recorder: Some(recorder), ..self }
     }
 
+    /// Shares the socket with the DHT: what arrives for it goes to `aside`, and it sends through [`Socket::sender`].
+    pub fn with_aside(self, aside: Aside) -> Self {
+        Self { aside: Some(aside), ..self }
+    }
+
     /// Runs until the node stops. Needs a tokio runtime with I/O and time. Dropping the future is a crash of the node.
     pub async fn run(self) -> Result<Stopped, DriverError> {
         let local = self.socket.local_addr();
         let mut io = Io::new(self.socket, self.events, self.clock)?;
-        let mut pump = Pump::new(self.node, self.sink, self.recorder);
+        let mut pump = Pump::new(self.node, self.sink, self.recorder).with_aside(self.aside);
         pump.handle(&io, Event::LocalAddrs(vec![local]));
         loop {
             match pump.turn(&mut io)? {

@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 
 /// Largest datagram that is received whole on every system. QUIC here never has larger ones; of a larger one there may
 /// be only the beginning, which no protocol of ours accepts.
-pub const DATAGRAM_BYTES_MAX: usize = 1_500;
+pub const DATAGRAM_BYTES_MAX: usize = 9_000;
+/// Most bytes of datagrams that a system joins.
+const JOINED_BYTES_MAX: usize = 65_536;
 
 /// How a socket is bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +80,12 @@ impl Socket {
         self.local
     }
 
+    /// The same socket, for somebody who sends through it beside the driver. It never blocks; an IPv6 one wants IPv4
+    /// addresses dressed as IPv6.
+    pub fn sender(&self) -> io::Result<UdpSocket> {
+        self.io.try_clone()
+    }
+
     /// What the system granted.
     pub fn buffers(&self) -> Buffers {
         self.buffers
@@ -85,7 +93,8 @@ impl Socket {
 
     /// The socket for a runtime to watch, and everything else.
     pub(crate) fn into_parts(self) -> (UdpSocket, Batches) {
-        let message_bytes = DATAGRAM_BYTES_MAX * self.state.gro_segments();
+        let joins = self.state.gro_segments() > 1;
+        let message_bytes = if joins { JOINED_BYTES_MAX } else { DATAGRAM_BYTES_MAX };
         let receive_buf = vec![0; BATCH_SIZE * message_bytes];
         (self.io, Batches { state: self.state, v6: self.local.is_ipv6(), receive_buf, message_bytes })
     }

@@ -7,6 +7,7 @@ use remote_network_core::dht::item;
 use remote_network_core::dht::record::{Attachment, MachineSummary, NodeRecord, RecordContent, RelayOffer};
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, JobId, PeerName, RunId};
+use remote_network_core::identity::seek::{Seek, Seen};
 use remote_network_core::job::held::JobRecord;
 use remote_network_core::job::message::{JobState, Message, Refusal, Source};
 use remote_network_core::job::order::Order;
@@ -145,7 +146,7 @@ fn workflow() -> Workflow {
 
 fn plan() -> Option<Plan> {
     let mut offers = Offerings::default();
-    offers.set(keypair(0).public(), Some(vec![service()]));
+    offers.set(keypair(0).public(), Some(vec![service()].into()));
     validate::validate(&workflow(), &offers).ok()
 }
 
@@ -157,7 +158,7 @@ fn messages() -> std::io::Result<()> {
     let source = Source { holder: keypair(0).public(), ticket: ticket().encode().into() };
     let jobs = vec![(job, JobState::Running), (signed.job(), JobState::Sealed)];
     let again = Duration::from_secs(1);
-    let said: [(&str, Frame); 17] = [
+    let said: [(&str, Frame); 19] = [
         ("inventory", Message::Inventory { incarnation: 7, jobs }.to_frame()),
         ("dispatch", Message::Dispatch { order: Box::new(signed), sources: vec![vec![source]] }.to_frame()),
         ("accepted", Message::Accepted { job, incarnation: 7 }.to_frame()),
@@ -179,6 +180,8 @@ fn messages() -> std::io::Result<()> {
         ("refused", Refused::new(RefusedCode::Busy).to_frame()),
         ("catalogue", catalogue::encode([service()].iter())),
         ("catalogue_empty", catalogue::encode([].iter())),
+        ("seek", Seek { key: keypair(0).public() }.to_frame()),
+        ("seen", Seen { key: keypair(0).public(), addr: ([203, 0, 113, 7], 30_906).into() }.to_frame()),
     ];
     said.iter().try_for_each(|(name, frame)| write("messages", name, &[&[frame.kind], &frame.body]))
 }

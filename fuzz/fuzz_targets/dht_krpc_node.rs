@@ -69,6 +69,10 @@ enum Step {
     WaitLong {
         s: u16,
     },
+    /// The machine stands still and hears of all deadlines at once.
+    Oversleep {
+        s: u8,
+    },
     Restart,
 }
 
@@ -125,7 +129,9 @@ impl World {
                     assert!(self.open.contains(&op));
                     assert_eq!(item::verify(&item), Ok(()));
                 }
-                Output::Event(DhtEvent::Peers { op, .. }) => assert!(self.open.contains(&op)),
+                Output::Event(DhtEvent::Peers { op, .. } | DhtEvent::Immutable { op, .. }) => {
+                    assert!(self.open.contains(&op));
+                }
                 Output::Event(DhtEvent::Health { .. }) | Output::Observed { .. } | Output::Refused(_) => {}
                 Output::Table(bytes) => assert!(Krpc::new(config()).restore(&bytes).is_ok()),
             }
@@ -205,7 +211,7 @@ impl World {
                         target: item::target(&keypair(target.0[0]).public(), b""),
                         newer_than: None,
                     },
-                    _ => Ask::Put(Put { token: b"", v: b"i1e", mutable: None, cas: None }),
+                    _ => Ask::Put(Put { token: b"", v: b"i1e", mutable: None, cas: None, age: None }),
                 };
                 let out = Outgoing { id: DhtId([id; 20]), read_only, want_both: kind > 127, ask };
                 self.datagram(addr(from), write_query(9, &out));
@@ -219,7 +225,7 @@ impl World {
                 };
                 let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
                 let mutable = Some(Signed { key, seq, signature, salt: b"" });
-                let put = Put { token: &token, v: b"5:value", mutable, cas: None };
+                let put = Put { token: &token, v: b"5:value", mutable, cas: None, age: None };
                 let out =
                     Outgoing { id: DhtId([9; 20]), read_only: true, want_both: false, ask: Ask::Put(put) };
                 self.datagram(from, write_query(9, &out));
@@ -233,6 +239,10 @@ impl World {
             Step::NetworkChanged => self.input(Input::NetworkChanged),
             Step::Wait { ms } => self.wait(Duration::from_millis(u64::from(ms))),
             Step::WaitLong { s } => self.wait(Duration::from_secs(u64::from(s % 8_000))),
+            Step::Oversleep { s } => {
+                self.now = self.now + Duration::from_secs(u64::from(s % 60));
+                self.call(|k, cx| k.handle_timeout(cx));
+            }
             Step::Restart => {
                 let saved = self.krpc.saved();
                 self.krpc = Krpc::new(config());
@@ -265,5 +275,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     world.wait(Duration::from_secs(3_600));
     assert_eq!(world.krpc.under_way().0, 0, "an operation never ends");
+    assert!(!world.krpc.hands_over(), "a handover never ends");
     assert!(world.open.is_empty());
 });

@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use remote_network_core::codec::{DecodeError, FRAME_BODY_MAX, Frame};
+use remote_network_core::identity::seek::{Seek, Seen};
 use remote_network_core::job::message::Message;
 use remote_network_core::service::catalogue;
 use remote_network_core::transfer::message::{Answer, Fetch, FrameIntake};
@@ -66,6 +67,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     law(&frame, Answer::from_frame, answer_frame);
     law(&frame, catalogue::decode, |services| catalogue::encode(services.iter()));
+    law(&frame, Seek::from_frame, Seek::to_frame);
+    law(&frame, Seen::from_frame, Seen::to_frame);
     intake(&frame);
 });
 

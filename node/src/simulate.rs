@@ -5,6 +5,7 @@ use crate::cli::args::{SimulateArgs, SimulateCommand};
 use remote_network_core::node::Node;
 use remote_network_core::transport::quic::QuicTransport;
 use remote_network_sim::dht_packets;
+use remote_network_sim::dht_packets::scenario::Scenario;
 use remote_network_sim::plan::Class;
 use remote_network_sim::replay::{Recording, replay};
 use remote_network_sim::report::{SimOptions, cpu_ms, simulate};
@@ -16,10 +17,25 @@ const PEERS_MAX: u32 = 100_000;
 /// Fewer DHT nodes than this have nobody left when three in ten vanish.
 const DHT_NODES_MIN: u32 = 10;
 
+/// DHT nodes when nobody says how many.
+const DHT_NODES: u32 = 1_000;
+
+/// The same for a scenario; several look everything up from everywhere, which is a square of the size.
+const SCENARIO_NODES: u32 = 120;
+
+/// Fewer are no network of which a part can be in trouble.
+const SCENARIO_NODES_MIN: u32 = 30;
+
+/// More are beyond what a scenario is for.
+const SCENARIO_NODES_MAX: u32 = 2_000;
+
 /// Runs a simulation; a violation is a failure.
 pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
-    if let Some(SimulateCommand::Dht { nodes, seed }) = args.what {
-        return dht(json, nodes, seed);
+    if let Some(SimulateCommand::Dht { nodes, seed, scenario }) = &args.what {
+        return match scenario {
+            None => dht(json, nodes.unwrap_or(DHT_NODES), *seed),
+            Some(name) => dht_scenario(json, name, nodes.unwrap_or(SCENARIO_NODES), *seed),
+        };
     }
     if let Some(file) = &args.replay {
         return again(json, file);
@@ -67,6 +83,26 @@ fn dht(json: bool, nodes: u32, seed: u64) -> Result<(), Failure> {
     }
     println!("{}", if json { value.to_string() } else { format!("{value:#}") });
     Ok(())
+}
+
+/// One trouble of the DHT at packet level; a bound that does not hold is a failure.
+fn dht_scenario(json: bool, name: &str, nodes: u32, seed: u64) -> Result<(), Failure> {
+    let scenario = Scenario::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Scenario::ALL.iter().map(|s| s.as_str()).collect();
+        Failure::usage(format!("there is no scenario `{name}`"))
+            .with_hint(format!("one of {}", names.join(", ")))
+    })?;
+    if !(SCENARIO_NODES_MIN..=SCENARIO_NODES_MAX).contains(&nodes) {
+        let why = format!("--nodes {nodes}: from {SCENARIO_NODES_MIN} to {SCENARIO_NODES_MAX} are possible");
+        return Err(Failure::usage(why));
+    }
+    let outcome = dht_packets::scenario::run(scenario, nodes, seed);
+    let value = outcome.to_json();
+    println!("{}", if json { value.to_string() } else { format!("{value:#}") });
+    if outcome.passed() {
+        return Ok(());
+    }
+    Err(Failure::work(format!("scenario {name}, seed {seed}: a bound does not hold")))
 }
 
 /// Replays a recording.

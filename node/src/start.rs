@@ -5,19 +5,19 @@
 //! its first moment. The API comes last: its address file says that the node is ready. At the end the order is
 //! reversed, and the journal is closed when nobody can write to it any more.
 
-use crate::api::{ApiBlobs, ApiConfig, ApiServer, BlobError, CoreHandle, OpenBlob};
+use crate::api::{ApiBlobs, ApiConfig, ApiDht, ApiServer, BlobError, CoreHandle, OpenBlob};
 use crate::cli::{ADDRESS_FILE, Failure};
-use crate::config::{Config, DhtBackendKey, DhtModeKey, DriverKey, Settings};
+use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings};
 use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
-use crate::ports::dht::{DhtBackend, DhtConfig, DhtMode, DhtPort};
+use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use crate::ports::store::{self, JournalOptions, JournalPort};
 use crate::recording::{self, Seeded};
 use async_channel::{Receiver, Sender};
 use remote_network_core::action::{Action, ActionSink};
 use remote_network_core::command::Command;
-use remote_network_core::drive::{Driven, Recorder};
+use remote_network_core::drive::{Aside, Driven, Recorder};
 use remote_network_core::event::Event;
 use remote_network_core::id::{DhtId, Digest, Keypair, PublicKey};
 use remote_network_core::job::workflow::ObjectRef;
@@ -64,10 +64,11 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let shared = Arc::new(SharedBlobs(blobs.clone()));
     let engine_config =
         EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
+    let (dht_config, sharing) = dht_config(s, &dir);
     let ports = Ports {
         journal: opened.port,
         blobs: BlobPort::start(&blobs, &events)?,
-        dht: DhtPort::start(dht_config(s), events.clone())?,
+        dht: DhtPort::start(dht_config, events.clone())?,
         engine: EnginePort::start(engine_config, shared.clone(), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         core: core.clone(),
@@ -82,13 +83,14 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         node: node_config(s, keypair.clone()),
         journal,
         seed: random()?,
-        bound: SocketAddr::new(s.listen, s.quic_port),
+        bound: Bound { addr: SocketAddr::new(s.listen, s.quic_port), sharing },
     };
 
     let api = ApiServer::start(
         &ApiConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, s.api_port)), data_dir: dir.clone() },
         core.clone(),
         shared,
+        ApiDht { handle: ports.dht.handle(), keypair: keypair.clone() },
     )
     .map_err(|e| Failure::work(e.to_string()))?;
     let address_file = dir.join(ADDRESS_FILE);
@@ -97,7 +99,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     stop_on_signals(&core, options.until_stdin_closes)?;
 
     let ended = match &options.record {
-        None => drive(s.driver, assembly.bound, ports, inbox, None, |base, now, wall| {
+        None => drive(s.driver, assembly.bound.clone(), ports, inbox, None, |base, now, wall| {
             assembly.build(base, now, wall)
         }),
         Some(path) => recorded(s.driver, assembly, ports, inbox, path),
@@ -149,21 +151,48 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(out)
 }
 
-fn dht_config(s: &Settings) -> DhtConfig {
-    DhtConfig {
-        backend: match s.dht_backend {
-            DhtBackendKey::Mainline => DhtBackend::Mainline,
-            DhtBackendKey::Native => DhtBackend::Native,
-        },
-        mode: match s.dht_mode {
-            DhtModeKey::Public => DhtMode::Client,
-            DhtModeKey::Private => DhtMode::Private { seed: s.dht_seed },
-            DhtModeKey::Off => DhtMode::Off,
-        },
-        port: Some(s.dht_port),
-        bind: s.dht_bind,
+/// The DHT's configuration, and where its socket is to be sent when it is QUIC's.
+fn dht_config(s: &Settings, dir: &Path) -> (DhtConfig, Option<Sender<Shared>>) {
+    let (socket, sharing) = match s.dht_port {
+        DhtPortKey::Own(port) => (DhtSocket::Own { bind: s.dht_bind, port }, None),
+        DhtPortKey::Shared => {
+            let (sharing, shared) = async_channel::bounded(1);
+            (DhtSocket::Shared(shared), Some(sharing))
+        }
+    };
+    // The nodes of one DHT must never lead into the other.
+    let (mode, table) = match s.dht_mode {
+        DhtModeKey::Public => (DhtMode::Client, Some("dht-table-public")),
+        DhtModeKey::Private => (DhtMode::Private { seed: s.dht_seed }, Some("dht-table-private")),
+        DhtModeKey::Off => (DhtMode::Off, None),
+    };
+    let config = DhtConfig {
+        backend: if s.dht_is_native() { DhtBackend::Native } else { DhtBackend::Mainline },
+        mode,
+        socket,
+        table_file: table.map(|name| dir.join(name)),
         bootstrap: s.dht_bootstrap.clone(),
-    }
+    };
+    (config, sharing.filter(|_| mode != DhtMode::Off))
+}
+
+/// Where the node's socket is bound, and who else speaks through it.
+#[derive(Clone)]
+struct Bound {
+    addr: SocketAddr,
+    sharing: Option<Sender<Shared>>,
+}
+
+/// Hands the DHT its part in the driver's socket. Returns what takes the datagrams that are for it.
+fn share(sharing: &Sender<Shared>, socket: io::Result<std::net::UdpSocket>) -> Result<Aside, Failure> {
+    let (take, arrived) = async_channel::bounded(ASIDE_WAITING_MAX);
+    sharing
+        .try_send(Shared { socket: socket?, arrived })
+        .map_err(|_| Failure::work("the DHT ended before it had its socket"))?;
+    Ok(Box::new(move |datagram| {
+        // A DHT that is too slow loses what comes too fast, as from a full socket.
+        let _lost = take.try_send(datagram);
+    }))
 }
 
 fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
@@ -191,7 +220,7 @@ struct Assembly {
     node: NodeConfig,
     journal: Journal,
     seed: [u8; 32],
-    bound: SocketAddr,
+    bound: Bound,
 }
 
 fn unrecoverable(e: &dyn std::fmt::Display) -> Failure {
@@ -221,7 +250,7 @@ fn recorded(
     inbox: Receiver<Event>,
     path: &Path,
 ) -> Result<Option<String>, Failure> {
-    let bound = assembly.bound;
+    let bound = assembly.bound.clone();
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let birth = Birth {
         config: assembly.node,
@@ -254,7 +283,7 @@ fn listen_failed(bound: SocketAddr, e: &io::Error) -> Failure {
 /// Builds a node on a driver's clock and runs it on that driver.
 fn drive<N: Driven, S: ActionSink>(
     driver: DriverKey,
-    bound: SocketAddr,
+    bound: Bound,
     sink: S,
     inbox: Receiver<Event>,
     recorder: Option<Recorder>,
@@ -266,8 +295,13 @@ fn drive<N: Driven, S: ActionSink>(
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let clock = Clock::start();
             let node = build(clock.base(), clock.now(), clock.wall())?;
-            let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+            let socket =
+                bind(bound.addr, BindOptions::default()).map_err(|e| listen_failed(bound.addr, &e))?;
+            let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
+            if let Some(sharing) = &bound.sharing {
+                driver = driver.with_aside(share(sharing, sender)?);
+            }
             if let Some(recorder) = recorder {
                 driver = driver.with_recorder(recorder);
             }
@@ -278,8 +312,13 @@ fn drive<N: Driven, S: ActionSink>(
             use remote_network_driver_smol::{BindOptions, Clock, Driver, bind};
             let clock = Clock::start();
             let node = build(clock.base(), clock.now(), clock.wall())?;
-            let socket = bind(bound, BindOptions::default()).map_err(|e| listen_failed(bound, &e))?;
+            let socket =
+                bind(bound.addr, BindOptions::default()).map_err(|e| listen_failed(bound.addr, &e))?;
+            let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
+            if let Some(sharing) = &bound.sharing {
+                driver = driver.with_aside(share(sharing, sender)?);
+            }
             if let Some(recorder) = recorder {
                 driver = driver.with_recorder(recorder);
             }

@@ -7,6 +7,7 @@
 use crate::depot::{Depot, Formula};
 use crate::draw::Draw;
 use bytes::Bytes;
+use remote_network_core::few::Few;
 use remote_network_core::id::Digest;
 use remote_network_core::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use remote_network_core::transfer::tree::{PIECE_VALUE_BYTES, PieceHasher, piece_len};
@@ -43,7 +44,7 @@ enum Object {
 /// The content-addressed objects of one host.
 #[derive(Default)]
 pub struct Blobs {
-    objects: BTreeMap<Digest, Object>,
+    objects: Few<Digest, Object>,
     bytes: u64,
     bytes_max: u64,
     depot: Depot,
@@ -57,7 +58,7 @@ impl Blobs {
 
     /// An empty store for so many bytes in a world that knows these formulas.
     pub fn with_depot(bytes_max: u64, depot: Depot) -> Self {
-        Self { objects: BTreeMap::new(), bytes: 0, bytes_max, depot }
+        Self { objects: Few::new(), bytes: 0, bytes_max, depot }
     }
 
     /// Puts a whole object there, as an engine or an importing user does.
@@ -155,7 +156,7 @@ impl Blobs {
             },
             BlobRequest::Read { digest, offset, len } => self.read(&digest, offset, len),
             BlobRequest::Create { digest, info } => self.create(digest, info),
-            BlobRequest::Write { digest, piece, bytes } => self.write(&digest, piece, &bytes),
+            BlobRequest::Write { digest, piece, bytes } => self.write(&digest, piece, bytes),
             BlobRequest::Seal { digest } => self.seal(&digest),
             BlobRequest::Remove { digest } => {
                 self.drop_object(&digest);
@@ -213,14 +214,14 @@ impl Blobs {
         Ok(BlobAnswer::Partial { have })
     }
 
-    fn write(&mut self, digest: &Digest, piece: u32, parts: &[Bytes]) -> Result<BlobAnswer, BlobFailed> {
-        let len: u64 = parts.iter().map(|p| p.len() as u64).sum();
+    fn write(&mut self, digest: &Digest, piece: u32, bytes: Bytes) -> Result<BlobAnswer, BlobFailed> {
+        let len = bytes.len() as u64;
         match self.objects.get(digest) {
             Some(Object::Partial { pieces, .. }) if !pieces.contains_key(&piece) => self.take(len)?,
             Some(Object::Partial { .. } | Object::Whole { .. }) => return Ok(BlobAnswer::Written),
             None => return Err(BlobFailed::NotFound),
         }
-        let kept = self.piece(digest, piece, parts, len);
+        let kept = self.piece(digest, piece, bytes);
         if let Some(Object::Partial { pieces, .. }) = self.objects.get_mut(digest) {
             pieces.insert(piece, kept);
         }
@@ -228,18 +229,13 @@ impl Blobs {
     }
 
     /// How a piece is kept: as a part of its object's formula, if that is what its bytes are.
-    fn piece(&self, digest: &Digest, piece: u32, parts: &[Bytes], len: u64) -> Content {
+    fn piece(&self, digest: &Digest, piece: u32, bytes: Bytes) -> Content {
+        let len = bytes.len() as u64;
         let formula = self.depot.formula(digest).and_then(|whole| {
             let part = whole.part(u64::from(piece) * piece_len(whole.len), len);
-            let mut at = 0;
-            let same = parts.iter().all(|p| {
-                let from = at;
-                at += p.len() as u64;
-                part.bytes(from, at) == *p
-            });
-            same.then_some(part)
+            (part.bytes(0, len) == bytes).then_some(part)
         });
-        formula.map_or_else(|| Content::Held(Bytes::from(parts.concat())), Content::Formula)
+        formula.map_or_else(|| Content::Held(bytes), Content::Formula)
     }
 
     fn seal(&mut self, digest: &Digest) -> Result<BlobAnswer, BlobFailed> {
@@ -320,7 +316,7 @@ mod tests {
         let size = usize::try_from(piece_len(info.len)).unwrap();
         blobs.answer(BlobRequest::Create { digest, info })?;
         for (n, piece) in bytes.chunks(size).enumerate() {
-            let bytes = vec![Bytes::copy_from_slice(piece)];
+            let bytes = Bytes::copy_from_slice(piece);
             blobs.answer(BlobRequest::Write { digest, piece: n as u32, bytes })?;
         }
         blobs.answer(BlobRequest::Seal { digest })

@@ -18,7 +18,7 @@ use remote_network_core::port::{
 };
 use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -121,7 +121,10 @@ pub struct Dht {
     draw: Draw,
     targets: BTreeMap<DhtId, Target>,
     topics: BTreeMap<DhtId, VecDeque<(SocketAddr, u64)>>,
+    /// Immutable items and when they die.
+    immutable: BTreeMap<DhtId, (Bytes, u64)>,
     offline: bool,
+    hidden: BTreeSet<DhtId>,
     tally: DhtTally,
 }
 
@@ -151,7 +154,9 @@ impl Dht {
             draw: Draw::derive(seed, "dht", 0),
             targets: BTreeMap::new(),
             topics: BTreeMap::new(),
+            immutable: BTreeMap::new(),
             offline: false,
+            hidden: BTreeSet::new(),
             tally: DhtTally::default(),
         }
     }
@@ -174,6 +179,11 @@ impl Dht {
     /// Takes it away from everybody, or brings it back.
     pub fn set_offline(&mut self, offline: bool) {
         self.offline = offline;
+    }
+
+    /// From now on nobody finds what lies there: those around it are in one hand, say yes to all who store, and know nothing.
+    pub fn hide(&mut self, target: DhtId) {
+        self.hidden.insert(target);
     }
 
     /// What a node hears of the DHT's health.
@@ -227,6 +237,19 @@ impl Dht {
             DhtRequest::GetMutable { key, salt, mode } => {
                 let target = target_of(key.as_bytes(), &salt);
                 self.get(now_ns, op, target, mode, answer);
+            }
+            DhtRequest::PutImmutable { value } => {
+                let result = self.put_immutable(now_ns, value);
+                answer(now_ns + self.ms(PUT_MS), DhtEvent::Done { op, result });
+            }
+            DhtRequest::GetImmutable { target } => {
+                let at_ns = now_ns + self.ms(FIRST_MS);
+                let held = self.immutable.get(&target).filter(|(_, dies_ns)| *dies_ns > now_ns);
+                if let Some((value, _)) = held {
+                    answer(at_ns, DhtEvent::Immutable { op, value: value.clone() });
+                }
+                let done = DhtDone { stored: 0, responded: COPIES as u32, newest_seq: None };
+                answer(at_ns, DhtEvent::Done { op, result: Ok(done) });
             }
             DhtRequest::Cancel => {
                 answer(now_ns, DhtEvent::Done { op, result: Err(DhtFailed::Cancelled) });
@@ -356,6 +379,16 @@ impl Dht {
         copies.iter().flatten().any(|c| *c.item == *item)
     }
 
+    fn put_immutable(&mut self, now_ns: u64, value: Bytes) -> Result<DhtDone, DhtFailed> {
+        if value.len() > VALUE_BYTES_MAX {
+            self.tally.refused += 1;
+            return Err(DhtFailed::TooBig);
+        }
+        let target = remote_network_core::dht::item::immutable_target(&value);
+        self.immutable.insert(target, (value, now_ns + VALUE_LIFE_NS));
+        Ok(DhtDone { stored: COPIES as u32, responded: COPIES as u32, newest_seq: None })
+    }
+
     fn get(
         &mut self,
         now_ns: u64,
@@ -371,7 +404,8 @@ impl Dht {
                 continue;
             }
             responded += 1;
-            let Some(entry) = self.targets.get(&target) else { continue };
+            let visible = !self.hidden.contains(&target);
+            let Some(entry) = self.targets.get(&target).filter(|_| visible) else { continue };
             let held = entry.copies[slot].as_ref().filter(|c| c.dies_ns > now_ns).map(|c| c.item.clone());
             let oldest = entry.oldest.clone();
             let item = match self.holder(&target, slot) {
@@ -477,7 +511,10 @@ mod tests {
         out.into_iter()
             .filter_map(|(_, e)| match e {
                 DhtEvent::Value { item, .. } => Some(item),
-                DhtEvent::Peers { .. } | DhtEvent::Done { .. } | DhtEvent::Health { .. } => None,
+                DhtEvent::Peers { .. }
+                | DhtEvent::Immutable { .. }
+                | DhtEvent::Done { .. }
+                | DhtEvent::Health { .. } => None,
             })
             .collect()
     }
@@ -539,6 +576,22 @@ mod tests {
         };
         assert!(peers(run(&mut dht, 1, DhtRequest::GetPeers { topic })));
         assert!(!peers(run(&mut dht, PEER_LIFE_NS, DhtRequest::GetPeers { topic })));
+    }
+
+    #[test]
+    fn an_immutable_item_is_found_under_its_hash_until_it_expires() {
+        let mut dht = Dht::new(4, DhtSpec::PERFECT);
+        let value = Bytes::from_static(b"Hello World!");
+        let target = remote_network_core::dht::item::immutable_target(&value);
+        assert_eq!(target.to_string(), "e5f96f6f38320f0f33959cb4d3d656452117aadb");
+        assert!(end(&run(&mut dht, 0, DhtRequest::PutImmutable { value: value.clone() })).is_ok());
+        let large = DhtRequest::PutImmutable { value: Bytes::from(vec![7; 997]) };
+        assert_eq!(end(&run(&mut dht, 0, large)), Err(DhtFailed::TooBig));
+        let mut found = |at_ns| {
+            let out = run(&mut dht, at_ns, DhtRequest::GetImmutable { target });
+            out.iter().any(|(_, e)| matches!(e, DhtEvent::Immutable { value: v, .. } if *v == value))
+        };
+        assert!(found(1) && !found(VALUE_LIFE_NS));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use remote_network_core::id::Lsn;
 use remote_network_core::node::Journal as Restored;
 use remote_network_core::store::{Room, StoreOp, StoredRecord, Subject};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::ops::Range;
 
 const US_NS: u64 = 1_000;
 
@@ -53,24 +54,46 @@ impl Default for DiskSpec {
     }
 }
 
-/// Room, key and number of a record. Numbers rise over the whole journal, so they also say its order.
-type Place = (Room, Box<[u8]>, u64);
-/// The batch that wrote a record, and its bytes.
-type Kept = (Lsn, Box<[u8]>);
+/// Bytes in front of a record's key and payload: its room, the length of its key, the length of its payload, its batch.
+const HEAD_BYTES: usize = 1 + 1 + 4 + 8;
+/// The journal makes room for this part of its length more at once (one sixteenth): a thousand of them lie in one process.
+const GROWTH: usize = 16;
 
-/// The journal as it is on the platters. One map by subject and place: what a thousand machines know of each other lies
-/// here a thousand times, so a record costs little more than its bytes.
+/// The journal as it is on the platters: its records one behind the other, in the order in which they were written, and
+/// nothing between them. What a thousand machines know of each other lies here a thousand times, so a record costs
+/// little more than its bytes; what is forgotten is cut out, which costs less than to remember where it was.
 pub struct Journal {
     id: u64,
-    records: BTreeMap<Place, Kept>,
-    next: u64,
+    log: Vec<u8>,
+    len: usize,
     durable: Lsn,
+}
+
+/// A record as it lies in the log.
+struct Lying<'a> {
+    /// Where it begins and ends.
+    place: Range<usize>,
+    room: u8,
+    key: &'a [u8],
+    lsn: Lsn,
+    record: &'a [u8],
+}
+
+/// The record that begins at `at`.
+fn record_at(log: &[u8], at: usize) -> Option<Lying<'_>> {
+    let (&[room, key_len], rest) = log.get(at..)?.split_first_chunk()?;
+    let (record_len, rest) = rest.split_first_chunk()?;
+    let (lsn, rest) = rest.split_first_chunk()?;
+    let (key, rest) = rest.split_at_checked(key_len.into())?;
+    let record = rest.get(..u32::from_le_bytes(*record_len) as usize)?;
+    let place = at..at + HEAD_BYTES + key.len() + record.len();
+    Some(Lying { place, room, key, lsn: Lsn(u64::from_le_bytes(*lsn)), record })
 }
 
 impl Journal {
     /// An empty journal with the id it will always have.
     pub fn new(id: u64) -> Self {
-        Self { id, records: BTreeMap::new(), next: 0, durable: Lsn(0) }
+        Self { id, log: Vec::new(), len: 0, durable: Lsn(0) }
     }
 
     /// Applies one batch.
@@ -89,38 +112,59 @@ impl Journal {
     }
 
     fn append(&mut self, lsn: Lsn, subject: &Subject, record: &[u8]) {
-        let place = self.next;
-        self.next += 1;
-        self.records.insert((subject.room, (*subject.key).into(), place), (lsn, record.into()));
+        let (Ok(key_len), Ok(record_len)) = (u8::try_from(subject.key.len()), u32::try_from(record.len()))
+        else {
+            debug_assert!(false, "no subject has such a key, and no record is so long");
+            return;
+        };
+        let bytes = HEAD_BYTES + subject.key.len() + record.len();
+        if self.log.capacity() - self.log.len() < bytes {
+            self.log.reserve_exact(bytes + self.log.len() / GROWTH);
+        }
+        self.log.extend_from_slice(&[subject.room as u8, key_len]);
+        self.log.extend_from_slice(&record_len.to_le_bytes());
+        self.log.extend_from_slice(&lsn.0.to_le_bytes());
+        self.log.extend_from_slice(&subject.key);
+        self.log.extend_from_slice(record);
+        self.len += 1;
     }
 
     fn forget(&mut self, subject: &Subject) {
-        let key = |place| (subject.room, Box::<[u8]>::from(&*subject.key), place);
-        let places: Vec<u64> = self.records.range(key(0)..=key(u64::MAX)).map(|((_, _, p), _)| *p).collect();
-        for place in places {
-            self.records.remove(&key(place));
+        let mut at = 0;
+        while let Some(lying) = record_at(&self.log, at) {
+            let of_subject = (lying.room, lying.key) == (subject.room as u8, &*subject.key);
+            let place = lying.place;
+            if of_subject {
+                self.log.drain(place);
+                self.len -= 1;
+            } else {
+                at = place.end;
+            }
         }
     }
 
     /// Everything durable: what a core is restored from.
     pub fn restore(&self) -> Restored {
-        let mut records: Vec<_> = self.records.iter().collect();
-        records.sort_unstable_by_key(|((_, _, place), _)| *place);
-        let record = |((room, key, _), (lsn, record)): (&Place, &Kept)| {
-            let subject = Subject::new(*room, key);
-            StoredRecord { lsn: *lsn, subject, record: Bytes::copy_from_slice(record) }
-        };
-        Restored { id: self.id, last: self.durable, records: records.into_iter().map(record).collect() }
+        let mut records = Vec::with_capacity(self.len);
+        let mut at = 0;
+        while let Some(Lying { place, room, key, lsn, record }) = record_at(&self.log, at) {
+            at = place.end;
+            if let Some(room) = Room::from_number(room) {
+                let subject = Subject::new(room, key);
+                records.push(StoredRecord { lsn, subject, record: Bytes::copy_from_slice(record) });
+            }
+        }
+        Restored { id: self.id, last: self.durable, records }
     }
 
     /// Records kept.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.len
     }
 
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len == 0
     }
 
     /// The last durable batch.

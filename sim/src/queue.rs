@@ -108,6 +108,8 @@ impl<E> Queue<E> {
     }
 }
 
+/// The slab makes room for an eighth more at once, and at least for so many entries.
+const SLAB_GROWTH_MIN: usize = 64;
 /// No entry.
 const NOTHING: u32 = u32::MAX;
 
@@ -142,6 +144,9 @@ impl<E> Slab<E> {
                 index
             }
             None => {
+                if self.entries.len() == self.entries.capacity() {
+                    self.entries.reserve_exact(self.entries.len() / 8 + SLAB_GROWTH_MIN);
+                }
                 self.entries.push(entry);
                 self.entries.len() as u32 - 1
             }

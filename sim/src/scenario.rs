@@ -18,6 +18,7 @@ use bytes::Bytes;
 use remote_network_core::command::{
     Command, CommandError, Notice, PeerState, PeerView, Reply, RunState, RunView,
 };
+use remote_network_core::few::Few;
 use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::NodeConfig;
@@ -111,7 +112,7 @@ pub struct Scenario<C: Core> {
     /// Write errors a machine's disk had had when its present life began: only a new one excuses a core that stops.
     excused: BTreeMap<HostId, u64>,
     /// Whom each machine said it is connected to.
-    connected: BTreeMap<HostId, BTreeSet<PublicKey>>,
+    connected: BTreeMap<HostId, Few<PublicKey, ()>>,
     /// Connections of all machines when the plan's time was up.
     connections: u64,
     faults: BTreeMap<&'static str, u64>,
@@ -607,9 +608,13 @@ impl<C: Core> Scenario<C> {
     fn met(&mut self, host: HostId, view: &PeerView) {
         let peers = self.connected.entry(host).or_default();
         match view.state {
-            PeerState::Connected | PeerState::Idle | PeerState::Stale => peers.insert(view.key),
-            PeerState::Connecting | PeerState::Closed => peers.remove(&view.key),
-        };
+            PeerState::Connected | PeerState::Idle | PeerState::Stale => {
+                peers.insert(view.key, ());
+            }
+            PeerState::Connecting | PeerState::Closed => {
+                peers.remove(&view.key);
+            }
+        }
     }
 
     fn stopped(&mut self, host: HostId, fault: Option<String>) {

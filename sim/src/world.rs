@@ -470,7 +470,7 @@ impl<C: Core> World<C> {
         let event = match answer {
             Answer::Dht(event) => match &event {
                 DhtEvent::Health { .. } => Some(Event::Dht(event)),
-                DhtEvent::Peers { op, .. } | DhtEvent::Value { op, .. } => {
+                DhtEvent::Peers { op, .. } | DhtEvent::Value { op, .. } | DhtEvent::Immutable { op, .. } => {
                     host.dht_ops.contains(op).then_some(Event::Dht(event))
                 }
                 DhtEvent::Done { op, .. } => host.dht_ops.remove(op).then_some(Event::Dht(event)),
@@ -614,7 +614,7 @@ fn trace_action(trace: &mut Trace, now_ns: u64, id: HostId, action: &Action) {
         }
         Action::Blob { op, request: BlobRequest::Write { digest, piece, bytes } } => {
             trace.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?} {digest:?} {piece}"));
-            bytes.iter().for_each(|b| trace.step(now_ns, id, Kind::Action, b));
+            trace.step(now_ns, id, Kind::Action, bytes);
         }
         Action::Blob { .. }
         | Action::Dht { .. }

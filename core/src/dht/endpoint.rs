@@ -60,9 +60,44 @@ pub fn usable(addr: SocketAddr, private_networks: bool) -> bool {
     }
 }
 
+/// An address in 18 bytes, IPv4 as IPv6: for tables that remember many. Scope and flow of IPv6 are not kept.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Packed([u8; 18]);
+
+impl From<SocketAddr> for Packed {
+    fn from(addr: SocketAddr) -> Self {
+        let ip = match addr.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&ip.octets());
+        bytes[16..].copy_from_slice(&addr.port().to_be_bytes());
+        Self(bytes)
+    }
+}
+
+impl From<Packed> for SocketAddr {
+    /// In canonical form.
+    fn from(Packed(bytes): Packed) -> Self {
+        let [ip @ .., high, low] = bytes;
+        SocketAddr::new(IpAddr::from(ip).to_canonical(), u16::from_be_bytes([high, low]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_packed_address_is_the_address_in_canonical_form() {
+        for text in ["8.8.8.8:1", "[2001:db8::1]:65535", "[::1]:9", "0.0.0.0:0"] {
+            let addr: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from(Packed::from(addr)), addr);
+        }
+        let dressed: SocketAddr = "[::ffff:127.0.0.1]:9".parse().unwrap();
+        assert_eq!(SocketAddr::from(Packed::from(dressed)), "127.0.0.1:9".parse().unwrap());
+    }
 
     #[test]
     fn every_range_has_its_scope() {

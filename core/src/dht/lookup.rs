@@ -16,6 +16,7 @@ use super::item;
 use super::record::{NodeRecord, RECORD_MAX, RecordError};
 use super::scheduler::RequestFailed;
 use crate::codec::{DecodeError, Dict};
+use crate::few::Few;
 use crate::id::{PublicKey, Signature};
 use crate::limits::LOOKUPS_WAITING_MAX;
 use crate::machine::{Cx, Machine};
@@ -124,13 +125,13 @@ pub struct Lookups {
     cached_max: usize,
     cache: BTreeMap<PublicKey, Cached>,
     absent: BTreeMap<PublicKey, Instant>,
-    under_way: BTreeMap<PublicKey, UnderWay>,
+    under_way: Few<PublicKey, UnderWay>,
 }
 
 impl Lookups {
     /// Nothing looked up yet; at most `cached_max` records are remembered.
     pub fn new(cached_max: usize) -> Self {
-        Self { cached_max, cache: BTreeMap::new(), absent: BTreeMap::new(), under_way: BTreeMap::new() }
+        Self { cached_max, cache: BTreeMap::new(), absent: BTreeMap::new(), under_way: Few::new() }
     }
 
     /// Takes back one journal record of [`Room::CachedRecord`].

@@ -4,34 +4,44 @@
 //! half of those who spoke (per family) say the same; with one peer that is this peer, because a network of two has no
 //! more. Each peer has one vote per family, its latest.
 
+use super::endpoint::Packed;
 use crate::id::PublicKey;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Voters remembered; more would not change a majority any more. The oldest vote goes first.
 pub const VOTERS_MAX: usize = 64;
+/// Room is made for so many more at once.
+const VOTERS_GROWTH: usize = 8;
 /// Addresses believed per family: the majority, or two halves.
 pub const BELIEVED_MAX: usize = 2;
 
-/// The votes.
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    by: PublicKey,
+    addr: Packed,
+    is_v6: bool,
+}
+
+/// The votes, the oldest first. Few enough to look through.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    votes: BTreeMap<(bool, PublicKey), (u64, SocketAddr)>,
-    clock: u64,
+    votes: Vec<Vote>,
 }
 
 impl Observed {
     /// `by` sees us at `addr`.
     pub fn vote(&mut self, by: PublicKey, addr: SocketAddr) {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        self.clock += 1;
-        self.votes.insert((addr.is_ipv6(), by), (self.clock, addr));
-        if self.votes.len() > VOTERS_MAX {
-            let oldest = self.votes.iter().min_by_key(|(_, (at, _))| *at).map(|(k, _)| *k);
-            if let Some(k) = oldest {
-                self.votes.remove(&k);
-            }
+        let vote = Vote { by, addr: addr.into(), is_v6: addr.is_ipv6() };
+        self.votes.retain(|v| (v.is_v6, v.by) != (vote.is_v6, by));
+        if self.votes.len() >= VOTERS_MAX {
+            self.votes.remove(0);
         }
+        if self.votes.len() == self.votes.capacity() {
+            self.votes.reserve_exact(VOTERS_GROWTH);
+        }
+        self.votes.push(vote);
     }
 
     /// Nobody's word counts any more: the node's own network changed.
@@ -47,9 +57,9 @@ impl Observed {
     /// The same, without the word of one voter: a node that looks at itself counts others only.
     pub fn counted_without(&self, voter: Option<&PublicKey>) -> Vec<(SocketAddr, u32)> {
         let mut count: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for ((_, by), (_, addr)) in &self.votes {
-            if voter != Some(by) {
-                *count.entry(*addr).or_default() += 1;
+        for vote in &self.votes {
+            if voter != Some(&vote.by) {
+                *count.entry(vote.addr.into()).or_default() += 1;
             }
         }
         let mut out: Vec<_> = count.into_iter().collect();

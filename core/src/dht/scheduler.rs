@@ -9,13 +9,14 @@
 //! Every request is answered by exactly one `Done`. An operation that has not ended after ten seconds is cancelled; a
 //! port that does not even answer the cancel within five more is answered for, so a dead port blocks nothing.
 
-use super::item::target;
+use super::item::{immutable_target, target};
+use crate::few::Few;
 use crate::id::{DhtId, OpId, OpIds};
 use crate::limits::{DHT_OPS_MAX, LOOKUPS_WAITING_MAX};
 use crate::machine::{Cx, Machine};
 use crate::port::{DhtDone, DhtEvent, DhtFailed, DhtRequest, MutableItem};
 use crate::time::{Deadline, Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use thiserror::Error;
 
@@ -107,7 +108,7 @@ struct InFlight<T> {
 #[derive(Debug)]
 pub struct Scheduler<T> {
     ids: OpIds,
-    in_flight: BTreeMap<OpId, InFlight<T>>,
+    in_flight: Few<OpId, InFlight<T>>,
     own: VecDeque<(T, DhtRequest)>,
     lookups: VecDeque<(T, DhtRequest)>,
 }
@@ -115,12 +116,7 @@ pub struct Scheduler<T> {
 impl<T: Copy> Scheduler<T> {
     /// A scheduler whose operations carry `room` in their ids.
     pub fn new(room: u8) -> Self {
-        Self {
-            ids: OpIds::new(room),
-            in_flight: BTreeMap::new(),
-            own: VecDeque::new(),
-            lookups: VecDeque::new(),
-        }
+        Self { ids: OpIds::new(room), in_flight: Few::new(), own: VecDeque::new(), lookups: VecDeque::new() }
     }
 
     /// Operations in flight.
@@ -166,7 +162,11 @@ impl<T: Copy> Scheduler<T> {
                 .enumerate()
                 .find_map(|(i, (_, r))| target_of(r).filter(|t| free(*t)).map(|t| (i, t)));
             if let Some((at, target)) = found {
-                return queue.remove(at).map(|(tag, request)| (tag, request, target));
+                let next = queue.remove(at).map(|(tag, request)| (tag, request, target));
+                if queue.is_empty() {
+                    *queue = VecDeque::new();
+                }
+                return next;
             }
         }
         None
@@ -193,7 +193,8 @@ impl<T: Copy> Scheduler<T> {
                 cx.emit(Output::Done { tag: o.tag, result: result.map_err(RequestFailed::Dht) });
                 self.start_what_may(cx);
             }
-            DhtEvent::Health { .. } => {}
+            // Nothing in here asks for immutable items; whoever does asks the port itself.
+            DhtEvent::Immutable { .. } | DhtEvent::Health { .. } => {}
         }
     }
 }
@@ -203,6 +204,8 @@ fn target_of(request: &DhtRequest) -> Option<DhtId> {
         DhtRequest::Announce { topic, .. } | DhtRequest::GetPeers { topic } => Some(*topic),
         DhtRequest::PutMutable { item, .. } => Some(target(&item.key, &item.salt)),
         DhtRequest::GetMutable { key, salt, .. } => Some(target(key, salt)),
+        DhtRequest::PutImmutable { value } => Some(immutable_target(value)),
+        DhtRequest::GetImmutable { target } => Some(*target),
         DhtRequest::Cancel => None,
     }
 }
@@ -220,7 +223,7 @@ impl<T: Copy> Machine for Scheduler<T> {
 
     fn handle_timeout(&mut self, cx: &mut Cx<'_, Output<T>>) {
         let mut answered_for = Vec::new();
-        for (op, o) in &mut self.in_flight {
+        for (op, o) in self.in_flight.iter_mut() {
             if o.deadline > cx.now {
                 continue;
             }

@@ -49,6 +49,7 @@ impl Port {
             DhtRequest::GetMutable { key, .. } => {
                 out.extend(self.items.get(&key).map(|item| DhtEvent::Value { op, item: item.clone() }));
             }
+            DhtRequest::PutImmutable { .. } | DhtRequest::GetImmutable { .. } => {}
             DhtRequest::Cancel => return out,
         }
         out.push(DhtEvent::Done { op, result: Ok(DhtDone { stored: 1, responded: 1, newest_seq: None }) });

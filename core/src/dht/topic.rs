@@ -9,13 +9,14 @@
 //! by scope, told once in five minutes, at most [`HINTS_PER_SEARCH_MAX`] per search, and whoever dials them has a budget
 //! per network. The topic is for first contact only; known peers and exchange carry on from there.
 
-use super::endpoint::usable;
+use super::endpoint::{Packed, usable};
 use super::scheduler::RequestFailed;
+use crate::few::Few;
 use crate::id::DhtId;
 use crate::machine::{Cx, Machine};
 use crate::port::DhtDone;
 use crate::time::{Deadline, Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// Announcing a topic (SPEC 2.1), ± 10 %.
@@ -88,15 +89,16 @@ struct Topic {
 pub struct Topics {
     private_networks: bool,
     search_every: Duration,
-    topics: BTreeMap<DhtId, Topic>,
-    told: BTreeMap<SocketAddr, Instant>,
+    topics: Few<DhtId, Topic>,
+    /// Hints told within [`HINT_AGAIN_AFTER`], the oldest first, and in which second. Few enough to look through.
+    told: VecDeque<(Packed, u32)>,
 }
 
 impl Topics {
     /// The first [`TOPICS_MAX`] of `topics`; hints of private ranges count only with `private_networks`.
     pub fn new(topics: &[DhtId], private_networks: bool) -> Self {
         let topics = topics.iter().take(TOPICS_MAX).map(|t| (*t, Topic::default())).collect();
-        Self { private_networks, search_every: SEARCH_EVERY, topics, told: BTreeMap::new() }
+        Self { private_networks, search_every: SEARCH_EVERY, topics, told: VecDeque::new() }
     }
 
     /// Searches this often instead of every [`SEARCH_EVERY`].
@@ -107,7 +109,7 @@ impl Topics {
     }
 
     fn run_due(&mut self, cx: &mut Cx<'_, Output>) {
-        for (id, topic) in &mut self.topics {
+        for (id, topic) in self.topics.iter_mut() {
             for (rhythm, errand) in
                 [(&mut topic.announce, Errand::Announce), (&mut topic.search, Errand::Search)]
             {
@@ -127,6 +129,12 @@ impl Topics {
 
     fn peers(&mut self, cx: &mut Cx<'_, Output>, id: DhtId, addrs: Vec<SocketAddr>) {
         let Some(topic) = self.topics.get_mut(&id).filter(|t| t.search.under_way) else { return };
+        let second = u32::try_from(cx.now.as_millis() / 1_000).unwrap_or(u32::MAX);
+        let over =
+            |told: &(Packed, u32)| u64::from(second - told.1.min(second)) >= HINT_AGAIN_AFTER.as_secs();
+        while self.told.front().is_some_and(over) {
+            self.told.pop_front();
+        }
         for addr in addrs {
             let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
             if !usable(addr, self.private_networks) {
@@ -137,16 +145,14 @@ impl Topics {
             if topic.told >= HINTS_PER_SEARCH_MAX {
                 return;
             }
-            if self.told.get(&addr).is_some_and(|at| cx.now < *at + HINT_AGAIN_AFTER) {
+            let packed = Packed::from(addr);
+            if self.told.iter().any(|(told, _)| *told == packed) {
                 continue;
-            }
-            if self.told.len() >= HINTS_MAX {
-                self.told.retain(|_, at| cx.now < *at + HINT_AGAIN_AFTER);
             }
             if self.told.len() >= HINTS_MAX {
                 return;
             }
-            self.told.insert(addr, cx.now);
+            self.told.push_back((packed, second));
             topic.told += 1;
             cx.emit(Output::Hint(addr));
         }

@@ -162,7 +162,8 @@ pub struct Book {
     own: PublicKey,
     private_networks: bool,
     known_max: usize,
-    entries: BTreeMap<PublicKey, Entry>,
+    /// Boxed: a node of the map has room for eleven, of which a third is empty.
+    entries: BTreeMap<PublicKey, Box<Entry>>,
     /// The topics of the last peer that entered: most peers share them, and share this memory.
     topics: Arc<[DhtId]>,
     checking: BTreeSet<PublicKey>,
@@ -194,7 +195,7 @@ impl Book {
             let (key, mut peer) = read_peer(&r.subject.key, &r.record).map_err(|e| (r.clone(), e))?;
             peer.topics = self.shared(&peer.topics);
             let check_after = peer.last_seen.plus(RECHECK_AFTER);
-            self.entries.insert(key, Entry { written: peer.last_seen, check_after, peer });
+            self.entries.insert(key, Box::new(Entry { written: peer.last_seen, check_after, peer }));
         }
         if !self.entries.is_empty() {
             self.next_check = Some(now + RECHECK_EVERY);
@@ -256,11 +257,35 @@ impl Book {
                 role: p.role,
                 is_relay: p.is_relay,
                 last_seen: p.last_seen,
-                // Local addresses are nobody else's business, except where the whole network is local.
-                addr: p.addr.filter(|a| self.private_networks || scope(*a) == Scope::Public),
+                addr: p.addr.filter(|a| self.may_tell(*a)),
             })
         };
         chosen.into_iter().filter_map(hint).collect()
+    }
+
+    /// Where `sought` may be, as far as `asker` may be told: what a seek is answered with. `link` is where it is connected
+    /// to us from, if it is. Told is what known peers are told of: not of the blocked, only of peers of a topic that we
+    /// share with both, and only what was seen within a day.
+    pub fn where_is(
+        &self,
+        topics: &[DhtId],
+        asker: &PublicKey,
+        sought: &PublicKey,
+        link: Option<SocketAddr>,
+        wall: UnixTime,
+    ) -> Option<SocketAddr> {
+        let (asking, peer) = (self.get(asker)?, self.get(sought)?);
+        let share_a_topic = topics.iter().any(|t| asking.topics.contains(t) && peer.topics.contains(t));
+        let fresh = link.is_some() || wall.since(peer.last_seen) < RECHECK_AFTER;
+        if asker == sought || peer.blocked || !share_a_topic || !fresh {
+            return None;
+        }
+        link.or(peer.addr).filter(|a| self.may_tell(*a))
+    }
+
+    /// Local addresses are nobody else's business, except where the whole network is local.
+    fn may_tell(&self, addr: SocketAddr) -> bool {
+        self.private_networks || scope(addr) == Scope::Public
     }
 
     /// Those `wanted` and not blocked, the most recently seen first.
@@ -347,7 +372,7 @@ impl Book {
             known_as = *written;
         }
         let check_after = peer.last_seen.plus(RECHECK_AFTER);
-        self.entries.insert(key, Entry { written: known_as, check_after, peer });
+        self.entries.insert(key, Box::new(Entry { written: known_as, check_after, peer }));
         if before.is_none() {
             if self.next_check.is_none() {
                 self.next_check = Some(cx.now + cx.rng.jitter(RECHECK_EVERY, 10));

@@ -14,12 +14,14 @@
 //! **Which addresses.** Public ones of the record; private ones first when both sides have the same public address
 //! (they are neighbours), last in a network that is private by configuration, else never. Then the address somebody told.
 //! When every address of a cached record failed, the record is stale: it is invalidated, and for wanted peers looked up
-//! once more before giving up. Addresses without a name (hints of the topic) are dialled to see who is there.
+//! once more before giving up. A wanted peer of which the DHT tells nothing is asked for among the connected peers
+//! ([`super::seek`]); what they say is hearsay and keeps to the budget. Addresses without a name (hints of the topic) are dialled to see who is there.
 
 use super::budget::DialBudget;
 use crate::dht::endpoint::{Scope, scope, usable};
 use crate::dht::lookup::LookupFailed;
 use crate::dht::record::NodeRecord;
+use crate::few::Few;
 use crate::id::{CommandId, PublicKey};
 use crate::machine::{Cx, Machine};
 use crate::port::DhtFailed;
@@ -27,6 +29,7 @@ use crate::time::{Deadline, Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
+mod asking;
 mod effort;
 mod interface;
 use effort::{Effort, Stage};
@@ -78,22 +81,24 @@ struct Dial {
 pub struct Cascade {
     config: CascadeConfig,
     own_addrs: Vec<SocketAddr>,
-    connected: BTreeMap<PublicKey, SocketAddr>,
-    efforts: BTreeMap<PublicKey, Effort>,
+    connected: Few<PublicKey, SocketAddr>,
+    /// Boxed: a node of the map has room for eleven, and seldom holds more than six.
+    efforts: BTreeMap<PublicKey, Box<Effort>>,
     /// When each effort wants to be looked at.
     timers: BTreeSet<(Instant, PublicKey)>,
     /// Efforts waiting for a lookup or a dial: wanted ones, others. Entries whose effort moved on are passed over.
     lookup_queues: [VecDeque<PublicKey>; 2],
     dial_queues: [VecDeque<PublicKey>; 2],
     /// Whether it was for a wanted peer, and when it is given up.
-    lookups_under_way: BTreeMap<PublicKey, (bool, Instant)>,
-    dials: BTreeMap<DialId, Dial>,
+    lookups_under_way: Few<PublicKey, (bool, Instant)>,
+    dials: Few<DialId, Dial>,
     next_dial: u64,
     hints: VecDeque<SocketAddr>,
     /// Addresses where nobody of ours was: how often, and until when they are left.
     vain: BTreeMap<SocketAddr, (u32, Instant)>,
     budget: DialBudget,
-    budget_frees: Option<Instant>,
+    /// When an address that waits for the budget may be dialled: of wanted peers, of others.
+    budget_frees: [Option<Instant>; 2],
     /// Everybody who is not wanted and may be dialled waits for the budget: nobody need be looked at before it frees.
     /// Every input asks, so looking through all who wait each time would cost more than all the rest.
     others_wait: bool,
@@ -109,18 +114,18 @@ impl Cascade {
         Self {
             config,
             own_addrs: Vec::new(),
-            connected: BTreeMap::new(),
+            connected: Few::new(),
             efforts: BTreeMap::new(),
             timers: BTreeSet::new(),
             lookup_queues: Default::default(),
             dial_queues: Default::default(),
-            lookups_under_way: BTreeMap::new(),
-            dials: BTreeMap::new(),
+            lookups_under_way: Few::new(),
+            dials: Few::new(),
             next_dial: 0,
             hints: VecDeque::new(),
             vain: BTreeMap::new(),
             budget: DialBudget::default(),
-            budget_frees: None,
+            budget_frees: [None; 2],
             others_wait: false,
             top_up: None,
         }
@@ -150,7 +155,7 @@ impl Cascade {
                 return;
             }
         } else if self.make_room(false) {
-            self.efforts.insert(key, Effort::new(addr));
+            self.efforts.insert(key, Box::new(Effort::new(addr)));
         } else {
             return cx.emit(Output::Refused("cascade-full"));
         }
@@ -168,7 +173,7 @@ impl Cascade {
                 && match e.stage {
                     Stage::Resting { .. } => true,
                     Stage::WaitLookup | Stage::WaitDial => wanted,
-                    Stage::LookingUp | Stage::Dialling(_) => false,
+                    Stage::LookingUp | Stage::Dialling(_) | Stage::Asking { .. } => false,
                 }
         };
         let Some(key) = self.efforts.iter().find(|(_, e)| may_go(e)).map(|(k, _)| *k) else { return false };
@@ -176,7 +181,7 @@ impl Cascade {
         true
     }
 
-    fn remove(&mut self, key: &PublicKey) -> Option<Effort> {
+    fn remove(&mut self, key: &PublicKey) -> Option<Box<Effort>> {
         let effort = self.efforts.remove(key)?;
         if let Some(at) = effort.timer {
             self.timers.remove(&(at, *key));
@@ -197,7 +202,7 @@ impl Cascade {
             same if same == before => {}
             (Stage::WaitLookup, queue) => self.lookup_queues[queue].push_back(*key),
             (Stage::WaitDial, queue) => self.dial_queues[queue].push_back(*key),
-            (Stage::Resting { .. } | Stage::LookingUp | Stage::Dialling(_), _) => {}
+            (Stage::Resting { .. } | Stage::LookingUp | Stage::Dialling(_) | Stage::Asking { .. }, _) => {}
         }
         let timer = effort.wakes_at();
         if timer != effort.timer {
@@ -269,7 +274,7 @@ impl Cascade {
         all.into_iter().filter(|a| !self.own_addrs.contains(a)).collect()
     }
 
-    /// What an effort does after a lookup or dial: dial the next address, look up, or give up.
+    /// What an effort does after a lookup or dial: dial the next address, look up, ask, or give up.
     fn next_step(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
         let Some(e) = self.efforts.get(&key) else { return };
         let dialled_in_vain = e.record_failed();
@@ -283,7 +288,7 @@ impl Cascade {
             }
             if dialled_in_vain && e.lookups == 1 && e.is_wanted() {
                 self.change(&key, |e| e.stage = Stage::WaitLookup);
-            } else {
+            } else if !self.ask(cx, key) {
                 self.give_up(cx, key);
             }
         }
@@ -372,16 +377,16 @@ impl Cascade {
                 && match e.stage {
                     Stage::Resting { again, .. } => again && e.failures == 0,
                     Stage::WaitLookup | Stage::WaitDial => true,
-                    Stage::LookingUp | Stage::Dialling(_) => false,
+                    Stage::LookingUp | Stage::Dialling(_) | Stage::Asking { .. } => false,
                 }
         };
         let go: Vec<PublicKey> = self.efforts.iter().filter(|(_, e)| unbegun(e)).map(|(k, _)| *k).collect();
         for key in go {
             self.remove(&key);
         }
-        self.lookup_queues[OTHERS].clear();
-        self.dial_queues[OTHERS].clear();
-        self.hints.clear();
+        self.lookup_queues[OTHERS] = VecDeque::new();
+        self.dial_queues[OTHERS] = VecDeque::new();
+        self.hints = VecDeque::new();
     }
 
     /// Whether anything is under way or waits for peers nobody asked for.
@@ -399,7 +404,7 @@ impl Cascade {
             return;
         }
         let until = Some(cx.now + cx.rng.jitter(SENT_AWAY_REST, 25));
-        self.efforts.insert(key, Effort::new(None));
+        self.efforts.insert(key, Box::new(Effort::new(None)));
         self.change(&key, |e| e.stage = Stage::Resting { until, again: false });
     }
 
@@ -416,7 +421,7 @@ impl Cascade {
             if !self.make_room(true) {
                 return refuse(cx, ConnectFailed::Busy);
             }
-            self.efforts.insert(key, Effort::new(None));
+            self.efforts.insert(key, Box::new(Effort::new(None)));
         }
         if self.efforts.get(&key).is_some_and(|e| e.connects.len() >= CONNECTS_PER_PEER_MAX) {
             return refuse(cx, ConnectFailed::Busy);
@@ -455,8 +460,10 @@ impl Cascade {
             Some(Stage::Resting { until: Some(at), again: false }) if at <= cx.now => {
                 self.change(&key, |e| e.stage = Stage::Resting { until: None, again: false });
             }
+            Some(Stage::Asking { until }) if until <= cx.now => self.next_step(cx, key),
             Some(
                 Stage::Resting { .. }
+                | Stage::Asking { .. }
                 | Stage::LookingUp
                 | Stage::WaitLookup
                 | Stage::WaitDial
@@ -469,10 +476,11 @@ impl Cascade {
     /// Starts what may start.
     fn pump(&mut self, cx: &mut Cx<'_, Output>) {
         self.start_lookups(cx, WANTED);
+        self.budget_frees[WANTED] = None;
         self.start_dials(cx, WANTED);
         self.start_lookups(cx, OTHERS);
-        if !self.others_wait || self.budget_frees.is_some_and(|at| at <= cx.now) {
-            self.budget_frees = None;
+        if !self.others_wait || self.budget_frees[OTHERS].is_some_and(|at| at <= cx.now) {
+            self.budget_frees[OTHERS] = None;
             self.start_dials(cx, OTHERS);
         }
     }
@@ -542,16 +550,17 @@ impl Cascade {
         dial
     }
 
-    /// The first peer of the queue whose next address may be dialled now. Wanted ones have no budget.
+    /// The first peer of the queue that has an address which may be dialled now.
     fn next_peer_dial(&mut self, now: Instant, queue: usize) -> Option<(PublicKey, SocketAddr)> {
         let mut at = 0;
         while let Some(key) = self.dial_queues[queue].get(at).copied() {
             let waiting = self.efforts.get(&key).filter(|e| e.stage == Stage::WaitDial);
-            let Some(addr) = waiting.and_then(|e| e.to_try.front().copied()) else {
+            let Some(effort) = waiting.filter(|e| !e.to_try.is_empty()) else {
                 self.dial_queues[queue].remove(at);
                 continue;
             };
-            if queue == WANTED || !self.waits_for_budget(now, addr) {
+            let (budget, frees) = (&self.budget, &mut self.budget_frees[queue]);
+            if let Some(addr) = effort.next_addr(|addr| waits_for(budget, frees, now, addr)) {
                 self.dial_queues[queue].remove(at);
                 return Some((key, addr));
             }
@@ -563,18 +572,19 @@ impl Cascade {
     fn next_hint_dial(&mut self, now: Instant) -> Option<SocketAddr> {
         for at in 0..self.hints.len() {
             let addr = *self.hints.get(at)?;
-            if !self.waits_for_budget(now, addr) {
+            if !waits_for(&self.budget, &mut self.budget_frees[OTHERS], now, addr) {
                 return self.hints.remove(at);
             }
         }
         None
     }
+}
 
-    fn waits_for_budget(&mut self, now: Instant, addr: SocketAddr) -> bool {
-        let until = self.budget.waits_until(now, addr);
-        self.budget_frees = self.budget_frees.into_iter().chain(until).min();
-        until.is_some()
-    }
+/// Whether `addr` must wait for the budget; `frees` is then no later than its turn.
+fn waits_for(budget: &DialBudget, frees: &mut Option<Instant>, now: Instant, addr: SocketAddr) -> bool {
+    let until = budget.waits_until(now, addr);
+    *frees = frees.iter().copied().chain(until).min();
+    until.is_some()
 }
 
 impl Machine for Cascade {
@@ -598,6 +608,7 @@ impl Machine for Cascade {
             }
             Input::SentAway(key) => self.sent_away(cx, key),
             Input::Connect { id, key, addr } => self.connect(cx, id, key, addr),
+            Input::Seen { by, key, addr } => self.seen(cx, by, key, addr),
             Input::Blocked(key) => self.blocked(cx, key),
             Input::OwnAddrs(addrs) => {
                 self.own_addrs =
@@ -639,7 +650,7 @@ impl Machine for Cascade {
         let effort = deadline(self.timers.first().map(|(at, _)| *at), "reach a peer");
         let dial = deadline(self.dials.values().map(|d| d.deadline).min(), "dial");
         let lookup = deadline(self.lookups_under_way.values().map(|(_, at)| *at).min(), "lookup");
-        let budget = deadline(self.budget_frees, "dial budget");
+        let budget = deadline(self.budget_frees.into_iter().flatten().min(), "dial budget");
         let top_up = deadline(self.top_up, "top up peers");
         [effort, dial, lookup, budget, top_up].into_iter().fold(None, Deadline::earlier)
     }

@@ -180,19 +180,27 @@ enum Stage {
 /// The exchange on one connection.
 #[derive(Debug)]
 pub struct Exchange {
+    stage: Stage,
+    shared: bool,
+    /// Until the peer has said everything: afterwards nothing of it is needed, and most exchanges of a node are over.
+    sides: Option<Box<Sides>>,
+}
+
+/// Who speaks to whom.
+#[derive(Debug)]
+struct Sides {
     own: Identity,
     proven: PublicKey,
     dialled: Option<PublicKey>,
     peer_addr: SocketAddr,
-    stage: Stage,
-    shared: bool,
 }
 
 impl Exchange {
     /// An exchange with the peer whose key TLS has proven, whose packets come from `peer_addr`. `dialled`: the peer we
     /// wanted, when we wanted a certain one.
     pub fn new(own: Identity, proven: PublicKey, dialled: Option<PublicKey>, peer_addr: SocketAddr) -> Self {
-        Self { own, proven, dialled, peer_addr, stage: Stage::Opening, shared: false }
+        let sides = Some(Box::new(Sides { own, proven, dialled, peer_addr }));
+        Self { stage: Stage::Opening, shared: false, sides }
     }
 
     /// Whether the peer is identified.
@@ -207,25 +215,26 @@ impl Exchange {
 
     fn fault(&mut self, cx: &mut Cx<'_, Output>, fault: PeerFault) {
         self.stage = Stage::Faulted;
+        self.sides = None;
         cx.emit(Output::Fault(fault));
     }
 
     fn start(&mut self, cx: &mut Cx<'_, Output>) {
-        if self.stage != Stage::Opening {
-            return;
-        }
-        if self.dialled.is_some_and(|d| d != self.proven) {
+        let Some(sides) = self.sides.as_ref().filter(|_| self.stage == Stage::Opening) else { return };
+        if sides.dialled.is_some_and(|d| d != sides.proven) {
             return self.fault(cx, PeerFault::WrongPeer);
         }
         self.stage = Stage::AwaitIdentity(cx.now + IDENTITY_TIMEOUT);
-        cx.emit(Output::Send(identity_frame(&self.own, self.peer_addr)));
+        cx.emit(Output::Send(identity_frame(&sides.own, sides.peer_addr)));
     }
 
     fn frame(&mut self, cx: &mut Cx<'_, Output>, frame: Frame) {
+        let identify = |sides: &Option<Box<Sides>>| sides.as_ref().map(|s| s.identify(&frame));
         match (self.stage, frame.kind) {
             (Stage::Faulted, _) => {}
-            (Stage::Opening | Stage::AwaitIdentity(_), KIND_IDENTITY) => match self.identify(&frame) {
-                Ok(peer) => {
+            (Stage::Opening | Stage::AwaitIdentity(_), KIND_IDENTITY) => match identify(&self.sides) {
+                None => {}
+                Some(Ok(peer)) => {
                     // A frame before our own start is answered by it: the peer's stream is open, so ours is.
                     self.start(cx);
                     if self.stage != Stage::Faulted {
@@ -233,7 +242,7 @@ impl Exchange {
                         cx.emit(Output::Identified(Box::new(peer)));
                     }
                 }
-                Err(fault) => self.fault(cx, fault),
+                Some(Err(fault)) => self.fault(cx, fault),
             },
             (Stage::Opening | Stage::AwaitIdentity(_), kind) => {
                 self.fault(cx, PeerFault::NotIdentified(kind))
@@ -244,7 +253,9 @@ impl Exchange {
             (Stage::AwaitKnownPeers(_), KIND_KNOWN_PEERS) => match read_known_peers(&frame.body) {
                 Ok(hints) => {
                     self.stage = Stage::Done;
-                    cx.emit(Output::Learnt(self.relevant(hints)));
+                    if let Some(sides) = self.sides.take() {
+                        cx.emit(Output::Learnt(sides.relevant(hints)));
+                    }
                 }
                 Err(why) => self.fault(cx, PeerFault::Malformed { what: "known peers", why }),
             },
@@ -253,6 +264,15 @@ impl Exchange {
         }
     }
 
+    fn share(&mut self, cx: &mut Cx<'_, Output>, hints: &[KnownPeerHint]) {
+        if self.identified() && !self.shared {
+            self.shared = true;
+            cx.emit(Output::Send(known_peers_frame(hints)));
+        }
+    }
+}
+
+impl Sides {
     fn identify(&self, frame: &Frame) -> Result<PeerIdentity, PeerFault> {
         let (identity, peer_id, observed) =
             read_identity(&frame.body).map_err(|why| PeerFault::Malformed { what: "identity", why })?;
@@ -276,13 +296,6 @@ impl Exchange {
                 && self.own.topics.contains(&h.topic)
         });
         hints
-    }
-
-    fn share(&mut self, cx: &mut Cx<'_, Output>, hints: &[KnownPeerHint]) {
-        if self.identified() && !self.shared {
-            self.shared = true;
-            cx.emit(Output::Send(known_peers_frame(hints)));
-        }
     }
 }
 

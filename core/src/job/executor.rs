@@ -30,6 +30,7 @@ pub use staging::{STAGE_AGAIN, STAGE_TRIES_MAX};
 use super::held::{Held, JobRecord};
 use super::message::{JobState, Message};
 use crate::codec::DecodeError;
+use crate::few::Few;
 use crate::id::{Digest, JobId, PublicKey};
 use crate::limits::HEARTBEAT_EVERY;
 use crate::machine::{Cx, Machine};
@@ -89,7 +90,7 @@ pub struct Executor {
     queue: VecDeque<JobId>,
     tombstones: Tombstones,
     chain: (u64, Digest),
-    peers: BTreeMap<PublicKey, Peer>,
+    peers: Few<PublicKey, Peer>,
     wants: BTreeMap<WantKey, Want>,
     refused: u64,
 }
@@ -108,7 +109,7 @@ impl Executor {
             queue: VecDeque::new(),
             tombstones: Tombstones::default(),
             chain: (0, Digest([0; 32])),
-            peers: BTreeMap::new(),
+            peers: Few::new(),
             wants: BTreeMap::new(),
             refused: 0,
         };
@@ -232,7 +233,8 @@ impl Executor {
     }
 
     fn meet(&mut self, peer: PublicKey, now: Instant) -> &mut Peer {
-        self.peers.entry(peer).or_insert(Peer { up: false, heard: now, heartbeat_at: now + HEARTBEAT_EVERY })
+        let unheard = || Peer { up: false, heard: now, heartbeat_at: now + HEARTBEAT_EVERY };
+        self.peers.get_or_insert_with(peer, unheard)
     }
 
     fn start(&mut self, cx: &mut Cx<'_, Output>) {
@@ -265,7 +267,8 @@ impl Executor {
         self.send(cx, peer, &message);
     }
 
-    fn has_jobs_of(&self, peer: &PublicKey) -> bool {
+    /// Whether jobs of this peer are held here.
+    pub fn has_jobs_of(&self, peer: &PublicKey) -> bool {
         self.held.values().any(|h| h.requester() == *peer)
     }
 

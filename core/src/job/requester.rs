@@ -18,6 +18,7 @@ use super::validate::{Findings, check};
 use super::workflow::Workflow;
 use crate::codec::{DecodeError, Frame};
 use crate::command::{CommandError, Reply, RunState};
+use crate::few::Few;
 use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
 use crate::limits::{LOST_AFTER, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX, SUSPECT_AFTER};
 use crate::machine::{Cx, Machine};
@@ -263,7 +264,7 @@ pub struct Requester {
     /// Jobs of active runs.
     jobs: BTreeMap<JobId, (RunId, usize, u32)>,
     live: BTreeMap<JobId, Live>,
-    peers: BTreeMap<PublicKey, Peer>,
+    peers: Few<PublicKey, Peer>,
     wants: BTreeMap<Digest, Want>,
     offers: Offerings,
     refused: u64,
@@ -294,7 +295,7 @@ impl Requester {
             soft: BTreeMap::new(),
             jobs: BTreeMap::new(),
             live: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            peers: Few::new(),
             wants: BTreeMap::new(),
             offers: Offerings::default(),
             refused: 0,
@@ -364,7 +365,7 @@ impl Requester {
     }
 
     fn need(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
-        let p = self.peers.entry(peer).or_default();
+        let p = self.peers.get_or_insert_with(peer, Peer::default);
         let again = p.needed.is_none_or(|at| cx.now >= at + NEED_AGAIN);
         if !p.up && again {
             p.needed = Some(cx.now);
@@ -459,7 +460,7 @@ impl Requester {
     }
 
     fn peer_up(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
-        let p = self.peers.entry(peer).or_default();
+        let p = self.peers.get_or_insert_with(peer, Peer::default);
         *p = Peer { up: true, ..Peer::default() };
         for l in self.live.values_mut().filter(|l| l.peer == peer) {
             // Its inventory is on the way and will say what needs no repetition.

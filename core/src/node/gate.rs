@@ -70,7 +70,12 @@ impl Gate {
     pub fn release(&mut self) -> Option<Effect> {
         match self.held.front() {
             Some((needs, _)) if *needs <= self.durable => self.held.pop_front().map(|(_, effect)| effect),
-            _ => None,
+            Some(_) => None,
+            None => {
+                // A node at rest keeps no room for what a busy moment held.
+                self.held = VecDeque::new();
+                None
+            }
         }
     }
 

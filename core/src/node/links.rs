@@ -13,17 +13,19 @@
 //! transparent. QUIC's keep-alive is no activity; messages are, those of running jobs included, and so are transfers.
 //!
 //! A node that has its `max_peers` still hears whoever dials it, as a *guest*: both tell each other of peers, so that the
-//! newcomer finds others, and a guest that uses the connection within [`GUEST_STAY`] stays. The others are sent away
-//! with code 0x105. So nobody is cut off from the services of a popular node by those who are merely connected.
+//! newcomer finds others, and a guest that uses the connection within [`GUEST_STAY`] stays until it has not used it for
+//! [`GUEST_KEPT`]. Then it is sent away with code 0x105, unless there is room meanwhile. So nobody is cut off from the services
+//! of a popular node by those who are merely connected, and those who came once for something do not pile up.
 
 use crate::codec::{DecodeError, Frame, FrameReader};
 use crate::command::PeerState;
+use crate::few::Few;
 use crate::id::{ConnId, DhtId, PublicKey, StreamId};
-use crate::limits::{CONTROL_QUEUE_BYTES_MAX, GUEST_STAY};
+use crate::limits::{CONTROL_QUEUE_BYTES_MAX, GUEST_KEPT, GUEST_STAY};
 use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// Two connections of one pair this close in time come from simultaneous dials.
@@ -52,7 +54,7 @@ pub struct Link {
     pub identified: bool,
     /// The peer's DHT node id, once it is identified: another one is another process.
     process: Option<DhtId>,
-    /// Sent away then, unless it uses the connection.
+    /// Sent away then, unless it uses the connection before or there is room by then.
     guest_until: Option<Instant>,
     last_activity: Instant,
     close_after: Duration,
@@ -99,14 +101,14 @@ pub enum LinkFault {
 #[derive(Debug)]
 pub struct Links {
     close_after: Duration,
-    links: BTreeMap<ConnId, Link>,
-    by_peer: BTreeMap<PublicKey, ConnId>,
+    links: Few<ConnId, Box<Link>>,
+    by_peer: Few<PublicKey, ConnId>,
 }
 
 impl Links {
     /// No links; one without activity for `close_after` is to be closed.
     pub fn new(close_after: Duration) -> Self {
-        Self { close_after, links: BTreeMap::new(), by_peer: BTreeMap::new() }
+        Self { close_after, links: Few::new(), by_peer: Few::new() }
     }
 
     /// A handshake ended.
@@ -163,7 +165,7 @@ impl Links {
             queue: VecDeque::new(),
             queued_bytes: 0,
         };
-        self.links.insert(conn, link);
+        self.links.insert(conn, Box::new(link));
     }
 
     /// A connection ended. Returns its link, and whether it was the peer's current one.
@@ -173,18 +175,18 @@ impl Links {
         if current {
             self.by_peer.remove(&link.peer);
         }
-        Some((link, current))
+        Some((*link, current))
     }
 
     /// The link of a connection.
     pub fn get(&self, conn: ConnId) -> Option<&Link> {
-        self.links.get(&conn)
+        self.links.get(&conn).map(Box::as_ref)
     }
 
     /// The current connection to a peer, identified or not.
     pub fn of(&self, peer: &PublicKey) -> Option<(ConnId, &Link)> {
         let conn = *self.by_peer.get(peer)?;
-        self.links.get(&conn).map(|l| (conn, l))
+        self.get(conn).map(|l| (conn, l))
     }
 
     /// Whether the peer is connected and identified.
@@ -194,7 +196,7 @@ impl Links {
 
     /// All links.
     pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Link)> {
-        self.links.iter().map(|(c, l)| (*c, l))
+        self.links.iter().map(|(c, l)| (*c, l.as_ref()))
     }
 
     /// Identified peers, guests included.
@@ -231,7 +233,7 @@ impl Links {
         }
     }
 
-    /// The peer came when there were peers enough: it stays a moment, or as long as it uses the connection.
+    /// The peer came when there were peers enough: it stays a moment, or longer if it uses the connection.
     pub fn is_guest(&mut self, now: Instant, conn: ConnId) {
         if let Some(link) = self.links.get_mut(&conn).filter(|l| !l.dialled) {
             link.guest_until = Some(now + GUEST_STAY);
@@ -239,7 +241,14 @@ impl Links {
     }
 
     /// A job or a transfer uses the connection.
-    pub fn used(&mut self, conn: ConnId) {
+    pub fn used(&mut self, now: Instant, conn: ConnId) {
+        if let Some(until) = self.links.get_mut(&conn).and_then(|l| l.guest_until.as_mut()) {
+            *until = now + GUEST_KEPT;
+        }
+    }
+
+    /// There is room for a guest: it is one no more.
+    pub fn stays(&mut self, conn: ConnId) {
         if let Some(link) = self.links.get_mut(&conn) {
             link.guest_until = None;
         }
@@ -250,8 +259,8 @@ impl Links {
         self.links.values().filter_map(|l| l.guest_until).min()
     }
 
-    /// Guests to send away now.
-    pub fn guests_to_go(&self, now: Instant) -> Vec<ConnId> {
+    /// Guests whose time is over.
+    pub fn guests_over(&self, now: Instant) -> Vec<ConnId> {
         let over = |l: &Link| l.guest_until.is_some_and(|at| at <= now);
         self.links.iter().filter(|(_, l)| over(l)).map(|(c, _)| *c).collect()
     }
@@ -314,6 +323,7 @@ impl Links {
                 link.queue.pop_front();
             }
         }
+        link.queue = VecDeque::new();
     }
 
     /// Reads the next frame of the control stream; `Ok(None)` when more bytes are needed.

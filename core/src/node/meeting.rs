@@ -3,7 +3,7 @@
 //! A dial ends when the peer is *identified*, not when QUIC is connected: until then nobody is told of the peer, and no
 //! message of a job passes. All failures on the way come back to the cascade in words that a person can act on.
 
-use super::links::{Admission, Identified, LinkFault};
+use super::links::{Admission, Identified, Link, LinkFault};
 use super::streams::{Owner, StreamNews};
 use super::wiring::{Inside, drive};
 use super::{Life, Node};
@@ -11,9 +11,11 @@ use crate::codec::Frame;
 use crate::command::{Notice, PeerState};
 use crate::dht;
 use crate::dht::record::{NodeType, Role};
+use crate::few::Few;
 use crate::id::{CommandId, ConnId, OpId, PublicKey};
 use crate::identity::cascade::{ConnectFailed, DialFailed, DialId};
 use crate::identity::exchange::{self, Exchange, Identity, PeerFault};
+use crate::identity::seek::{self, Seek, Seen};
 use crate::identity::{book, cascade};
 use crate::job::message::{self as job, Message};
 use crate::job::{executor, requester};
@@ -23,7 +25,6 @@ use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
 use crate::transfer::{StreamKey, fetch, serve};
 use crate::transport::{CloseReason, Transport, TransportEvent, close_code};
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Ids of the node's own connects, apart from those of commands.
@@ -33,9 +34,9 @@ const OWN_CONNECTS: u64 = 1 << 63;
 #[derive(Debug, Default)]
 pub(super) struct Meeting {
     /// Dials whose peer is not identified yet.
-    dials: BTreeMap<ConnId, (DialId, Option<PublicKey>)>,
+    dials: Few<ConnId, (DialId, Option<PublicKey>)>,
     /// Transfer streams wanted, by peer, in order.
-    opens: BTreeMap<PublicKey, Vec<OpId>>,
+    opens: Few<PublicKey, Vec<OpId>>,
     next_connect: u64,
     idle_check: Option<Instant>,
 }
@@ -341,10 +342,18 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
+            seek::KIND_SEEK => Seek::from_frame(frame).map(|seek| self.sought(conn, peer, seek)).err(),
+            seek::KIND_SEEN => match Seen::from_frame(frame) {
+                Ok(Seen { key, addr }) => {
+                    self.inbox.push_back(Inside::Cascade(cascade::Input::Seen { by: peer, key, addr }));
+                    None
+                }
+                Err(e) => Some(e),
+            },
             job::KIND_FIRST..=job::KIND_LAST => match Message::from_frame(frame) {
                 Ok(message) => {
                     if message.is_about_a_job() {
-                        self.links.used(conn);
+                        self.links.used(self.now, conn);
                     }
                     self.job_message(peer, message);
                     None
@@ -378,7 +387,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn send_on(&mut self, conn: ConnId, frame: &Frame) {
+    pub(super) fn send_on(&mut self, conn: ConnId, frame: &Frame) {
         if !self.links.send(&mut self.transport, conn, frame) {
             self.refuse("control-queue-full");
             self.transport.close(self.now, conn, close_code::PROTOCOL, "control stream is not read");
@@ -394,7 +403,7 @@ impl<T: Transport> Node<T> {
             self.inbox.push_back(Inside::Fetch(fetch::Input::OpenFailed { op, why }));
             return;
         }
-        self.meeting.opens.entry(peer).or_default().push(op);
+        self.meeting.opens.get_or_insert_with(peer, Vec::new).push(op);
         if self.links.is_up(&peer) {
             self.open_waiting(&peer);
         } else {
@@ -432,7 +441,7 @@ impl<T: Transport> Node<T> {
             return self.refuse("transfer-head-late");
         }
         self.links.active(self.now, stream.0);
-        self.links.used(stream.0);
+        self.links.used(self.now, stream.0);
         let (owner, event) = match news {
             StreamNews::Head(frame) => {
                 let Some(link) = self.links.get(stream.0).filter(|l| l.identified) else {
@@ -479,9 +488,18 @@ impl<T: Transport> Node<T> {
             self.after_exchange(conn, out);
         }
         self.streams.handle_timeout(&mut self.transport, self.now);
-        for conn in self.links.guests_to_go(self.now) {
-            self.refuse("peers-full");
-            self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");
+        let mut up = self.links.up();
+        for conn in self.links.guests_over(self.now) {
+            let works_for = |l: &Link| self.executor.has_jobs_of(&l.peer);
+            if self.streams.on(conn) > 0 || self.links.get(conn).is_some_and(works_for) {
+                self.links.used(self.now, conn);
+            } else if up <= self.config.max_peers {
+                self.links.stays(conn);
+            } else {
+                up -= 1;
+                self.refuse("peers-full");
+                self.transport.close(self.now, conn, close_code::FULL, "this node has peers enough");
+            }
         }
         if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
             self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);

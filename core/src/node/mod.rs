@@ -5,6 +5,7 @@
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
 //! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
 //! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
+//! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
 //! | `sealing` | outputs that are there when a receipt promises them |
@@ -24,6 +25,7 @@ pub mod gate;
 mod links;
 mod meeting;
 mod sealing;
+mod seeking;
 mod streams;
 mod wiring;
 
@@ -33,10 +35,12 @@ use crate::action::Action;
 use crate::command::{CommandError, Reply};
 use crate::dht::{self, Dht, DhtConfig};
 use crate::event::Event;
+use crate::few::Few;
 use crate::id::{CommandId, ConnId, DhtId, PublicKey};
 use crate::identity::book::Book;
 use crate::identity::cascade::{self, Cascade, CascadeConfig};
 use crate::identity::exchange::Exchange;
+use crate::identity::seek::SeekMeter;
 use crate::job::executor::{self, Executor, ExecutorConfig};
 use crate::job::requester::{self, Requester};
 use crate::limits::{CACHED_RECORDS_MAX, SETTLE_ROUNDS_MAX};
@@ -54,7 +58,7 @@ use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
 use sealing::Sealing;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
 use wiring::{Inside, Rngs};
@@ -102,8 +106,9 @@ pub struct Node<T: Transport> {
     transport: T,
     links: Links,
     streams: Streams,
-    exchanges: BTreeMap<ConnId, Exchange>,
+    exchanges: Few<ConnId, Exchange>,
     meeting: Meeting,
+    seeks: SeekMeter,
 
     dht: Dht,
     book: Book,
@@ -120,7 +125,7 @@ pub struct Node<T: Transport> {
     gate: Gate,
     actions: VecDeque<Action>,
     commands: Commands,
-    refused: BTreeMap<&'static str, u64>,
+    refused: Few<&'static str, u64>,
     /// Digests of which bytes arrived in the present fetch, to tell what was brought here from what was here.
     arrived: BTreeSet<crate::id::Digest>,
 }
@@ -189,8 +194,9 @@ impl<T: Transport> Node<T> {
             transport,
             links: Links::new(config.idle_close_after),
             streams: Streams::default(),
-            exchanges: BTreeMap::new(),
+            exchanges: Few::new(),
             meeting: Meeting::default(),
+            seeks: SeekMeter::default(),
             dht,
             book,
             cascade,
@@ -205,7 +211,7 @@ impl<T: Transport> Node<T> {
             gate: Gate::new(journal.last),
             actions: VecDeque::new(),
             commands: Commands::new(op_room::NODE),
-            refused: BTreeMap::new(),
+            refused: Few::new(),
             arrived: BTreeSet::new(),
             config,
         })
@@ -273,7 +279,11 @@ impl<T: Transport> Node<T> {
 
     /// The next thing to do; call until `None`.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if self.actions.is_empty() {
+            self.actions = VecDeque::new();
+        }
+        action
     }
 
     /// When to call [`Node::handle_timeout`], and why.
@@ -363,10 +373,8 @@ impl<T: Transport> Node<T> {
                 break;
             }
         }
-        if self.inbox.capacity() > INBOX_KEPT {
-            // What a busy moment needed is not kept for ever.
-            self.inbox.shrink_to(INBOX_KEPT);
-        }
+        // What a busy moment needed is not kept for ever, by no node of many.
+        self.inbox = VecDeque::new();
         if let Life::Stopping { asked, .. } = self.life
             && self.gate.is_at_rest()
         {
@@ -412,12 +420,9 @@ impl<T: Transport> Node<T> {
     }
 
     fn refuse(&mut self, reason: &'static str) {
-        *self.refused.entry(reason).or_default() += 1;
+        *self.refused.get_or_insert_with(reason, || 0) += 1;
     }
 }
-
-/// Inputs between machines for which memory is kept.
-const INBOX_KEPT: usize = 16;
 
 /// Everything random of a node, one stream per machine, so that a new draw in one does not shift another's.
 fn rng(seed: &[u8; 32], label: &str) -> Rng {

@@ -3,7 +3,7 @@
 //! A machine asks for bytes when it has credit for them, and hands over bytes one batch at a time; this table keeps at
 //! most one standing read and one unfinished write per stream and serves them as the transport allows. Not reading is
 //! what holds a sender back; not confirming a write is what holds a producer back. The first frame of a stream that a
-//! peer opened says what it wants; it must come soon, or the stream is reset: a peer has sixteen, and an idle connection is
+//! peer opened says what it wants; it must come soon, or the stream is reset: a peer has few, and an idle connection is
 //! not closed while one is open.
 
 use crate::codec::{Frame, FrameReader};
@@ -195,6 +195,10 @@ impl Streams {
     /// Forgets a stream.
     fn remove(&mut self, key: StreamKey) -> Option<Slot> {
         let slot = self.slots.remove(&key)?;
+        if self.slots.is_empty() {
+            // A tree keeps its last node, with room for eleven.
+            self.slots = BTreeMap::new();
+        }
         if let Role::Head(_, until) = slot.role {
             self.heads.remove(&(until, key));
         }

@@ -7,6 +7,7 @@ use crate::dht::record::{NodeType, Role};
 use crate::event::Datagram;
 use crate::id::{Keypair, Lsn, PeerName, StreamId};
 use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as ExchangeOutput, VERSIONS};
+use crate::identity::seek::{self, Seek, Seen};
 use crate::laws::{Rig, WALL_AT_START};
 use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
@@ -248,13 +249,18 @@ impl World {
 
 /// What a node with key `n` says of itself, in its wire form.
 fn identity_of(n: u8) -> Frame {
+    identity_in(n, &[])
+}
+
+/// The same, in some topics.
+fn identity_in(n: u8, topics: &[DhtId]) -> Frame {
     let identity = Identity {
         key: key(n).public(),
         dht_id: DhtId([n; 20]),
         node_type: NodeType::Private,
         role: Role::default(),
         is_relay: false,
-        topics: Vec::new(),
+        topics: topics.to_vec(),
         versions: VERSIONS.to_vec(),
     };
     let mut rig = Rig::new(Exchange::new(identity, key(NODE).public(), None, addr(NODE)), [0; 32]);
@@ -299,11 +305,14 @@ fn a_guest_of_a_full_node_is_heard_and_sent_away_unless_it_uses_the_connection()
 
     let mut busy = full();
     let conn = busy.connect();
-    busy.say(conn, &[identity_of(STRANGER)]);
+    busy.say(conn, &[identity_of(STRANGER), known_peers()]);
     let head = Frame::new(0x40, &Dict::new());
     busy.say(conn, &[head]);
     busy.run(GUEST_STAY);
     assert_eq!(busy.closed_with(), None, "a transfer stream was opened");
+    busy.run(Duration::from_secs(90));
+    let Some(CloseReason::Peer { code, .. }) = busy.closed_with() else { panic!("not closed") };
+    assert_eq!(code, u64::from(close_code::FULL), "nothing is asked for on it any more");
 }
 
 #[test]
@@ -391,6 +400,64 @@ fn frames_of_a_newer_version_are_passed_over_and_counted() {
     assert_eq!(world.closed_with(), None);
     assert_eq!(world.refused("message-unknown"), 4);
     assert_eq!(world.status().connected, 1);
+}
+
+/// Peers that a stranger claims to have seen just now, of one topic.
+fn told(topic: DhtId, wall: UnixTime, peers: &[(u8, SocketAddr)]) -> Frame {
+    let entry = |(n, addr): &(u8, SocketAddr)| {
+        let addr = crate::codec::compact_addr(*addr);
+        let d = Dict::new().with("a", &addr[..]).with("k", &key(*n).public()).with("r", 0u64);
+        d.with("s", Role::default().number()).with("t", &topic.0[..]).with("w", wall.as_secs()).into()
+    };
+    let list: Vec<crate::codec::Value> = peers.iter().map(entry).collect();
+    Frame::new(0x02, &Dict::new().with("p", list))
+}
+
+#[test]
+fn a_peer_that_seeks_another_is_told_where_it_is_sixty_times_a_minute() {
+    let topic = DhtId([5; 20]);
+    let mut world = World::of(NodeConfig { topics: vec![topic], ..NodeConfig::new(key(NODE)) });
+    let conn = world.connect();
+    // Its own address again: the node may dial there, and finds another than it was told of.
+    let known = told(topic, world.wall(), &[(VICTIM, addr(STRANGER))]);
+    let stream = world.say(conn, &[identity_in(STRANGER, &[topic]), known]);
+    let heard = |world: &mut World| {
+        let mut reader = crate::codec::FrameReader::default();
+        while let Ok(crate::transport::Chunk::Bytes(b)) = world.stranger.read(conn, stream, 1 << 16) {
+            reader.push(&b);
+        }
+        let mut seen = Vec::new();
+        while let Some(frame) = reader.next_frame().expect("whole frames") {
+            seen.extend(
+                (frame.kind == seek::KIND_SEEN).then(|| Seen::from_frame(&frame).expect("well-formed")),
+            );
+        }
+        seen
+    };
+    let seek = |world: &mut World, n: u8, times: usize| {
+        let frame = Seek { key: key(n).public() }.to_frame().encode();
+        let mut bytes = Bytes::from(frame.repeat(times));
+        world.stranger.write(conn, stream, &mut bytes).expect("room");
+        world.run(Duration::from_millis(500));
+        heard(world)
+    };
+    let there = Seen { key: key(VICTIM).public(), addr: addr(STRANGER) };
+    assert_eq!(seek(&mut world, VICTIM, 1), [there]);
+    assert_eq!(seek(&mut world, 77, 1), [], "who is not known is not answered for");
+    assert_eq!(seek(&mut world, VICTIM, 100), [there; 58]);
+    assert_eq!(world.refused("seek-flood"), 42);
+    assert_eq!(world.closed_with(), None, "a flood is dropped, no more");
+    let unasked = Seen { key: key(VICTIM).public(), addr: addr(STRANGER) }.to_frame();
+    let mut bytes = Bytes::from(unasked.encode());
+    world.stranger.write(conn, stream, &mut bytes).expect("room");
+    world.run(Duration::from_millis(500));
+    assert_eq!(world.refused("seen-unasked"), 1);
+    let broken = Frame { kind: seek::KIND_SEEK, body: b"de".to_vec() };
+    let mut bytes = Bytes::from(broken.encode());
+    world.stranger.write(conn, stream, &mut bytes).expect("room");
+    world.run(Duration::from_millis(500));
+    let Some(CloseReason::Peer { code, .. }) = world.closed_with() else { panic!("not closed") };
+    assert_eq!(code, u64::from(close_code::PROTOCOL));
 }
 
 #[test]

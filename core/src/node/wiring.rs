@@ -11,6 +11,7 @@ use crate::command::{Notice, Reply};
 use crate::dht;
 use crate::dht::lookup::LookupFailed;
 use crate::id::{CommandId, Digest, OpId, PublicKey};
+use crate::identity::seek::Seek;
 use crate::identity::{book, cascade};
 use crate::job::{executor, message::Addressee, message::Message, requester};
 use crate::machine::{Cx, Machine};
@@ -273,6 +274,7 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(key)))
                 }
                 cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
+                cascade::Output::Seek { of, key } => self.send_frame(of, &Seek { key }.to_frame()),
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {
                     let apart = self.book.most_recent(n, |k| !self.links.is_up(k));

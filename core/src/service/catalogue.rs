@@ -11,6 +11,7 @@ use super::offers::{Offerings, Offers};
 use super::{LISTED_MAX, Service, Visibility};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
 use crate::command::{CommandError, Reply, ServiceView};
+use crate::few::Few;
 use crate::id::{CommandId, Digest, PublicKey};
 use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
 use crate::machine::{Cx, Machine};
@@ -18,7 +19,7 @@ use crate::problem::Problem;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Frame kind of a catalogue.
@@ -94,10 +95,10 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     me: PublicKey,
-    own: BTreeMap<Digest, Service>,
+    own: Few<Digest, Service>,
     offers: Offerings,
     up: BTreeSet<PublicKey>,
-    forget: BTreeMap<PublicKey, Instant>,
+    forget: Few<PublicKey, Instant>,
 }
 
 /// The frame that tells a peer its catalogue.
@@ -160,14 +161,14 @@ impl Catalogue {
     /// Folds the records of [`Room::Service`]; others are skipped. Follow with [`Input::Started`]. The error names the
     /// record.
     pub fn restore(me: PublicKey, records: &[StoredRecord]) -> Result<Self, (u64, DecodeError)> {
-        let mut own = BTreeMap::new();
+        let mut own = Few::new();
         for r in records.iter().filter(|r| r.subject.room == Room::Service) {
             let service = decode_own(&r.record).map_err(|e| (r.lsn.0, e))?;
             own.insert(service.id(), service);
         }
         let mut offers = Offerings::default();
         offers.set(me, Some(own.values().cloned().collect()));
-        Ok(Self { me, own, offers, up: BTreeSet::new(), forget: BTreeMap::new() })
+        Ok(Self { me, own, offers, up: BTreeSet::new(), forget: Few::new() })
     }
 
     /// The node's own services.
@@ -262,7 +263,7 @@ impl Catalogue {
             let Some(oldest) = self.forget.iter().min_by_key(|(_, at)| **at).map(|(p, _)| *p) else { return };
             self.forget(cx, oldest);
         }
-        let services: Arc<[Service]> = services.into();
+        let services = self.offers.same(&services).unwrap_or_else(|| services.into());
         self.offers.set(peer, Some(services.clone()));
         cx.emit(Output::Offers { peer, services: Some(services) });
     }

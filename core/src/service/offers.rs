@@ -1,8 +1,8 @@
 //! Who offers what to this node: the view of all catalogues that planning needs.
 
 use super::Service;
+use crate::few::Few;
 use crate::id::PublicKey;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A look at the catalogues of this node and its peers.
@@ -15,7 +15,7 @@ pub trait Offers {
 
 /// Catalogues by peer, shared with whoever else looks at them. Bounded by who fills it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Offerings(BTreeMap<PublicKey, Arc<[Service]>>);
+pub struct Offerings(Few<PublicKey, Arc<[Service]>>);
 
 impl Offerings {
     /// Replaces what `peer` offers; `None` forgets its catalogue.
@@ -29,6 +29,11 @@ impl Offerings {
     /// What `peer` offers, in its order.
     pub fn of(&self, peer: &PublicKey) -> &[Service] {
         self.0.get(peer).map_or(&[], |services| services)
+    }
+
+    /// The catalogue of somebody who offers the very same, to be shared: nodes that are set up alike are many.
+    pub fn same(&self, services: &[Service]) -> Option<Arc<[Service]>> {
+        self.0.values().find(|s| ***s == *services).cloned()
     }
 
     /// Catalogues here.

@@ -6,7 +6,7 @@
 //! said by grants and by [`crate::ticket`]s of the requester, so that executors serve one another without knowing each other.
 //!
 //! **One stream, one request.** The consumer opens a bidirectional stream, sends one frame, finishes, and reads the
-//! answer ([`message`]):
+//! answer ([`message`]). It asks for an object of many pieces in shares, over several streams at once and of several sources:
 //!
 //! ```text
 //! consumer → holder   Fetch{digest, ticket?, list?, want: ranges of pieces}   end
@@ -20,7 +20,7 @@
 //!
 //! | | holds at most |
 //! |---|---|
-//! | one fetch | `FETCH_WRITES_PENDING_MAX` pieces (those the store has not confirmed and the one that arrives), and the piece list |
+//! | one fetch | `FETCH_PIECES_HELD_MAX` pieces (those the store has not confirmed and those that arrive), and the piece list |
 //! | one serve | `SERVE_READ_AHEAD_BYTES`, reads under way included, and the piece list |
 //!
 //! **Stream vocabulary.** A stream is a machine's from the moment it is told of it until the machine emits

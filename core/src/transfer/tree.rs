@@ -32,7 +32,7 @@ pub const PIECE_VALUE_BYTES: usize = 32;
 
 /// Small inputs are gathered to this size before they are hashed: BLAKE3 hashes 16 chunks of 1 KiB at once where the
 /// processor can, and a datagram's worth at a time would use none of that.
-const GATHER_BYTES: usize = 16 * 1024;
+pub(super) const BLOCK_BYTES: usize = 16 * 1024;
 
 /// How objects are cut. The product has one way; tests have a smaller one with the same arithmetic.
 #[derive(Clone, Copy, Debug)]
@@ -218,21 +218,21 @@ impl PieceHasher {
     }
 }
 
-/// Hashes `bytes` in whole blocks of [`GATHER_BYTES`] counted from the piece's start; what is left over waits in
+/// Hashes `bytes` in whole blocks of [`BLOCK_BYTES`] counted from the piece's start; what is left over waits in
 /// `gathered`. A block that starts elsewhere would cut BLAKE3's subtrees askew, and its chunks would be hashed one by one.
 fn gather(hasher: &mut Hasher, gathered: &mut Vec<u8>, bytes: &[u8]) {
     let mut rest = bytes;
     if !gathered.is_empty() {
-        let (now, later) = rest.split_at(rest.len().min(GATHER_BYTES - gathered.len()));
+        let (now, later) = rest.split_at(rest.len().min(BLOCK_BYTES - gathered.len()));
         gathered.extend_from_slice(now);
         rest = later;
-        if gathered.len() < GATHER_BYTES {
+        if gathered.len() < BLOCK_BYTES {
             return;
         }
         hasher.update(gathered);
         gathered.clear();
     }
-    let (blocks, left_over) = rest.split_at(rest.len() - rest.len() % GATHER_BYTES);
+    let (blocks, left_over) = rest.split_at(rest.len() - rest.len() % BLOCK_BYTES);
     hasher.update(blocks);
     gathered.extend_from_slice(left_over);
 }

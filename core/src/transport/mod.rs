@@ -1,11 +1,12 @@
 //! The seam between the protocols and QUIC.
 //!
 //! Protocols above see peers proven by key, connections, and streams with back-pressure. Below it,
-//! [`quic`] is the only file that names `quinn_proto`. A connection belongs to a peer, not to an address.
+//! [`quic`], its set-up (`setup`) and its cryptography ([`crypto`], [`tls`]) are the only files that name `quinn_proto`. A connection belongs to a peer, not to an address.
 
 mod addresses;
 pub mod crypto;
 pub mod quic;
+mod setup;
 pub mod tls;
 
 #[cfg(test)]

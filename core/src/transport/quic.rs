@@ -1,90 +1,42 @@
-//! QUIC beneath the seam: but for its cryptography ([`super::crypto`], [`super::tls`]), the only file that names `quinn_proto`.
+//! QUIC beneath the seam: the connections that run, and what they tell.
 //!
-//! quinn-proto is sans-IO too; what this file adds is determinism and bounds. Every source of randomness it has (its own
-//! generator, connection ids, the initial destination id, reset and token keys, token time) is replaced by a seeded one,
-//! so that equal seeds and inputs give equal packets. Every limit is set here, because its defaults are not safe ones
-//! (an unlimited receive window, 65,536 pending handshakes). QUIC is shown synthetic addresses (`addresses.rs`);
-//! it never migrates, because it never sees a move.
+//! quinn-proto is sans-IO too. How it is set up, its bounds and its determinism, is in `setup.rs`; here are its connections, their
+//! timers and packets, and the words of the seam for what happens on them. QUIC is shown synthetic addresses
+//! (`addresses.rs`); it never migrates, because it never sees a move.
 
 use super::addresses::Addresses;
 pub use super::crypto::QuicCrypto;
+pub use super::setup::{IDLE_TIMEOUT, KEEP_ALIVE, NEAR_DATAGRAM_BYTES_MAX, QuicConfig};
+use super::setup::{Setup, is_near};
 use super::{
     Chunk, CloseReason, ConnStats, DialError, ReadError, Transmit, Transport, TransportEvent, WriteError,
     close_code, tls,
 };
 use crate::event::Datagram;
+use crate::few::Few;
 use crate::id::{ConnId, PublicKey, StreamId};
 use crate::limits::CONNECTIONS_DRAINING_MAX;
-use crate::rng::{Rng, derive_seed};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use bytes::Bytes;
-use quinn_proto::crypto::{CryptoError, HmacKey};
 use quinn_proto::{
-    ClientConfig, ConnectionError, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Dir,
-    EcnCodepoint, Endpoint, EndpointConfig, Event as QuicEvent, Incoming, MtuDiscoveryConfig, NoneTokenStore,
-    ServerConfig, StreamEvent, TimeSource, TransportConfig, VarInt,
+    ClientConfig, ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint,
+    Event as QuicEvent, Incoming, ServerConfig, StreamEvent, VarInt,
 };
 use rustls::pki_types::CertificateDer;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration as StdDuration, Instant as StdInstant, SystemTime};
+use std::time::{Duration as StdDuration, Instant as StdInstant};
 
-/// The dialling side sends something after this much silence, a default.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// A connection on which nothing is heard for this long is gone, a default.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Length of the connection ids issued here.
-const CID_BYTES: usize = 8;
 /// Handshakes under way above which an unproven source must first show that it receives (QUIC Retry).
 const RETRY_ABOVE: usize = 64;
 /// Stateless answers (retry, refusal, version negotiation, reset) waiting to be sent; more are dropped, as any datagram may be.
 const ANSWERS_MAX: usize = 64;
-/// Bidirectional streams a peer may have open: its control stream, one per object it fetches, and a few that just ended.
-/// Not more than 14: quinn-proto keeps a table of all that may come, which would be twice as large.
-const STREAMS_MAX: u32 = 14;
-/// Receive window of a stream. Above 2 MB a burst of losses can exceed quinn-proto's 1,024 gaps and kill the connection.
-const STREAM_WINDOW: u32 = 1_250_000;
-/// Receive window of a connection.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Bytes sent but not acknowledged, per connection.
-const SEND_WINDOW: u64 = 8 << 20;
-
-/// How QUIC is set up.
-#[derive(Clone)]
-pub struct QuicConfig {
-    /// Cryptography.
-    pub crypto: QuicCrypto,
-    /// The moment of the driver's clock that is `Instant::ZERO` here.
-    pub base: StdInstant,
-    /// Feeds every random choice of QUIC.
-    pub seed: [u8; 32],
-    /// The dialling side sends something after this much silence.
-    pub keep_alive: Duration,
-    /// A connection on which nothing is heard for this long is gone.
-    pub idle_timeout: Duration,
-    /// Whether larger datagrams than 1,200 bytes are probed for.
-    pub mtu_discovery: bool,
-    /// Connections alive at once.
-    pub connections_max: usize,
-}
-
-impl QuicConfig {
-    /// The usual set-up.
-    pub fn new(crypto: QuicCrypto, base: StdInstant, seed: [u8; 32]) -> Self {
-        Self {
-            crypto,
-            base,
-            seed,
-            keep_alive: KEEP_ALIVE,
-            idle_timeout: IDLE_TIMEOUT,
-            mtu_discovery: true,
-            connections_max: crate::limits::CONNECTIONS_MAX,
-        }
-    }
-}
-
+/// Events for which memory is kept.
+const EVENTS_KEPT: usize = 4;
+/// The system takes so many bytes in one call, however many datagrams they are.
+const TRANSMIT_BYTES_MAX: usize = 65_000;
 struct Connection {
     handle: ConnectionHandle,
     quic: quinn_proto::Connection,
@@ -102,12 +54,13 @@ struct Connection {
 /// A transport over quinn-proto.
 pub struct QuicTransport {
     endpoint: Endpoint,
-    client: ClientConfig,
+    /// For peers elsewhere, and on this machine.
+    dial: [ClientConfig; 2],
+    accept_near: Arc<ServerConfig>,
     base: StdInstant,
     connections_max: usize,
-    /// Boxed: a node of the map holds eleven, and a connection is several kilobytes.
-    connections: BTreeMap<ConnId, Box<Connection>>,
-    by_handle: BTreeMap<usize, ConnId>,
+    connections: Few<ConnId, Box<Connection>>,
+    by_handle: Few<usize, ConnId>,
     timers: BTreeSet<(Instant, ConnId)>,
     transmit_queue: VecDeque<ConnId>,
     /// Connections that were given packets at the time of the last input and are still to be pumped.
@@ -119,48 +72,20 @@ pub struct QuicTransport {
     handshakes: usize,
     next_conn: u64,
     token_clock: Arc<AtomicU64>,
-    scratch: Vec<u8>,
 }
 
 impl QuicTransport {
     /// A transport with nothing connected.
     pub fn new(config: QuicConfig) -> Self {
-        let rng = Arc::new(Mutex::new(Rng::derive(&config.seed, "quic connection ids")));
-        let token_clock = Arc::new(AtomicU64::new(0));
-        let transport = Arc::new(transport_config(&config));
-
-        let mut endpoint =
-            EndpointConfig::new(Arc::new(KeyedHash(derive_seed(&config.crypto.secret, "stateless reset"))));
-        let generator = rng.clone();
-        endpoint.cid_generator(move || Box::new(SeededCids(generator.clone())));
-        endpoint.rng_seed(Some(derive_seed(&config.seed, "quic endpoint")));
-
-        let token_prk = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, b"remote-network retry tokens")
-            .extract(&derive_seed(&config.crypto.secret, "retry token"));
-        let mut server = ServerConfig::new(config.crypto.server.clone(), Arc::new(token_prk));
-        server
-            .transport_config(transport.clone())
-            .migration(false)
-            .max_incoming(256)
-            .incoming_buffer_size(64 << 10)
-            .incoming_buffer_size_total(4 << 20)
-            .time_source(Arc::new(TokenClock(token_clock.clone())));
-
-        let mut client = ClientConfig::new(config.crypto.client.clone());
-        let mut dialling = transport_config(&config);
-        dialling.keep_alive_interval(Some(config.keep_alive));
-        client
-            .transport_config(Arc::new(dialling))
-            .token_store(Arc::new(NoneTokenStore))
-            .initial_dst_cid_provider(Arc::new(move || random_cid(&rng, 20)));
-
+        let Setup { endpoint, dial, accept_near, token_clock } = Setup::new(&config);
         Self {
-            endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server)), config.mtu_discovery, None),
-            client,
+            endpoint,
+            dial,
+            accept_near,
             base: config.base,
             connections_max: config.connections_max,
-            connections: BTreeMap::new(),
-            by_handle: BTreeMap::new(),
+            connections: Few::new(),
+            by_handle: Few::new(),
             timers: BTreeSet::new(),
             transmit_queue: VecDeque::new(),
             fed: Vec::new(),
@@ -171,7 +96,6 @@ impl QuicTransport {
             handshakes: 0,
             next_conn: 0,
             token_clock,
-            scratch: Vec::new(),
         }
     }
 
@@ -193,7 +117,8 @@ impl QuicTransport {
         }
         let synthetic = self.addresses.synthetic(now, addr);
         let at = self.std(now);
-        match self.endpoint.connect(at, self.client.clone(), synthetic, "peer") {
+        let client = self.dial[usize::from(is_near(addr))].clone();
+        match self.endpoint.connect(at, client, synthetic, "peer") {
             Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, synthetic, expected, true)),
             Err(_) => Err(DialError::Address),
         }
@@ -248,8 +173,7 @@ impl QuicTransport {
 
     fn accept(&mut self, now: Instant, incoming: Incoming) {
         let synthetic = incoming.remote_address();
-        let mut answer = std::mem::take(&mut self.scratch);
-        answer.clear();
+        let mut answer = Vec::new();
         let transmit = if !self.has_room(now) {
             Some(self.endpoint.refuse(incoming, &mut answer))
         } else if self.handshakes > RETRY_ABOVE
@@ -260,7 +184,8 @@ impl QuicTransport {
             self.endpoint.retry(incoming, &mut answer).ok()
         } else {
             let at = self.std(now);
-            match self.endpoint.accept(incoming, at, &mut answer, None) {
+            let near = self.addresses.real(synthetic).is_some_and(is_near).then(|| self.accept_near.clone());
+            match self.endpoint.accept(incoming, at, &mut answer, near) {
                 Ok((handle, quic)) => {
                     self.adopt(now, handle, quic, synthetic, None, false);
                     None
@@ -271,7 +196,6 @@ impl QuicTransport {
         if let Some(t) = transmit {
             self.answer(&t, &answer);
         }
-        self.scratch = answer;
     }
 
     fn answer(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
@@ -445,8 +369,7 @@ impl Transport for QuicTransport {
         let at = self.std(now);
         let synthetic = self.addresses.synthetic(now, datagram.from);
         let ecn = datagram.ecn.and_then(EcnCodepoint::from_bits);
-        let mut answer = std::mem::take(&mut self.scratch);
-        answer.clear();
+        let mut answer = Vec::new();
         let outcome = self.endpoint.handle(at, synthetic, datagram.to, ecn, datagram.payload, &mut answer);
         match outcome {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
@@ -460,10 +383,6 @@ impl Transport for QuicTransport {
             Some(DatagramEvent::NewConnection(incoming)) => self.accept(now, incoming),
             Some(DatagramEvent::Response(transmit)) => self.answer(&transmit, &answer),
             None => {}
-        }
-        // `accept` uses the scratch buffer itself; keep whichever is larger.
-        if answer.capacity() > self.scratch.capacity() {
-            self.scratch = answer;
         }
     }
 
@@ -497,7 +416,10 @@ impl Transport for QuicTransport {
         while let Some(&conn) = self.transmit_queue.front() {
             let before = buf.len();
             let transmit = match self.connections.get_mut(&conn) {
-                Some(c) => c.quic.poll_transmit(at, max_datagrams, buf),
+                Some(c) => {
+                    let fit = TRANSMIT_BYTES_MAX / usize::from(c.quic.current_mtu()).max(1);
+                    c.quic.poll_transmit(at, max_datagrams.min(fit), buf)
+                }
                 None => None,
             };
             if let Some(t) = transmit {
@@ -525,7 +447,11 @@ impl Transport for QuicTransport {
         if self.events.is_empty() {
             self.pump_fed();
         }
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() && self.events.capacity() > EVENTS_KEPT {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     fn dial(&mut self, now: Instant, peer: &PublicKey, addr: SocketAddr) -> Result<ConnId, DialError> {
@@ -676,31 +602,6 @@ fn from_std(base: StdInstant, at: StdInstant) -> Instant {
     Instant::ZERO + at.saturating_duration_since(base)
 }
 
-fn transport_config(config: &QuicConfig) -> TransportConfig {
-    let mut t = TransportConfig::default();
-    let idle_ms = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
-    let mtu = config.mtu_discovery.then(|| {
-        let mut m = MtuDiscoveryConfig::default();
-        m.interval(StdDuration::from_secs(60)).upper_bound(1452);
-        m
-    });
-    t.max_concurrent_bidi_streams(STREAMS_MAX.into())
-        .max_concurrent_uni_streams(0u32.into())
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(CONNECTION_WINDOW.into())
-        .send_window(SEND_WINDOW)
-        .max_idle_timeout(Some(VarInt::from_u32(idle_ms).into()))
-        .initial_rtt(StdDuration::from_millis(100))
-        .initial_mtu(1200)
-        .min_mtu(1200)
-        .mtu_discovery_config(mtu)
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0)
-        .allow_spin(false)
-        .crypto_buffer_size(16 << 10);
-    t
-}
-
 fn peer_key(quic: &quinn_proto::Connection) -> Option<PublicKey> {
     let identity = quic.crypto_session().peer_identity()?;
     let certificates = identity.downcast::<Vec<CertificateDer<'static>>>().ok()?;
@@ -733,66 +634,4 @@ fn close_reason(error: ConnectionError) -> CloseReason {
 
 fn quic_stream(stream: StreamId) -> Option<quinn_proto::StreamId> {
     VarInt::from_u64(stream.0).ok().map(quinn_proto::StreamId::from)
-}
-
-fn random_cid(rng: &Mutex<Rng>, len: usize) -> ConnectionId {
-    let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut bytes = [0u8; 20];
-    loop {
-        rng.fill(&mut bytes[..len]);
-        // `d1:` and `d2:` start KRPC messages: a short-header packet must not look like one on a shared socket.
-        if bytes[1] != b':' || !matches!(bytes[0], b'1' | b'2') {
-            return ConnectionId::new(&bytes[..len]);
-        }
-    }
-}
-
-struct SeededCids(Arc<Mutex<Rng>>);
-
-impl ConnectionIdGenerator for SeededCids {
-    fn generate_cid(&mut self) -> ConnectionId {
-        random_cid(&self.0, CID_BYTES)
-    }
-
-    fn cid_len(&self) -> usize {
-        CID_BYTES
-    }
-
-    fn cid_lifetime(&self) -> Option<StdDuration> {
-        None
-    }
-}
-
-/// Keyed BLAKE3 as the MAC of stateless reset tokens.
-struct KeyedHash([u8; 32]);
-
-impl HmacKey for KeyedHash {
-    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
-        let mac = blake3::keyed_hash(&self.0, data);
-        let n = signature_out.len().min(32);
-        signature_out[..n].copy_from_slice(&mac.as_bytes()[..n]);
-    }
-
-    fn signature_len(&self) -> usize {
-        32
-    }
-
-    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
-        let mac = blake3::keyed_hash(&self.0, data);
-        // `blake3::Hash` compares in constant time.
-        match <[u8; 32]>::try_from(signature) {
-            Ok(s) if mac == blake3::Hash::from_bytes(s) => Ok(()),
-            _ => Err(CryptoError),
-        }
-    }
-}
-
-/// The clock of retry tokens: time since the node's start, as quinn-proto wants it.
-#[derive(Debug)]
-struct TokenClock(Arc<AtomicU64>);
-
-impl TimeSource for TokenClock {
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + StdDuration::from_nanos(self.0.load(Ordering::Relaxed))
-    }
 }

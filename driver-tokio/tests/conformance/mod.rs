@@ -54,6 +54,10 @@ macro_rules! suite {
                 law::bursts_of_events_are_all_answered_in_order($run);
             }
             #[test]
+            fn what_is_the_dht_s_is_set_aside_and_answered_through_the_same_socket() {
+                law::what_is_the_dht_s_is_set_aside_and_answered_through_the_same_socket($run);
+            }
+            #[test]
             fn hostile_datagrams_and_dead_receivers_do_not_stop_it() {
                 law::hostile_datagrams_and_dead_receivers_do_not_stop_it($run);
             }
@@ -241,6 +245,34 @@ pub fn datagrams_of_all_sizes_go_both_ways_in_order(run: Run) {
     }
     a.stop();
     b.stop();
+}
+
+pub fn what_is_the_dht_s_is_set_aside_and_answered_through_the_same_socket(run: Run) {
+    let socket = socket();
+    let (to, sender) = (socket.local_addr(), socket.sender().unwrap());
+    let (driver, events, told) = prepare(socket, |peer| peer.echo = true);
+    let (tell, aside) = mpsc::channel();
+    let driver = driver.with_aside(Box::new(move |datagram| tell.send(datagram).unwrap()));
+    let thread = std::thread::spawn(move || run(driver));
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut buf = [0; 2_000];
+    // Long packets of QUIC and short ones of the DHT by turns, as they come on a shared socket.
+    for n in 0..20u8 {
+        other.send_to(&[&b"d1:ad2:id20:"[..], &[n; 40]].concat(), to).unwrap();
+        other.send_to(&[0x40 | n; 1_200], to).unwrap();
+        let datagram = aside.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((datagram.from, datagram.payload.last()), (other.local_addr().unwrap(), Some(&n)));
+        let (len, from) = other.recv_from(&mut buf).unwrap();
+        assert_eq!((len, buf[0], from), (1_200, 0x40 | n, to));
+        sender.send_to(b"d1:re", other.local_addr().unwrap()).unwrap();
+        let (len, from) = other.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..len], from), (&b"d1:re"[..], to));
+    }
+    assert_eq!(told.try_iter().filter(|t| matches!(t, Told::Datagram(_))).count(), 20);
+    assert!(aside.try_recv().is_err(), "nothing of QUIC is taken");
+    events.send_blocking(command(0, Command::Shutdown)).unwrap();
+    assert_eq!(thread.join().unwrap().unwrap(), Stopped { fault: None });
 }
 
 pub fn the_socket_s_address_is_the_first_event(run: Run) {

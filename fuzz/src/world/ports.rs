@@ -169,6 +169,7 @@ impl Dht {
                 let value = item.map(|item| Event::Dht(DhtEvent::Value { op, item }));
                 value.into_iter().chain([done(op, 3, newest)]).collect()
             }
+            DhtRequest::PutImmutable { .. } | DhtRequest::GetImmutable { .. } => vec![done(op, 3, None)],
             DhtRequest::Cancel => Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! A peer that does nothing but meet another one: connect, prove the key, exchange identities, hang up, again.
+//! A peer that does nothing but meet another one: connect, prove the key, exchange identities or not, hang up, again.
 //!
 //! The product's QUIC, driver and identity exchange without the rest of a node, because a node keeps its connections and
 //! offers no way to hang up. The side that is called is a whole node.
@@ -36,6 +36,7 @@ pub struct Caller {
     peer: PublicKey,
     addr: SocketAddr,
     left: usize,
+    identify: bool,
     meeting: Option<Meeting>,
     stopped: Option<Option<String>>,
 }
@@ -47,6 +48,7 @@ impl Caller {
         peer: PublicKey,
         addr: SocketAddr,
         meetings: usize,
+        identify: bool,
     ) -> Result<Self> {
         let keypair = Keypair::from_seed(&[seed; 32]);
         let crypto = tls::crypto(&keypair, Arc::new(rustls::crypto::ring::default_provider()))?;
@@ -66,6 +68,7 @@ impl Caller {
             peer,
             addr,
             left: meetings,
+            identify,
             meeting: None,
             stopped: None,
         })
@@ -83,9 +86,18 @@ impl Caller {
         }
     }
 
+    fn met(&mut self, now: Instant, conn: ConnId) {
+        self.left -= 1;
+        self.transport.close(now, conn, close_code::DONE, "");
+        self.dial(now);
+    }
+
     fn settle(&mut self, now: Instant, wall: UnixTime) {
         while let Some(event) = self.transport.poll() {
             match event {
+                TransportEvent::Connected { conn, dialled: true, .. } if !self.identify => {
+                    self.met(now, conn)
+                }
                 TransportEvent::Connected { conn, peer, addr, dialled: true } => {
                     let Some(stream) = self.transport.open(conn) else {
                         return self.fail("the peer allows no stream");
@@ -142,11 +154,7 @@ impl Caller {
                         return self.fail("the control stream takes nothing");
                     }
                 }
-                Output::Identified(_) => {
-                    self.left -= 1;
-                    self.transport.close(now, conn, close_code::DONE, "");
-                    self.dial(now);
-                }
+                Output::Identified(_) => self.met(now, conn),
                 Output::Learnt(_) | Output::Other(_) => {}
                 Output::Fault(fault) => self.fail(fault.to_string()),
             }

@@ -51,7 +51,7 @@ impl Series {
 /// One line of the report.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    pub name: &'static str,
+    pub name: String,
     pub unit: &'static str,
     pub ours: Series,
     pub baseline: Option<Series>,
@@ -67,24 +67,24 @@ impl Report {
     /// A figure with its baseline.
     pub fn compared(
         &mut self,
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         goal: Option<&'static str>,
         ours: Series,
         baseline: &Series,
     ) {
-        self.0.push(Figure { name, unit, ours, baseline: Some(baseline.clone()), goal });
+        self.0.push(Figure { name: name.into(), unit, ours, baseline: Some(baseline.clone()), goal });
     }
 
     /// A figure by itself.
     pub fn alone(
         &mut self,
-        name: &'static str,
+        name: impl Into<String>,
         unit: &'static str,
         goal: Option<&'static str>,
         ours: Series,
     ) {
-        self.0.push(Figure { name, unit, ours, baseline: None, goal });
+        self.0.push(Figure { name: name.into(), unit, ours, baseline: None, goal });
     }
 
     /// The whole report as one object.
@@ -132,7 +132,7 @@ impl fmt::Display for Report {
                 None => ("".into(), "".into()),
             };
             let goal = row.goal.unwrap_or("");
-            let (name, unit, ours) = (row.name, row.unit, spread(&row.ours));
+            let (name, unit, ours) = (&row.name, row.unit, spread(&row.ours));
             writeln!(f, "| {name} | {unit} | {ours} | {baseline} | {ratio} | {goal} |")?;
         }
         Ok(())

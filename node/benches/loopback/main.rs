@@ -11,6 +11,7 @@
 //! ```
 
 mod caller;
+mod dht;
 mod figures;
 mod handshake;
 mod idle;
@@ -25,7 +26,7 @@ use figures::Report;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Measures transfers, connections, memory at rest and the journal, each against a baseline.
+/// Measures transfers, connections, the DHT, memory at rest and the journal, each against a baseline.
 #[derive(Parser, Debug)]
 #[command(name = "loopback")]
 struct Args {
@@ -57,6 +58,7 @@ enum Part {
     Transfer,
     Connections,
     Journal,
+    Dht,
     Idle,
 }
 
@@ -85,6 +87,9 @@ fn main() -> Result<()> {
     }
     if args.wants(Part::Journal) {
         journal::measure(&mut report, &args.temp_dir()?, rounds)?;
+    }
+    if args.wants(Part::Dht) {
+        dht::measure(&mut report, rounds)?;
     }
     if args.wants(Part::Idle) {
         idle::measure(&mut report, &args.temp_dir()?)?;

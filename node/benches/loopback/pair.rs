@@ -14,7 +14,7 @@ use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::tls;
 use remote_network_driver_tokio::event_channel;
 use remote_network_node::ports::blobs::{BlobPort, BlobStore};
-use remote_network_node::ports::dht::{DhtBackend, DhtConfig, DhtMode, DhtPort};
+use remote_network_node::ports::dht::{DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket};
 use remote_network_node::ports::store::{self, JournalOptions, JournalPort};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -101,8 +101,8 @@ impl Running {
         let dht = DhtConfig {
             backend: DhtBackend::Native,
             mode: DhtMode::Off,
-            port: None,
-            bind: Ipv4Addr::LOCALHOST,
+            socket: DhtSocket::Own { bind: Ipv4Addr::LOCALHOST.into(), port: 0 },
+            table_file: None,
             bootstrap: vec![],
         };
         let (tell, told) = mpsc::channel();

@@ -28,9 +28,12 @@ const SOCKET_BUFFER_BYTES: usize = 2 << 20;
 /// What the writer hands to quinn at once, without copying: the portion of a serving node.
 const PORTION_BYTES: usize = 64 * 1024;
 
-fn transport() -> TransportConfig {
+/// The largest datagram of quinn as it comes, and of the product elsewhere than on loopback.
+pub const USUAL_DATAGRAM_BYTES: u16 = 1_452;
+
+fn transport(datagram_bytes: u16) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.interval(Duration::from_secs(60)).upper_bound(1452);
+    mtu.interval(Duration::from_secs(60)).upper_bound(datagram_bytes);
     let mut t = TransportConfig::default();
     t.stream_receive_window(STREAM_WINDOW.into())
         .receive_window(CONNECTION_WINDOW.into())
@@ -43,10 +46,10 @@ fn transport() -> TransportConfig {
 }
 
 /// An endpoint on loopback; needs a runtime around it.
-fn endpoint(seed: u8) -> Result<Endpoint> {
+fn endpoint(seed: u8, datagram_bytes: u16) -> Result<Endpoint> {
     let keypair = Keypair::from_seed(&[seed; 32]);
     let crypto = tls::crypto(&keypair, Arc::new(rustls::crypto::ring::default_provider()))?;
-    let transport = Arc::new(transport());
+    let transport = Arc::new(transport(datagram_bytes));
     let mut server = ServerConfig::with_crypto(crypto.server);
     server.transport_config(transport.clone());
     let mut client = ClientConfig::new(crypto.client);
@@ -56,7 +59,9 @@ fn endpoint(seed: u8) -> Result<Endpoint> {
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.bind(&LOOPBACK.into())?;
     let runtime = Arc::new(quinn::TokioRuntime);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket.into(), runtime)?;
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(datagram_bytes.max(1_472))?;
+    let mut endpoint = Endpoint::new(config, Some(server), socket.into(), runtime)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
@@ -79,12 +84,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn start() -> Result<Self> {
+    pub fn start(datagram_bytes: u16) -> Result<Self> {
         let (tell, ends) = mpsc::channel();
         let (ready, started) = mpsc::channel();
         let thread = std::thread::Builder::new().name("quinn listener".into()).spawn(move || {
             runtime()?.block_on(async move {
-                let endpoint = endpoint(101)?;
+                let endpoint = endpoint(101, datagram_bytes)?;
                 ready.send((endpoint.local_addr()?, endpoint.clone()))?;
                 while let Some(incoming) = endpoint.accept().await {
                     tokio::spawn(attend(incoming, tell.clone()));
@@ -130,11 +135,11 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn start(to: SocketAddr) -> Result<Self> {
+    pub fn start(to: SocketAddr, datagram_bytes: u16) -> Result<Self> {
         let (orders, inbox) = async_channel::bounded::<Bytes>(1);
         let thread = std::thread::Builder::new().name("quinn sender".into()).spawn(move || {
             runtime()?.block_on(async move {
-                let endpoint = endpoint(102)?;
+                let endpoint = endpoint(102, datagram_bytes)?;
                 let connection = connect(&endpoint, to).await?;
                 while let Ok(mut bytes) = inbox.recv().await {
                     let mut stream = connection.open_uni().await?;
@@ -171,7 +176,9 @@ impl Sender {
 pub fn connections(to: SocketAddr, connections: usize, at_once: usize, greet: bool) -> Result<Duration> {
     let each = connections / at_once;
     runtime()?.block_on(async move {
-        let endpoints = (0..at_once).map(|i| endpoint(110 + i as u8)).collect::<Result<Vec<Endpoint>>>()?;
+        let endpoints = (0..at_once)
+            .map(|i| endpoint(110 + i as u8, USUAL_DATAGRAM_BYTES))
+            .collect::<Result<Vec<Endpoint>>>()?;
         let begun = Instant::now();
         let mut callers = tokio::task::JoinSet::new();
         for endpoint in &endpoints {

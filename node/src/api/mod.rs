@@ -11,6 +11,7 @@
 pub mod auth;
 pub mod blobs;
 pub mod core_handle;
+mod dht;
 pub mod dto;
 pub mod error;
 mod events;
@@ -31,4 +32,5 @@ mod tests;
 
 pub use blobs::{ApiBlobs, BlobError, OpenBlob};
 pub use core_handle::{CoreHandle, HandleError, NoticeItem, Notices};
+pub use dht::ApiDht;
 pub use server::{ApiConfig, ApiServer, ApiStartError, TOKEN_FILE};

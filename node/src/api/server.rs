@@ -3,6 +3,7 @@
 use super::auth::{Gatekeeper, Secret};
 use super::blobs::ApiBlobs;
 use super::core_handle::CoreHandle;
+use super::dht::ApiDht;
 use super::guard::Hosts;
 use super::routes::router;
 use super::sessions::sign_in_link;
@@ -93,6 +94,7 @@ impl ApiServer {
         config: &ApiConfig,
         core: CoreHandle,
         blobs: Arc<dyn ApiBlobs>,
+        dht: ApiDht,
     ) -> Result<Self, ApiStartError> {
         if !config.listen.ip().is_loopback() {
             return Err(ApiStartError::NotLoopback(config.listen));
@@ -110,6 +112,7 @@ impl ApiServer {
         let state = ApiState {
             core,
             blobs,
+            dht,
             gatekeeper: Arc::new(Gatekeeper::new(&token, Instant::now())),
             hosts: Hosts::loopback(addr.port()),
             addr,

@@ -3,6 +3,7 @@
 use super::auth::Gatekeeper;
 use super::blobs::ApiBlobs;
 use super::core_handle::CoreHandle;
+use super::dht::ApiDht;
 use super::error::ApiError;
 use super::guard::Hosts;
 use remote_network_core::command::{Command, Reply};
@@ -29,6 +30,8 @@ pub struct ApiState {
     pub core: CoreHandle,
     /// The object store.
     pub blobs: Arc<dyn ApiBlobs>,
+    /// The DHT.
+    pub dht: ApiDht,
     /// Who may come in.
     pub gatekeeper: Arc<Gatekeeper>,
     /// Under which names.

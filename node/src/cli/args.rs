@@ -54,6 +54,9 @@ pub enum Command {
     /// Peers the node knows.
     #[command(subcommand)]
     Peers(PeersCommand),
+    /// Items and announcements in the DHT.
+    #[command(subcommand)]
+    Dht(DhtCommand),
     /// Data in the node's object store.
     #[command(subcommand)]
     Data(DataCommand),
@@ -197,6 +200,59 @@ pub enum PeersCommand {
         #[arg(long, value_name = "ADDR")]
         addr: Option<SocketAddr>,
     },
+}
+
+/// `dht …`
+#[derive(Subcommand, Debug)]
+pub enum DhtCommand {
+    /// Print the value of an item.
+    Get(DhtGet),
+    /// Store an item: immutable, or mutable with --salt or --key.
+    Put(DhtPut),
+    /// Announce this node under an info-hash.
+    Announce {
+        /// 40 hex digits, or topic:NAME for the SHA-1 of a name.
+        info_hash: String,
+        /// Port to announce (default: the one of QUIC).
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+    },
+    /// Who announced under an info-hash.
+    Peers {
+        /// 40 hex digits, or topic:NAME for the SHA-1 of a name.
+        info_hash: String,
+    },
+    /// Show how the node is in the DHT.
+    Status,
+}
+
+/// `dht get …`
+#[derive(Args, Debug)]
+pub struct DhtGet {
+    /// Key of a mutable item (key_… or 64 hex digits), or hash of an immutable one (40 hex digits).
+    pub what: String,
+    /// Salt of the mutable item.
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+}
+
+/// `dht put …`
+#[derive(Args, Debug)]
+pub struct DhtPut {
+    /// The value, at most 996 bytes; `-` for standard input.
+    pub value: String,
+    /// Salt: a mutable item under the node's key, or under --key.
+    #[arg(long, value_name = "TEXT")]
+    pub salt: Option<String>,
+    /// File with a private key that signs a mutable item (32 bytes or 64 hex digits) instead of the node's.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key: Option<PathBuf>,
+    /// Version of the mutable item (default: one above the newest that is found).
+    #[arg(long, value_name = "N")]
+    pub seq: Option<u64>,
+    /// Store only on top of this version.
+    #[arg(long, value_name = "N")]
+    pub cas: Option<u64>,
 }
 
 /// `data …`
@@ -415,12 +471,16 @@ pub struct SimulateArgs {
 pub enum SimulateCommand {
     /// DHT nodes alone, at packet level: they join, store, look up, and three in ten vanish.
     Dht {
-        /// Virtual DHT nodes.
-        #[arg(long, default_value_t = 1_000)]
-        nodes: u32,
+        /// Virtual DHT nodes: 1000, or 120 in a scenario.
+        #[arg(long)]
+        nodes: Option<u32>,
         /// Everything random follows from it.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// One trouble and its bounds instead: young, dead, sybils, valid-sybils, eclipse, lies, dialects, families,
+        /// read-only.
+        #[arg(long, value_name = "NAME")]
+        scenario: Option<String>,
     },
 }
 

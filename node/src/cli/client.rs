@@ -53,6 +53,18 @@ impl Client {
         content_type: Option<&str>,
         body: Body,
     ) -> Result<Response<Incoming>, Failure> {
+        let response = self.send_for(method, path, content_type, body).await?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
+    /// The response, whatever it says.
+    async fn send_for(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Body,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = TcpStream::connect(self.addr).await.map_err(|_| Failure::gone(self.addr))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -67,11 +79,10 @@ impl Client {
             request = request.header("content-type", kind);
         }
         let request = request.body(body).map_err(|e| Failure::usage(e.to_string()))?;
-        let response = sender
+        sender
             .send_request(request)
             .await
-            .map_err(|e| Failure::node(format!("the node's API broke off: {e}")))?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+            .map_err(|e| Failure::node(format!("the node's API broke off: {e}")))
     }
 
     async fn json(response: Response<Incoming>) -> Result<Value, Failure> {
@@ -92,6 +103,16 @@ impl Client {
         let response =
             self.send(Method::POST, path, Some("application/json"), whole(body.to_string())).await?;
         Self::json(response).await
+    }
+
+    /// `POST` that looks for something; `None`: there is no such thing.
+    pub async fn find(&self, path: &str, body: &Value) -> Result<Option<Value>, Failure> {
+        let body = whole(body.to_string());
+        match self.send_for(Method::POST, path, Some("application/json"), body).await? {
+            response if response.status() == StatusCode::NOT_FOUND => Ok(None),
+            response if response.status().is_success() => Ok(Some(Self::json(response).await?)),
+            response => Err(refusal(response).await),
+        }
     }
 
     /// `POST` of a JSON document as it is written: the order of its keys may have a meaning.

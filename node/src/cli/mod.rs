@@ -5,6 +5,7 @@
 
 pub mod args;
 mod client;
+mod dht;
 mod local;
 mod output;
 mod receipts;
@@ -132,6 +133,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Stop
         | Command::Status
         | Command::Peers(_)
+        | Command::Dht(_)
         | Command::Data(_)
         | Command::Service(_)
         | Command::Workflow(_)

@@ -31,6 +31,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
         match command {
             Command::Stop => stop(&client, shown).await,
             Command::Status => status(&client, shown).await,
+            Command::Dht(c) => super::dht::run(&client, shown, c).await,
             Command::Peers(c) => peers(&client, shown, c).await,
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
@@ -52,12 +53,16 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
 
 /// How answers are shown: JSON as it came, or words.
 #[derive(Clone, Copy)]
-struct Shown {
+pub(super) struct Shown {
     json: bool,
 }
 
 impl Shown {
-    fn value(self, value: &Value, words: impl FnOnce(&Value)) {
+    pub(super) fn json(self) -> bool {
+        self.json
+    }
+
+    pub(super) fn value(self, value: &Value, words: impl FnOnce(&Value)) {
         if self.json {
             println!("{value}");
         } else {

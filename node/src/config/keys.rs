@@ -1,7 +1,7 @@
 //! The table of keys: one row each, and nothing about a key anywhere else.
 
 use super::source::Raw;
-use super::{DhtBackendKey, DhtModeKey, DriverKey, Settings};
+use super::{DhtBackendKey, DhtModeKey, DhtPortKey, DriverKey, Settings};
 use remote_network_core::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -62,7 +62,13 @@ pub(super) const KEYS: &[Key] = &[
         "Address the QUIC socket is bound to; \"::\" takes IPv4 and IPv6."
     ),
     key!(quic_port, number(0, 65_535), shown, "UDP port of QUIC; 0: any free one."),
-    key!(dht_port, number(0, 65_535), shown, "UDP port of the DHT; 0: any free one."),
+    key!(
+        dht_port,
+        dht_port,
+        dht_port_name,
+        "UDP port of the DHT; 0: any free one; \"shared\": QUIC's socket (with the native backend), so that one port is",
+        "open, and what the DHT learns of it holds for QUIC."
+    ),
     key!(
         api_port,
         number(0, 65_535),
@@ -88,8 +94,8 @@ pub(super) const KEYS: &[Key] = &[
         dht_backend,
         dht_backend,
         dht_backend_name,
-        "\"mainline\": the mainline crate. \"native\": the DHT node of this program, which keeps a value at eight",
-        "nodes and not at twenty."
+        "\"native\": the DHT node of this program. \"mainline\": the mainline crate, IPv4 only. \"auto\": native in private",
+        "networks and where mainline cannot do what is asked (a shared port, IPv6), mainline for the public DHT."
     ),
     key!(dht_seed, boolean, shown, "Whether this node is a seed of a private DHT: others bootstrap from it."),
     key!(
@@ -100,9 +106,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         dht_bind,
-        parsed::<std::net::Ipv4Addr>("an IPv4 address"),
+        parsed::<IpAddr>("an IP address"),
         quoted,
-        "Address the DHT's socket is bound to (IPv4)."
+        "Address the DHT's socket is bound to; \"::\" takes IPv4 and IPv6 (mainline: IPv4)."
     ),
     key!(
         public,
@@ -278,17 +284,34 @@ fn dht_mode_name(mode: &DhtModeKey) -> String {
 
 fn dht_backend(raw: &Raw) -> Result<DhtBackendKey, String> {
     match text(raw) {
+        Ok("auto") => Ok(DhtBackendKey::Auto),
         Ok("native") => Ok(DhtBackendKey::Native),
         Ok("mainline") => Ok(DhtBackendKey::Mainline),
-        _ => Err("\"native\" or \"mainline\"".to_owned()),
+        _ => Err("\"auto\", \"native\" or \"mainline\"".to_owned()),
     }
 }
 
 fn dht_backend_name(backend: &DhtBackendKey) -> String {
     quoted(match backend {
+        DhtBackendKey::Auto => "auto",
         DhtBackendKey::Native => "native",
         DhtBackendKey::Mainline => "mainline",
     })
+}
+
+fn dht_port(raw: &Raw) -> Result<DhtPortKey, String> {
+    if text(raw) == Ok("shared") {
+        return Ok(DhtPortKey::Shared);
+    }
+    let port = number(0, 65_535)(raw).map_err(|wanted| format!("{wanted}, or \"shared\""))?;
+    Ok(DhtPortKey::Own(port))
+}
+
+fn dht_port_name(port: &DhtPortKey) -> String {
+    match port {
+        DhtPortKey::Own(port) => port.to_string(),
+        DhtPortKey::Shared => quoted("shared"),
+    }
 }
 
 fn driver(raw: &Raw) -> Result<DriverKey, String> {

@@ -15,7 +15,7 @@ use keys::{KEYS, Key, RESERVED};
 use remote_network_core::limits;
 use source::{Given, suggestion};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// What every environment variable of a key begins with; the key follows in capitals.
@@ -35,10 +35,21 @@ pub enum DhtModeKey {
 /// Who speaks to the DHT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DhtBackendKey {
+    /// Our own node in private networks and where only it can do what is asked, else `mainline`.
+    Auto,
     /// Our own node.
     Native,
     /// The `mainline` crate.
     Mainline,
+}
+
+/// Which UDP port the DHT has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DhtPortKey {
+    /// This one; 0: any free one.
+    Own(u16),
+    /// QUIC's socket.
+    Shared,
 }
 
 /// Which runtime drives the core.
@@ -58,7 +69,7 @@ pub struct Settings {
     pub passphrase_file: Option<PathBuf>,
     pub listen: IpAddr,
     pub quic_port: u16,
-    pub dht_port: u16,
+    pub dht_port: DhtPortKey,
     pub api_port: u16,
     pub driver: DriverKey,
     pub log: String,
@@ -67,7 +78,7 @@ pub struct Settings {
     pub dht_backend: DhtBackendKey,
     pub dht_seed: bool,
     pub dht_bootstrap: Vec<String>,
-    pub dht_bind: Ipv4Addr,
+    pub dht_bind: IpAddr,
     pub public: bool,
     pub public_addrs: Vec<SocketAddr>,
     pub publish_private_addrs: bool,
@@ -82,6 +93,26 @@ pub struct Settings {
     pub blobs_quota_bytes: u64,
 }
 
+impl Settings {
+    /// Whether our own node speaks to the DHT, `auto` resolved.
+    pub fn dht_is_native(&self) -> bool {
+        match self.dht_backend {
+            DhtBackendKey::Native => true,
+            DhtBackendKey::Mainline => false,
+            DhtBackendKey::Auto => {
+                self.dht_mode == DhtModeKey::Private
+                    || self.dht_port == DhtPortKey::Shared
+                    || self.dht_needs_ipv6()
+            }
+        }
+    }
+
+    /// Whether the DHT is bound to one address of IPv6.
+    fn dht_needs_ipv6(&self) -> bool {
+        self.dht_bind.is_ipv6() && !self.dht_bind.is_unspecified()
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -92,16 +123,16 @@ impl Default for Settings {
             passphrase_file: None,
             listen: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             quic_port: 30906,
-            dht_port: 30609,
+            dht_port: DhtPortKey::Own(30609),
             api_port: 30069,
             driver: DriverKey::Tokio,
             log: "info".to_owned(),
             topics: vec!["remote-network-mesh".to_owned()],
             dht_mode: DhtModeKey::Public,
-            dht_backend: DhtBackendKey::Mainline,
+            dht_backend: DhtBackendKey::Auto,
             dht_seed: false,
             dht_bootstrap: Vec::new(),
-            dht_bind: Ipv4Addr::UNSPECIFIED,
+            dht_bind: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             public: false,
             public_addrs: Vec::new(),
             publish_private_addrs: false,
@@ -256,9 +287,18 @@ fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, proble
         let what = format!("`min_peers` is {} and `max_peers` is {}", s.min_peers, s.max_peers);
         broken(&["min_peers", "max_peers"], what, "min_peers must not be above max_peers");
     }
-    if s.quic_port == s.dht_port && s.quic_port != 0 && s.dht_mode != DhtModeKey::Off {
+    if DhtPortKey::Own(s.quic_port) == s.dht_port && s.quic_port != 0 && s.dht_mode != DhtModeKey::Off {
         let what = format!("`quic_port` and `dht_port` are both {}", s.quic_port);
-        broken(&["quic_port", "dht_port"], what, "both are UDP: choose different ports");
+        let mend = "both are UDP: choose different ports, or `dht_port = \"shared\"`";
+        broken(&["quic_port", "dht_port"], what, mend);
+    }
+    if s.dht_backend == DhtBackendKey::Mainline && s.dht_port == DhtPortKey::Shared {
+        let what = "`dht_port` is \"shared\", which `dht_backend = \"mainline\"` cannot do".into();
+        broken(&["dht_port"], what, "set dht_backend = \"native\", or give the DHT a port of its own");
+    }
+    if s.dht_backend == DhtBackendKey::Mainline && s.dht_needs_ipv6() {
+        let what = format!("`dht_bind` is {}, and `dht_backend = \"mainline\"` has IPv4 only", s.dht_bind);
+        broken(&["dht_bind"], what, "set dht_backend = \"native\", or bind to an IPv4 address");
     }
     if s.dht_mode == DhtModeKey::Private && !s.dht_seed && s.dht_bootstrap.is_empty() {
         broken(
@@ -267,7 +307,11 @@ fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, proble
             "list the network's seeds in dht_bootstrap, or make this node one with dht_seed = true",
         );
     }
-    if s.dht_seed && (s.dht_mode != DhtModeKey::Private || s.dht_port == 0) {
+    let any_port = match s.dht_port {
+        DhtPortKey::Own(port) => port == 0,
+        DhtPortKey::Shared => s.quic_port == 0,
+    };
+    if s.dht_seed && (s.dht_mode != DhtModeKey::Private || any_port) {
         broken(
             &["dht_seed"],
             "`dht_seed` is true, but a seed needs `dht_mode = \"private\"` and a fixed `dht_port`".into(),

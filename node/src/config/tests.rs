@@ -50,7 +50,7 @@ fn every_key_is_documented_and_shows_what_it_reads() {
 #[test]
 fn the_seeds_names_and_ports_are_the_known_ones() {
     let s = Settings::default();
-    assert_eq!((s.quic_port, s.dht_port, s.api_port), (30906, 30609, 30069));
+    assert_eq!((s.quic_port, s.dht_port, s.api_port), (30906, DhtPortKey::Own(30609), 30069));
     assert_eq!((s.quic_idle_timeout, s.metadata_republish_interval, s.discovery_interval), (300, 1800, 30));
     assert_eq!((s.max_peers, s.min_peers), (50, 5));
 }
@@ -62,7 +62,7 @@ fn the_later_source_wins_and_says_so() {
         [pair("REMOTE_NETWORK_DHT_PORT", "2001"), pair("REMOTE_NETWORK_API_PORT", "2002"), pair("PATH", "x")];
     let config = load(Some(&path), env, [pair("--api-port", "3002")]).unwrap();
     let s = &config.settings;
-    assert_eq!((s.quic_port, s.dht_port, s.api_port), (1000, 2001, 3002));
+    assert_eq!((s.quic_port, s.dht_port, s.api_port), (1000, DhtPortKey::Own(2001), 3002));
     let origin = |key: &str| {
         let all = config.effective();
         all.iter().find(|e| e.key == key).unwrap().origin.as_ref().map(ToString::to_string)
@@ -138,6 +138,9 @@ fn a_misspelt_variable_is_an_error_and_a_strangers_is_not() {
 fn keys_that_contradict_each_other_are_told() {
     assert!(problems_of("min_peers = 60\n")[0].contains("must not be above max_peers"));
     assert!(problems_of("quic_port = 5\ndht_port = 5\n")[0].contains("choose different ports"));
+    assert!(problems_of("dht_port = \"shared\"\ndht_backend = \"mainline\"\n")[0].contains("native"));
+    assert!(problems_of("dht_port = \"both\"\n")[0].contains("\"shared\""));
+    assert!(problems_of("dht_bind = \"::1\"\ndht_backend = \"mainline\"\n")[0].contains("IPv4"));
     assert!(problems_of("dht_mode = \"private\"\n")[0].contains("dht_bootstrap"));
     assert!(problems_of("dht_seed = true\n")[0].contains("a seed needs"));
     assert!(problems_of("topics = [\"a\", \"a\"]\n")[0].contains("twice"));
@@ -184,4 +187,18 @@ proptest! {
         let (_dir, path) = file(&text);
         prop_assert_eq!(check(&path).unwrap().settings, settings);
     }
+}
+
+#[test]
+fn our_own_node_speaks_in_private_networks_and_where_mainline_cannot() {
+    let native = |text: &str| {
+        let (_dir, path) = file(text);
+        check(&path).unwrap().settings.dht_is_native()
+    };
+    assert!(!native(""));
+    assert!(!native("dht_bootstrap = [\"router.example:6881\"]\n"), "still the public DHT");
+    assert!(native("dht_mode = \"private\"\ndht_seed = true\n"));
+    assert!(!native("dht_mode = \"private\"\ndht_seed = true\ndht_backend = \"mainline\"\n"));
+    assert!(native("dht_port = \"shared\"\n") && native("dht_bind = \"::1\"\n"));
+    assert!(native("dht_backend = \"native\"\n"));
 }

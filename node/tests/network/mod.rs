@@ -21,6 +21,17 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+/// The settings of a node of a private network.
+fn private(seed: bool, port: &dyn std::fmt::Display, bootstrap: &[u16]) -> [String; 4] {
+    let others: Vec<String> = bootstrap.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+    [
+        "dht_mode=private".to_owned(),
+        format!("dht_seed={seed}"),
+        format!("dht_port={port}"),
+        format!("dht_bootstrap={}", others.join(",")),
+    ]
+}
+
 /// A node that is not ready after this long has a problem that waiting does not mend.
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that is waited for.
@@ -130,6 +141,8 @@ pub enum Dht {
     Off,
     /// A node of a private network.
     Private { seed: bool, port: u16, bootstrap: Vec<u16> },
+    /// A node of a private network on QUIC's socket; `bootstrap` are QUIC ports.
+    Shared { seed: bool, bootstrap: Vec<u16> },
 }
 
 /// How a node is started, again and again.
@@ -198,15 +211,10 @@ impl Plan {
         match &self.dht {
             Dht::Off => settings.push("dht_mode=off".into()),
             Dht::Private { seed, port, bootstrap } => {
-                let others: Vec<String> = bootstrap.iter().map(|p| format!("127.0.0.1:{p}")).collect();
-                settings.extend([
-                    "dht_mode=private".to_owned(),
-                    "dht_bind=127.0.0.1".to_owned(),
-                    format!("dht_seed={seed}"),
-                    format!("dht_port={port}"),
-                    format!("dht_bootstrap={}", others.join(",")),
-                ]);
+                settings.push("dht_bind=127.0.0.1".into());
+                settings.extend(private(*seed, port, bootstrap));
             }
+            Dht::Shared { seed, bootstrap } => settings.extend(private(*seed, &"shared", bootstrap)),
         }
         settings.push("publish_private_addrs=true".into());
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();

@@ -13,10 +13,11 @@ use crate::expect::Expected;
 use crate::net::HostId;
 use remote_network_core::action::Action;
 use remote_network_core::command::{Notice, PeerState, PeerView, Reply, RunView, TaskView};
+use remote_network_core::few::Few;
 use remote_network_core::id::{Digest, Lsn, OpId, PublicKey, RunId};
 use remote_network_core::port::{DhtRequest, EngineRequest, MutableItem};
 use runs::Runs;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// Requests to ports that one core may have outstanding: the sum of what its limits allow, with room for the journal's
@@ -40,8 +41,8 @@ pub struct Found {
 struct Watch {
     key: PublicKey,
     last_lsn: Lsn,
-    ops: BTreeMap<u8, u64>,
-    published: BTreeMap<Vec<u8>, (u64, Digest)>,
+    ops: Few<u8, u64>,
+    published: Few<Vec<u8>, (u64, Digest)>,
 }
 
 /// The checkers.
@@ -75,14 +76,14 @@ impl Checks {
 
     /// A host exists.
     pub fn meet(&mut self, _host: HostId, key: PublicKey) {
-        let watch = Watch { key, last_lsn: Lsn(0), ops: BTreeMap::new(), published: BTreeMap::new() };
+        let watch = Watch { key, last_lsn: Lsn(0), ops: Few::new(), published: Few::new() };
         self.watches.push(watch);
     }
 
     /// A host begins a life with a journal that ends there.
     pub fn begins(&mut self, host: HostId, journal: Lsn) {
         if let Some(watch) = self.watches.get_mut(host as usize) {
-            watch.ops.clear();
+            watch.ops = Few::new();
             watch.last_lsn = journal;
         }
     }
@@ -90,7 +91,7 @@ impl Checks {
     /// A host lost its disk, and with it what it promised.
     pub fn forgets(&mut self, host: HostId) {
         if let Some(watch) = self.watches.get_mut(host as usize) {
-            watch.published.clear();
+            watch.published = Few::new();
         }
         self.runs.forgets(host);
     }

@@ -7,6 +7,7 @@ use remote_network_core::job::receipt::{Bundle, Commit, Receipt, Verdict, result
 use remote_network_core::job::signed::Signed;
 use remote_network_core::port::{EngineLimits, EngineOutput, ExitClass, Port, Usage};
 use remote_network_core::time::UnixTime;
+use std::collections::BTreeMap;
 
 fn key(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()

@@ -90,14 +90,16 @@ impl Config {
         params.write(&mut ours);
         NullSession {
             side,
-            own_nonce: nonce,
-            own_params: ours,
             peer_params: None,
             peer: None,
-            nonces: Nonces { client: nonce, server: nonce },
             secret: [0; 32],
             state: if side.is_client() { State::SendHello } else { State::AwaitHello },
-            inbox: Vec::new(),
+            talk: Some(Box::new(Talk {
+                own_nonce: nonce,
+                own_params: ours,
+                nonces: Nonces { client: nonce, server: nonce },
+                inbox: Vec::new(),
+            })),
             generation: 0,
             config: self,
         }
@@ -160,15 +162,21 @@ enum State {
 struct NullSession {
     config: Arc<Config>,
     side: Side,
-    own_nonce: [u8; 32],
-    own_params: Vec<u8>,
-    peer_params: Option<Vec<u8>>,
+    peer_params: Option<Box<[u8]>>,
     peer: Option<PublicKey>,
-    nonces: Nonces,
     secret: [u8; 32],
     state: State,
-    inbox: Vec<u8>,
+    /// Gone when all is said: thousands of sessions that are done with their handshake keep nothing of it.
+    talk: Option<Box<Talk>>,
     generation: u64,
+}
+
+/// What only the handshake needs.
+struct Talk {
+    own_nonce: [u8; 32],
+    own_params: Vec<u8>,
+    nonces: Nonces,
+    inbox: Vec<u8>,
 }
 
 fn refuse(alert: u8, why: &str) -> TransportError {
@@ -176,7 +184,7 @@ fn refuse(alert: u8, why: &str) -> TransportError {
 }
 
 impl NullSession {
-    fn say(&self, kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
+    fn say(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
         let len: usize = parts.iter().map(|p| p.len()).sum();
         out.push(kind);
         out.extend_from_slice(&(len as u16).to_be_bytes());
@@ -185,20 +193,17 @@ impl NullSession {
 
     /// Takes one whole message out of what has come.
     fn next_message(&mut self) -> Result<Option<(u8, Vec<u8>)>, TransportError> {
-        let Some(&[kind, high, low]) = self.inbox.first_chunk::<3>() else { return Ok(None) };
+        let Some(talk) = &mut self.talk else { return Ok(None) };
+        let Some(&[kind, high, low]) = talk.inbox.first_chunk::<3>() else { return Ok(None) };
         let len = usize::from(u16::from_be_bytes([high, low]));
         if len > MESSAGE_BYTES_MAX {
             return Err(refuse(BAD_MESSAGE, "handshake message too long"));
         }
-        if self.inbox.len() < 3 + len {
+        if talk.inbox.len() < 3 + len {
             return Ok(None);
         }
-        let body = self.inbox[3..3 + len].to_vec();
-        self.inbox.drain(..3 + len);
-        if self.inbox.is_empty() {
-            // Thousands of sessions that are done with their handshake keep nothing of it.
-            self.inbox = Vec::new();
-        }
+        let body = talk.inbox[3..3 + len].to_vec();
+        talk.inbox.drain(..3 + len);
         Ok(Some((kind, body)))
     }
 
@@ -206,14 +211,15 @@ impl NullSession {
         let Some((nonce, params)) = body.split_first_chunk::<32>() else {
             return Err(refuse(BAD_MESSAGE, "hello too short"));
         };
-        self.nonces = match self.side {
-            Side::Client => Nonces { client: self.own_nonce, server: *nonce },
+        let Some(talk) = &mut self.talk else { return Err(refuse(BAD_MESSAGE, "all is said")) };
+        talk.nonces = match self.side {
+            Side::Client => Nonces { client: talk.own_nonce, server: *nonce },
             Side::Server => {
-                self.peer_params = Some(params.to_vec());
-                Nonces { client: *nonce, server: self.own_nonce }
+                self.peer_params = Some(params.into());
+                Nonces { client: *nonce, server: talk.own_nonce }
             }
         };
-        self.secret = self.config.realm.session_secret(&self.nonces);
+        self.secret = self.config.realm.session_secret(&talk.nonces);
         self.state = State::GiveHandshakeKeys;
         Ok(())
     }
@@ -222,17 +228,21 @@ impl NullSession {
         let short = || refuse(BAD_MESSAGE, "proof too short");
         let (key, rest) = body.split_first_chunk::<32>().ok_or_else(short)?;
         let (proof, params) = rest.split_first_chunk::<32>().ok_or_else(short)?;
-        if *proof != self.config.realm.proof(key, !self.side, &self.nonces) {
+        let Some(talk) = &self.talk else { return Err(refuse(BAD_MESSAGE, "all is said")) };
+        if *proof != self.config.realm.proof(key, !self.side, &talk.nonces) {
             return Err(refuse(BAD_IDENTITY, "identity not proven"));
         }
         let key = PublicKey::from_slice(key).map_err(|_| refuse(BAD_IDENTITY, "not a key"))?;
         self.peer = Some(key);
         self.state = match self.side {
             Side::Client => {
-                self.peer_params = Some(params.to_vec());
+                self.peer_params = Some(params.into());
                 State::ClientProves
             }
-            Side::Server => State::Done,
+            Side::Server => {
+                self.talk = None;
+                State::Done
+            }
         };
         Ok(())
     }
@@ -284,7 +294,10 @@ impl Session for NullSession {
 
     fn read_handshake(&mut self, buf: &[u8]) -> Result<bool, TransportError> {
         let knew = self.peer_params.is_some();
-        self.inbox.extend_from_slice(buf);
+        match &mut self.talk {
+            Some(talk) => talk.inbox.extend_from_slice(buf),
+            None => return Err(refuse(BAD_MESSAGE, "unexpected handshake message")),
+        }
         while let Some((kind, body)) = self.next_message()? {
             match (kind, self.state) {
                 (HELLO, State::AwaitHello) => self.hear_hello(&body)?,
@@ -305,14 +318,15 @@ impl Session for NullSession {
     }
 
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
+        let talk = self.talk.as_ref()?;
         match (self.state, self.side) {
             (State::SendHello, _) => {
-                self.say(HELLO, &[&self.own_nonce, &self.own_params], buf);
+                Self::say(HELLO, &[&talk.own_nonce, &talk.own_params], buf);
                 self.state = State::AwaitHello;
                 None
             }
             (State::GiveHandshakeKeys, Side::Server) => {
-                self.say(HELLO, &[&self.own_nonce], buf);
+                Self::say(HELLO, &[&talk.own_nonce], buf);
                 self.state = State::ServerProves;
                 Some(self.keys("handshake"))
             }
@@ -322,10 +336,15 @@ impl Session for NullSession {
             }
             (State::ServerProves | State::ClientProves, side) => {
                 let key = *self.config.key.as_bytes();
-                let proof = self.config.realm.proof(&key, side, &self.nonces);
-                let params: &[u8] = if side.is_server() { &self.own_params } else { &[] };
-                self.say(PROOF, &[&key, &proof, params], buf);
-                self.state = if side.is_server() { State::AwaitProof } else { State::Done };
+                let proof = self.config.realm.proof(&key, side, &talk.nonces);
+                let params: &[u8] = if side.is_server() { &talk.own_params } else { &[] };
+                Self::say(PROOF, &[&key, &proof, params], buf);
+                if side.is_server() {
+                    self.state = State::AwaitProof;
+                } else {
+                    self.state = State::Done;
+                    self.talk = None;
+                }
                 Some(self.keys("1-rtt"))
             }
             (State::AwaitHello | State::AwaitProof | State::Done, _) => None,

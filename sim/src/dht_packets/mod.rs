@@ -8,7 +8,9 @@
 //! Nodes have public addresses, scattered over the IPv4 space, so that BEP 42 and votes for addresses are on trial
 //! as well. Latency between two nodes is the sum of both access delays and a little jitter: 16 to 460 ms there and back.
 
+mod actors;
 mod report;
+pub mod scenario;
 mod world;
 
 use remote_network_core::dht::item;
@@ -90,7 +92,8 @@ fn record(spec: &Spec, n: u32) -> Option<MutableItem> {
 fn publish(world: &mut World, spec: Spec, report: &mut Report) {
     for n in 0..spec.values {
         let (Some(item), Some(host)) = (record(&spec, n), world.somebody()) else { continue };
-        let ended = world.operate(host, DhtRequest::PutMutable { item, cas: None }, OPERATION_MAX);
+        let put = DhtRequest::PutMutable { item, cas: None };
+        let Some(ended) = world.operate(host, put, OPERATION_MAX) else { continue };
         let stored = ended.done.and_then(Result::ok).map_or(0, |d| d.stored);
         report.stored_min = if n == 0 { stored } else { report.stored_min.min(stored) };
         report.published += u32::from(stored > 0);
@@ -105,7 +108,7 @@ fn read_all(world: &mut World, spec: Spec, latency: &mut Latency) -> u32 {
         let Some(host) = world.somebody() else { continue };
         let key = pair(&spec, n).public();
         let request = DhtRequest::GetMutable { key, salt: Default::default(), mode: GetMode::First };
-        let ended = world.operate(host, request, OPERATION_MAX);
+        let Some(ended) = world.operate(host, request, OPERATION_MAX) else { continue };
         found += u32::from(record(&spec, n).is_some_and(|item| ended.values.contains(&item)));
         latency.add(ended.took);
     }

@@ -1,5 +1,6 @@
-//! The network between the nodes: one queue, an access delay for every host, loss.
+//! The network between the nodes: one queue, an access delay for every host, loss, and NATs.
 
+use super::actors::{Actor, Post};
 use remote_network_core::dht::krpc::{Config, Input, Krpc, Output, Presence};
 use remote_network_core::id::OpId;
 use remote_network_core::machine::{Cx, Machine as _};
@@ -7,8 +8,8 @@ use remote_network_core::port::{DhtDone, DhtEvent, DhtFailed, DhtRequest, Mutabl
 use remote_network_core::rng::{Rng, derive_seed};
 use remote_network_core::time::{Instant, UnixTime};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 const WALL_AT_START: UnixTime = UnixTime::from_secs(1_700_000_000);
@@ -16,11 +17,42 @@ const PORT: u16 = 6881;
 /// Access delays of hosts, each way, in milliseconds: most are near, some are far.
 const ACCESS_MS: [u64; 8] = [4, 8, 12, 20, 30, 45, 70, 110];
 
+/// A NAT's mapping is forgotten when nothing was sent through it for so long.
+const HOLE_LIFE: Duration = Duration::from_secs(120);
+
+/// Who lives at a host.
+pub enum Guest {
+    /// A node of the product.
+    Node {
+        /// Whether others may know it.
+        presence: Presence,
+        /// Hosts to join by.
+        bootstrap: Vec<u32>,
+    },
+    /// Somebody else.
+    Actor(Box<dyn Actor>),
+}
+
+/// Which DHTs a host can take part in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Both,
+}
+
 struct Host {
     krpc: Option<Box<Krpc>>,
+    /// Before its time has come, and an actor also afterwards.
+    guest: Option<Guest>,
     rng: Rng,
-    addr: SocketAddr,
-    bootstrap: Vec<u32>,
+    /// IPv4 and IPv6.
+    addrs: [Option<SocketAddr>; 2],
+    /// To whom a host behind a NAT wrote, and when last; `None`: no NAT.
+    holes: Option<BTreeMap<SocketAddr, Instant>>,
     access_ms: u64,
     /// The wake-up that counts; others in the queue are old.
     deadline: Option<Instant>,
@@ -29,7 +61,8 @@ struct Host {
 enum What {
     Join,
     Wake,
-    Datagram { from: u32, bytes: Vec<u8> },
+    Ask(Box<(OpId, DhtRequest)>),
+    Datagram { from: SocketAddr, bytes: Vec<u8> },
 }
 
 struct Event {
@@ -56,12 +89,17 @@ impl Ord for Event {
     }
 }
 
-/// How an operation went.
+/// How an operation went, or goes.
+#[derive(Clone, Debug)]
 pub struct Ended {
     /// Its end; `None`: it never ended.
     pub done: Option<Result<DhtDone, DhtFailed>>,
     /// Values on the way.
     pub values: Vec<MutableItem>,
+    /// Peers on the way.
+    pub peers: BTreeSet<SocketAddr>,
+    /// When it began.
+    pub began: Instant,
     /// From its begin to its end.
     pub took: Duration,
 }
@@ -79,7 +117,10 @@ pub struct World {
     seed: [u8; 32],
     trace: blake3::Hasher,
     ops: u64,
-    watched: Option<(OpId, Ended)>,
+    watched: BTreeMap<OpId, Ended>,
+    refused: BTreeMap<&'static str, u64>,
+    /// Datagrams and bytes sent to an address where nobody lives.
+    victim: (Option<SocketAddr>, u64, u64),
 }
 
 /// A public address for every number, scattered so that ids made of them (BEP 42) are.
@@ -88,6 +129,12 @@ fn addr(n: u32) -> SocketAddr {
     let [a, b, c, d] = mixed.to_be_bytes();
     // First octets 16 to 95: public all of them, whatever follows.
     SocketAddr::from((Ipv4Addr::new(16 + a % 80, b, c, d), PORT))
+}
+
+/// The same for IPv6: a /64 for every number.
+fn addr6(n: u32) -> SocketAddr {
+    let mixed = u128::from(n.wrapping_add(1).wrapping_mul(0x9e37_79b1));
+    SocketAddr::from((Ipv6Addr::from(0x2600 << 112 | mixed << 64 | 1), PORT))
 }
 
 impl World {
@@ -107,7 +154,9 @@ impl World {
             seed: bytes,
             trace: blake3::Hasher::new(),
             ops: 0,
-            watched: None,
+            watched: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            victim: (None, 0, 0),
         }
     }
 
@@ -116,33 +165,73 @@ impl World {
         self.rng.below(bound)
     }
 
-    /// One more host, which will join by the hosts named.
-    pub fn join_at(&mut self, at: Duration, bootstrap: Vec<u32>) {
+    /// One more host with a node that will join by the hosts named.
+    pub fn join_at(&mut self, at: Duration, bootstrap: Vec<u32>) -> u32 {
+        self.settle(at, Reach::V4, false, Guest::Node { presence: Presence::Open, bootstrap })
+    }
+
+    /// One more host, whose guest comes at `at`. Its number.
+    pub fn settle(&mut self, at: Duration, reach: Reach, behind_nat: bool, guest: Guest) -> u32 {
         let host = self.hosts.len() as u32;
         // Two numbers may meet in one address; the later one looks for another.
         let numbers = (0..).map(|n: u32| host.wrapping_add(n.wrapping_mul(0x0100_0000)));
-        let free = numbers.map(addr).find(|a| !self.by_addr.contains_key(a));
-        let Some(addr) = free else { return };
-        self.by_addr.insert(addr, host);
+        let free =
+            |of: fn(u32) -> SocketAddr| numbers.clone().map(of).find(|a| !self.by_addr.contains_key(a));
+        let addrs = match reach {
+            Reach::V4 => [free(addr), None],
+            Reach::V6 => [None, free(addr6)],
+            Reach::Both => [free(addr), free(addr6)],
+        };
+        self.settle_at(at, addrs, behind_nat, guest)
+    }
+
+    /// The same, at addresses of the caller's choice.
+    pub fn settle_at(
+        &mut self,
+        at: Duration,
+        addrs: [Option<SocketAddr>; 2],
+        behind_nat: bool,
+        guest: Guest,
+    ) -> u32 {
+        let host = self.hosts.len() as u32;
+        self.by_addr.extend(addrs.into_iter().flatten().map(|a| (a, host)));
         let access = self.rng.below(ACCESS_MS.len() as u64) as usize;
         self.hosts.push(Host {
             krpc: None,
+            guest: Some(guest),
             rng: Rng::from_seed(derive_seed(&self.seed, &format!("host {host}"))),
-            addr,
-            bootstrap,
+            addrs,
+            holes: behind_nat.then(BTreeMap::new),
             access_ms: ACCESS_MS.get(access).copied().unwrap_or(1),
             deadline: None,
         });
         self.push(Instant::ZERO + at, host, What::Join);
+        host
     }
 
-    /// Somebody who is there.
+    /// Somebody else will come to this host in place of whom it was made for.
+    pub fn replace(&mut self, host: u32, guest: Guest) {
+        if let Some(host) = self.hosts.get_mut(host as usize) {
+            host.guest = Some(guest);
+        }
+    }
+
+    /// Hosts with a node of the product that is there.
+    pub fn nodes(&self) -> Vec<u32> {
+        let numbered = (0..).zip(&self.hosts);
+        numbered.filter(|(_, h)| h.krpc.is_some()).map(|(n, _)| n).collect()
+    }
+
+    /// Somebody of those.
     pub fn somebody(&mut self) -> Option<u32> {
-        let alive: Vec<u32> = (0..self.hosts.len() as u32)
-            .filter(|n| self.host(*n).is_some_and(|h| h.krpc.is_some()))
-            .collect();
+        let alive = self.nodes();
         let at = self.rng.below(alive.len() as u64) as usize;
         alive.get(at).copied()
+    }
+
+    /// The address of a host.
+    pub fn addr_of(&self, host: u32, ipv6: bool) -> Option<SocketAddr> {
+        self.host(host)?.addrs.get(usize::from(ipv6)).copied().flatten()
     }
 
     /// So many hosts are gone, without a word.
@@ -162,19 +251,57 @@ impl World {
         self.now = self.now.max(end);
     }
 
-    /// Carries out one operation, while everybody else goes on.
-    pub fn operate(&mut self, host: u32, request: DhtRequest, within: Duration) -> Ended {
+    /// A host is gone, without a word.
+    pub fn remove(&mut self, host: u32) {
+        if let Some(host) = self.hosts.get_mut(host as usize) {
+            (host.krpc, host.guest, host.deadline) = (None, None, None);
+        }
+    }
+
+    /// Tells a node something.
+    pub fn tell(&mut self, host: u32, input: Input) {
+        self.handle(host, Some(input));
+    }
+
+    /// A node will be asked for an operation at `at`, and the operation is watched.
+    pub fn ask_at(&mut self, at: Duration, host: u32, request: DhtRequest) -> OpId {
         self.ops += 1;
-        let (op, began) = (OpId(self.ops), self.now);
-        self.watched = Some((op, Ended { done: None, values: Vec::new(), took: within }));
-        self.handle(host, Some(Input::Request { op, request }));
-        let ended = |w: &Self| w.watched.as_ref().is_none_or(|(_, e)| e.done.is_some());
-        while !ended(self) && self.queue.peek().is_some_and(|Reverse(e)| e.at <= began + within) {
+        let (op, began) = (OpId(self.ops), self.now.max(Instant::ZERO + at));
+        let (took, peers) = (Duration::ZERO, BTreeSet::new());
+        self.watched.insert(op, Ended { done: None, values: Vec::new(), peers, began, took });
+        self.push(began, host, What::Ask(Box::new((op, request))));
+        op
+    }
+
+    /// Lets time pass until these have ended, but no longer than `within`; how they went.
+    pub fn finish(&mut self, ops: &[OpId], within: Duration) -> Vec<Ended> {
+        let until = self.now + within;
+        let open = |w: &Self| ops.iter().any(|op| w.watched.get(op).is_some_and(|e| e.done.is_none()));
+        while open(self) && self.queue.peek().is_some_and(|Reverse(e)| e.at <= until) {
             self.step();
         }
-        let took = self.now.since(began);
-        let ended = self.watched.take().map(|(_, e)| e);
-        ended.map_or(Ended { done: None, values: Vec::new(), took }, |e| Ended { took, ..e })
+        ops.iter().filter_map(|op| self.watched.remove(op)).collect()
+    }
+
+    /// Carries out one operation, while everybody else goes on.
+    pub fn operate(&mut self, host: u32, request: DhtRequest, within: Duration) -> Option<Ended> {
+        let op = self.ask_at(Duration::ZERO, host, request);
+        self.finish(&[op], within).pop()
+    }
+
+    /// Counts what is sent to this address from now on.
+    pub fn watch_victim(&mut self, addr: SocketAddr) {
+        self.victim = (Some(addr), 0, 0);
+    }
+
+    /// Datagrams and bytes sent to the victim.
+    pub fn victim(&self) -> (u64, u64) {
+        (self.victim.1, self.victim.2)
+    }
+
+    /// What nodes refused, by reason.
+    pub fn refused(&self, why: &str) -> u64 {
+        self.refused.get(why).copied().unwrap_or(0)
     }
 
     /// Datagrams sent so far.
@@ -202,7 +329,8 @@ impl World {
         self.trace.finalize().to_hex().to_string()
     }
 
-    fn alive(&self) -> impl Iterator<Item = &Krpc> {
+    /// All nodes of the product that are there.
+    pub fn alive(&self) -> impl Iterator<Item = &Krpc> {
         self.hosts.iter().filter_map(|h| h.krpc.as_deref())
     }
 
@@ -225,22 +353,64 @@ impl World {
                     self.handle(event.host, None);
                 }
             }
-            What::Datagram { from, bytes } => {
-                let Some(from) = self.host(from).map(|h| h.addr) else { return };
-                self.handle(event.host, Some(Input::Datagram { from, bytes: bytes.into() }));
+            What::Ask(asked) => {
+                let (op, request) = *asked;
+                self.handle(event.host, Some(Input::Request { op, request }));
             }
+            What::Datagram { from, bytes } => self.arrived(event.host, from, bytes),
         }
     }
 
-    fn join(&mut self, n: u32) {
-        let bootstrap = self.host(n).map(|h| h.bootstrap.clone()).unwrap_or_default();
-        let bootstrap = bootstrap.into_iter().filter_map(|b| self.host(b).map(|h| h.addr)).collect();
-        let config = Config { private_networks: false, presence: Presence::Open, bootstrap };
-        if let Some(host) = self.hosts.get_mut(n as usize) {
-            host.bootstrap = Vec::new();
-            host.krpc = Some(Box::new(Krpc::new(config)));
+    fn arrived(&mut self, n: u32, from: SocketAddr, bytes: Vec<u8>) {
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(n as usize) else { return };
+        let open = |holes: &BTreeMap<SocketAddr, Instant>| {
+            holes.get(&from).is_some_and(|at| now.since(*at) < HOLE_LIFE)
+        };
+        if host.holes.as_ref().is_some_and(|h| !open(h)) {
+            return;
         }
-        self.handle(n, Some(Input::Start));
+        if host.krpc.is_some() {
+            return self.handle(n, Some(Input::Datagram { from, bytes: bytes.into() }));
+        }
+        self.act(n, |actor, post| actor.datagram(post, from, &bytes));
+    }
+
+    fn join(&mut self, n: u32) {
+        let guest = self.hosts.get_mut(n as usize).and_then(|h| h.guest.take());
+        match guest {
+            Some(Guest::Node { presence, bootstrap }) => {
+                let at = |b: &u32| self.host(*b).map(|h| h.addrs);
+                let bootstrap = bootstrap.iter().filter_map(at).flatten().flatten().collect();
+                let config = Config { private_networks: false, presence, bootstrap };
+                if let Some(host) = self.hosts.get_mut(n as usize) {
+                    host.krpc = Some(Box::new(Krpc::new(config)));
+                }
+                self.handle(n, Some(Input::Start));
+            }
+            Some(actor @ Guest::Actor(_)) => {
+                if let Some(host) = self.hosts.get_mut(n as usize) {
+                    host.guest = Some(actor);
+                }
+                self.act(n, |actor, post| actor.start(post));
+            }
+            None => {}
+        }
+    }
+
+    /// Lets an actor do something, and carries out what it asks for.
+    fn act(&mut self, n: u32, f: impl FnOnce(&mut dyn Actor, &mut Post<'_>)) {
+        let Some(host) = self.hosts.get_mut(n as usize) else { return };
+        let (Some(Guest::Actor(actor)), Some(us)) =
+            (&mut host.guest, host.addrs.into_iter().flatten().next())
+        else {
+            return;
+        };
+        let mut post = Post { us, rng: &mut host.rng, out: Vec::new() };
+        f(actor.as_mut(), &mut post);
+        for (to, bytes) in post.out {
+            self.send(n, to, bytes);
+        }
     }
 
     /// Tells a node something, or that its time has come, and carries out what it asks for.
@@ -264,7 +434,8 @@ impl World {
             match output {
                 Output::Datagram { to, bytes } => self.send(n, to, bytes),
                 Output::Event(event) => self.told(event),
-                Output::Table(_) | Output::Observed { .. } | Output::Refused(_) => {}
+                Output::Refused(why) => *self.refused.entry(why).or_default() += 1,
+                Output::Table(_) | Output::Observed { .. } => {}
             }
         }
     }
@@ -274,21 +445,37 @@ impl World {
         self.trace.update(&self.now.as_nanos().to_be_bytes()).update(&from.to_be_bytes()).update(&bytes);
         let lost = self.rng.chance_ppm(self.loss_ppm);
         let jitter = self.rng.below(10_000);
+        if self.victim.0 == Some(to) {
+            self.victim = (Some(to), self.victim.1 + 1, self.victim.2 + bytes.len() as u64);
+        }
+        let now = self.now;
+        let Some(host) = self.hosts.get_mut(from as usize) else { return };
+        let Some(source) = host.addrs.get(usize::from(to.is_ipv6())).copied().flatten() else { return };
+        if let Some(holes) = &mut host.holes {
+            holes.insert(to, now);
+        }
         let Some(to) = self.by_addr.get(&to).copied().filter(|_| !lost) else { return };
         let access = |n: u32| self.host(n).map_or(0, |h| h.access_ms);
         let delay = Duration::from_micros((access(from) + access(to)) * 1_000 + jitter);
-        self.push(self.now + delay, to, What::Datagram { from, bytes });
+        self.push(self.now + delay, to, What::Datagram { from: source, bytes });
     }
 
     fn told(&mut self, event: DhtEvent) {
-        let Some((watched, ended)) = &mut self.watched else { return };
+        let now = self.now;
         match event {
-            DhtEvent::Value { op, item } if op == *watched => ended.values.push(item),
-            DhtEvent::Done { op, result } if op == *watched => ended.done = Some(result),
-            DhtEvent::Value { .. }
-            | DhtEvent::Done { .. }
-            | DhtEvent::Peers { .. }
-            | DhtEvent::Health { .. } => {}
+            DhtEvent::Value { op, item } => {
+                self.watched.entry(op).and_modify(|e| e.values.push(item));
+            }
+            DhtEvent::Peers { op, addrs } => {
+                self.watched.entry(op).and_modify(|e| e.peers.extend(addrs));
+            }
+            DhtEvent::Done { op, result } => {
+                self.watched.entry(op).and_modify(|e| {
+                    (e.done, e.took) = (Some(result), now.since(e.began));
+                });
+            }
+            // No world here has immutable items.
+            DhtEvent::Immutable { .. } | DhtEvent::Health { .. } => {}
         }
     }
 }

@@ -380,7 +380,7 @@ choice! {
     }
     DhtEvent {
         1 => Peers { op, addrs }, 2 => Value { op, item }, 3 => Done { op, result },
-        4 => Health { table_len, reachable },
+        4 => Health { table_len, reachable }, 5 => Immutable { op, value },
     }
     DhtFailed {
         1 => NoNodes, 2 => Timeout, 3 => Cas, 4 => SeqTooOld, 5 => TooBig, 6 => BadSignature, 7 => Offline,

@@ -20,6 +20,15 @@ pub const CALLS_MAX: usize = 1_024;
 /// Pings under way; whoever asks us is pinged only while there are fewer.
 pub const PINGS_MAX: usize = 16;
 
+/// Who began an operation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Origin {
+    /// The core, which is answered.
+    Core(OpId),
+    /// We ourselves, for a value that we hold and closer nodes may lack.
+    Handover,
+}
+
 /// What a query is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Why {
@@ -28,7 +37,7 @@ pub enum Why {
     /// A step of a walk.
     Walk(u32),
     /// To store something for an operation.
-    Store(OpId),
+    Store(Origin),
 }
 
 /// A query under way.
@@ -49,8 +58,8 @@ pub struct Call {
 pub enum Due {
     /// No answer yet; it is still waited for. It may be sent again under this id.
     Slow(u32, Call),
-    /// No answer: it is forgotten.
-    Lost(Call),
+    /// No answer: it is forgotten. Whoever is woken late hears this of a query that was never slow twice.
+    Lost(u32, Call),
 }
 
 /// The queries under way.
@@ -111,7 +120,7 @@ impl Calls {
         if let Some((at, tid)) = self.lost.front().copied().filter(|(at, _)| *at <= now) {
             // A call that is lost was slow before; both may have passed at once.
             if self.slow.front().is_none_or(|(slow, _)| *slow > at) {
-                return self.remove(tid).map(Due::Lost);
+                return self.remove(tid).map(|call| Due::Lost(tid, call));
             }
         }
         let (_, tid) = self.slow.front().copied().filter(|(at, _)| *at <= now)?;
@@ -206,7 +215,7 @@ mod tests {
         assert_eq!(c.deadline().map(|d| d.at), Some(at(2_000)));
         assert!(matches!(c.due(at(2_000)), Some(Due::Slow(t, Call { tries: 2, .. })) if t == tid));
         assert_eq!(c.due(at(3_999)), None);
-        assert!(matches!(c.due(at(4_000)), Some(Due::Lost(call)) if call.to == addr(1)));
+        assert!(matches!(c.due(at(4_000)), Some(Due::Lost(t, call)) if t == tid && call.to == addr(1)));
         assert_eq!((c.due(at(9_000)), c.deadline(), c.len()), (None, None, 0));
     }
 

@@ -4,22 +4,24 @@
 //! out as [`Effect`]s. Every operation ends with exactly one answer, because it lives in one map and is answered where it
 //! is taken out of it.
 
-use super::call::{Call, Calls, Due, Why};
+use super::call::{Call, Calls, Due, Origin, Why};
 use super::message::{Ask, NodeAddr, Outgoing, Reply, write_query};
+use super::node_id::distance;
 use super::operation::{Found, Operation};
-use super::walk::{Holder, Purpose, Quest, Walk};
+use super::table::K;
+use super::walk::{Holder, Purpose, Quest, WIDTH_MAX, Walk};
 use crate::dht::endpoint::usable;
 use crate::id::{DhtId, OpId};
-use crate::port::{DhtEvent, DhtFailed, DhtRequest};
+use crate::port::{DhtDone, DhtEvent, DhtFailed, DhtRequest, MutableItem};
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Operations under way. The core's scheduler has four.
 pub const OPS_MAX: usize = 64;
-/// Walks under way: two for each operation, and our own.
-pub const WALKS_MAX: usize = 2 * OPS_MAX + 8;
+/// Walks under way: two for each operation and for a handover, and our own.
+pub const WALKS_MAX: usize = 2 * OPS_MAX + 10;
 
 /// Who we are towards others.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub enum Effect {
         /// In which DHT.
         ipv6: bool,
     },
+    /// A handover has ended.
+    HandedOver,
     /// Something was refused.
     Refused(&'static str),
 }
@@ -81,7 +85,7 @@ pub struct Start {
 pub struct Client {
     calls: Calls,
     walks: BTreeMap<u32, Walk>,
-    ops: BTreeMap<OpId, Operation>,
+    ops: BTreeMap<Origin, Operation>,
     /// The right to store, by query, for sending it once more.
     stores: BTreeMap<u32, Holder>,
     walk_ids: u32,
@@ -93,9 +97,9 @@ impl Client {
         &self.calls
     }
 
-    /// Operations under way.
+    /// Operations of the core under way.
     pub fn ops(&self) -> usize {
-        self.ops.len()
+        self.ops.len() - usize::from(self.hands_over())
     }
 
     /// Walks under way.
@@ -110,7 +114,12 @@ impl Client {
 
     /// Whether this operation is under way.
     pub fn has(&self, op: OpId) -> bool {
-        self.ops.contains_key(&op)
+        self.ops.contains_key(&Origin::Core(op))
+    }
+
+    /// Whether a handover is under way.
+    pub fn hands_over(&self) -> bool {
+        self.ops.contains_key(&Origin::Handover)
     }
 
     /// Begins an operation. `own` looks at our own shelves first, `starts` says where the walks begin.
@@ -122,7 +131,8 @@ impl Client {
         own: impl FnOnce(&mut Operation, &mut Rng) -> Found,
         starts: [Start; 2],
     ) {
-        if self.ops.len() >= OPS_MAX {
+        let op = Origin::Core(op);
+        if self.ops() >= OPS_MAX {
             m.effects.push(Effect::Refused("krpc-ops-full"));
             return done(m, op, Err(DhtFailed::Timeout));
         }
@@ -130,16 +140,28 @@ impl Client {
             Ok(operation) => operation,
             Err(failed) => return done(m, op, Err(failed)),
         };
-        let (target, quest) = operation.way();
         let found = own(&mut operation, m.rng);
         let enough = found.enough;
         tell(m, op, found);
         if enough {
             return done(m, op, operation.result());
         }
+        self.set_out(m, op, operation, starts);
+    }
+
+    /// Brings a value that we hold to those closer to its key who lack it. One at a time.
+    pub fn hand_over(&mut self, m: &mut Moment<'_>, item: MutableItem, age: Duration, starts: [Start; 2]) {
+        if !self.hands_over() {
+            self.set_out(m, Origin::Handover, Operation::handover(item, age), starts);
+        }
+    }
+
+    fn set_out(&mut self, m: &mut Moment<'_>, op: Origin, mut operation: Operation, starts: [Start; 2]) {
+        let (target, quest) = operation.way();
         let walks: Vec<Walk> = starts
             .into_iter()
             .map(|s| Walk::new((target, s.ipv6), Purpose::Op(op), quest, s.known, s.seeds))
+            .map(|w| w.among_neighbours(m.us.private_networks))
             .filter(|w| !w.is_empty())
             .collect();
         operation.walks = walks.len();
@@ -154,12 +176,13 @@ impl Client {
 
     /// Ends an operation that is under way.
     pub fn cancel(&mut self, m: &mut Moment<'_>, op: OpId) {
-        self.end(m, op, Some(DhtFailed::Cancelled));
+        self.end(m, Origin::Core(op), Some(DhtFailed::Cancelled));
     }
 
     /// Begins a walk for ourselves. False when there is nobody to ask.
     pub fn explore(&mut self, m: &mut Moment<'_>, target: DhtId, purpose: Purpose, start: Start) -> bool {
-        let walk = Walk::new((target, start.ipv6), purpose, Quest::Nodes, start.known, start.seeds);
+        let walk = Walk::new((target, start.ipv6), purpose, Quest::Nodes, start.known, start.seeds)
+            .among_neighbours(m.us.private_networks);
         if walk.is_empty() {
             return false;
         }
@@ -191,13 +214,21 @@ impl Client {
             Why::Ping => {}
             Why::Walk(id) => {
                 let Some(walk) = self.walks.get_mut(&id) else { return };
+                if m.us.ids.contains(&reply.id) {
+                    // Somebody named our own address: our own shelf is no other's.
+                    walk.failed(call.to);
+                    return self.step(m, id);
+                }
                 let node = NodeAddr { id: reply.id, addr: call.to };
-                walk.answered(node, reply.token(), reply.signed(&[]).is_some());
+                walk.answered(node, reply.token(), reply.signed(&[]).map(|(s, _)| s.seq));
                 let (ipv6, own) = (walk.ipv6, m.us.ids);
                 let fits = |n: &NodeAddr| {
                     n.addr.is_ipv6() == ipv6 && !own.contains(&n.id) && usable(n.addr, m.us.private_networks)
                 };
-                reply.nodes().filter(fits).for_each(|n| walk.hear_of(n));
+                // One reply decides about one neighbourhood's worth of candidates.
+                let mut named: Vec<NodeAddr> = reply.nodes().filter(fits).collect();
+                named.sort_by_key(|n| distance(&n.id, &walk.target));
+                named.into_iter().take(K).for_each(|n| walk.hear_of(n));
                 if let Purpose::Op(op) = walk.purpose {
                     self.brought(m, op, reply);
                 }
@@ -212,6 +243,11 @@ impl Client {
 
     /// The node that was asked refused.
     pub fn refused(&mut self, m: &mut Moment<'_>, (tid, call): (u32, Call), code: i64) {
+        self.failed(m, tid, call, |o| o.refused(code));
+    }
+
+    /// A query has failed; what that says of a store is told to its operation.
+    fn failed(&mut self, m: &mut Moment<'_>, tid: u32, call: Call, store: impl FnOnce(&mut Operation)) {
         match call.why {
             Why::Ping => {}
             Why::Walk(id) => {
@@ -222,7 +258,7 @@ impl Client {
             }
             Why::Store(op) => {
                 self.stores.remove(&tid);
-                self.store_ended(m, op, |o| o.refused(code));
+                self.store_ended(m, op, store);
             }
         }
     }
@@ -232,17 +268,14 @@ impl Client {
         while let Some(due) = self.calls.due(m.now) {
             match due {
                 Due::Slow(tid, call) => self.slow(m, tid, call),
-                Due::Lost(call) => {
-                    m.effects.push(Effect::Silent(call.to));
-                    if let Why::Walk(id) = call.why {
-                        if let Some(walk) = self.walks.get_mut(&id) {
-                            walk.failed(call.to);
-                        }
-                        self.step(m, id);
-                    }
-                }
+                Due::Lost(tid, call) => self.lost(m, tid, call),
             }
         }
+    }
+
+    fn lost(&mut self, m: &mut Moment<'_>, tid: u32, call: Call) {
+        m.effects.push(Effect::Silent(call.to));
+        self.failed(m, tid, call, |_| ());
     }
 
     fn slow(&mut self, m: &mut Moment<'_>, tid: u32, call: Call) {
@@ -265,11 +298,9 @@ impl Client {
                 self.calls.again(m.now, tid);
             }
             // Twice without an answer: the others have it, and the operation has waited long enough.
-            Why::Store(op) => {
+            Why::Store(_) => {
                 self.calls.remove(tid);
-                self.stores.remove(&tid);
-                m.effects.push(Effect::Silent(call.to));
-                self.store_ended(m, op, |_| ());
+                self.lost(m, tid, call);
             }
         }
     }
@@ -293,6 +324,9 @@ impl Client {
                 None => walk.failed(addr),
             }
         }
+        if walk.is_done() && widens(&self.ops, walk) && walk.widen() {
+            return self.step(m, id);
+        }
         if walk.is_done()
             && let Some(walk) = self.walks.remove(&id)
         {
@@ -312,7 +346,7 @@ impl Client {
         }
     }
 
-    fn store(&mut self, m: &mut Moment<'_>, op: OpId, holders: Vec<Holder>) {
+    fn store(&mut self, m: &mut Moment<'_>, op: Origin, holders: Vec<Holder>) {
         let Some(operation) = self.ops.get_mut(&op) else { return };
         for holder in holders {
             let Some(ask) = operation.store(&holder.token, holder.holds) else { continue };
@@ -327,7 +361,7 @@ impl Client {
         }
     }
 
-    fn store_ended(&mut self, m: &mut Moment<'_>, op: OpId, how: impl FnOnce(&mut Operation)) {
+    fn store_ended(&mut self, m: &mut Moment<'_>, op: Origin, how: impl FnOnce(&mut Operation)) {
         let Some(operation) = self.ops.get_mut(&op) else { return };
         how(operation);
         operation.storing = operation.storing.saturating_sub(1);
@@ -337,7 +371,7 @@ impl Client {
     }
 
     /// What a reply brought to an operation.
-    fn brought(&mut self, m: &mut Moment<'_>, op: OpId, reply: &Reply<'_>) {
+    fn brought(&mut self, m: &mut Moment<'_>, op: Origin, reply: &Reply<'_>) {
         let Some(operation) = self.ops.get_mut(&op) else { return };
         let private = m.us.private_networks;
         let found = operation.reply(reply, |a| usable(a, private));
@@ -349,7 +383,7 @@ impl Client {
     }
 
     /// The one place where an operation that was begun is answered.
-    fn end(&mut self, m: &mut Moment<'_>, op: OpId, failed: Option<DhtFailed>) {
+    fn end(&mut self, m: &mut Moment<'_>, op: Origin, failed: Option<DhtFailed>) {
         let Some(mut operation) = self.ops.remove(&op) else { return };
         for walk in self.walks.values().filter(|w| w.purpose == Purpose::Op(op)) {
             operation.walked(walk.responded(), Vec::new());
@@ -357,6 +391,14 @@ impl Client {
         self.walks.retain(|_, w| w.purpose != Purpose::Op(op));
         done(m, op, failed.map_or_else(|| operation.result(), Err));
     }
+}
+
+/// Whether a walk that has ended by the eight closest should ask more: for a value that nobody had, and in a network so
+/// small that everybody holds everything.
+fn widens(ops: &BTreeMap<Origin, Operation>, walk: &Walk) -> bool {
+    let Purpose::Op(op) = walk.purpose else { return false };
+    ops.get(&op)
+        .is_some_and(|o| if o.wants().is_some() { o.found_nothing() } else { walk.met() <= WIDTH_MAX })
 }
 
 fn ask_of(quest: Quest, target: DhtId) -> Ask<'static> {
@@ -374,16 +416,23 @@ fn send(m: &mut Moment<'_>, to: SocketAddr, tid: u32, ask: Ask<'_>) {
     m.effects.push(Effect::Send(to, write_query(tid, &out)));
 }
 
-fn tell(m: &mut Moment<'_>, op: OpId, found: Found) {
+fn tell(m: &mut Moment<'_>, op: Origin, found: Found) {
+    m.effects.extend(found.refused.map(Effect::Refused));
+    let Origin::Core(op) = op else { return };
     if !found.peers.is_empty() {
         m.effects.push(Effect::Event(DhtEvent::Peers { op, addrs: found.peers }));
     }
     if let Some(item) = found.item {
         m.effects.push(Effect::Event(DhtEvent::Value { op, item }));
     }
-    m.effects.extend(found.refused.map(Effect::Refused));
+    if let Some(value) = found.value {
+        m.effects.push(Effect::Event(DhtEvent::Immutable { op, value }));
+    }
 }
 
-fn done(m: &mut Moment<'_>, op: OpId, result: Result<crate::port::DhtDone, DhtFailed>) {
-    m.effects.push(Effect::Event(DhtEvent::Done { op, result }));
+fn done(m: &mut Moment<'_>, op: Origin, result: Result<DhtDone, DhtFailed>) {
+    m.effects.push(match op {
+        Origin::Core(op) => Effect::Event(DhtEvent::Done { op, result }),
+        Origin::Handover => Effect::HandedOver,
+    });
 }

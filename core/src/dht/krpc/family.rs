@@ -182,6 +182,11 @@ impl Family {
         true
     }
 
+    /// The address most see us at, and how many they are.
+    pub fn observed(&self) -> Option<(SocketAddr, u32)> {
+        self.votes.addr()
+    }
+
     /// The address most see us at, when it is another one than told before.
     pub fn newly_observed(&mut self) -> Option<(SocketAddr, u32)> {
         let now = self.votes.addr()?;

@@ -20,7 +20,8 @@ pub enum Presence {
 /// What the node is told at its making.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whether loopback and private addresses may be used.
+    /// A network of its own nodes only. Loopback and private addresses may be used, all nodes may be of one network or
+    /// address, and each may ask and store more than a stranger among millions.
     pub private_networks: bool,
     /// Whether others may know it.
     pub presence: Presence,

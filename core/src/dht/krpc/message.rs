@@ -111,6 +111,8 @@ pub struct Put<'a> {
     pub mutable: Option<Signed<'a>>,
     /// Version expected here.
     pub cas: Option<u64>,
+    /// Seconds since its owner put it, from whoever brings it on: a key of ours, that others pass over.
+    pub age: Option<u64>,
 }
 
 /// The signed part of a mutable item, not yet believed.
@@ -267,7 +269,8 @@ fn read_put(a: Dict<'_>) -> Result<Put<'_>, ErrorCode> {
         None => None,
         Some(n) => Some(n.int().and_then(version).ok_or(ErrorCode::Protocol)?),
     };
-    Ok(Put { token, v, mutable, cas })
+    let age = a.int(b"age").and_then(version);
+    Ok(Put { token, v, mutable, cas, age })
 }
 
 impl<'a> Reply<'a> {
@@ -290,6 +293,11 @@ impl<'a> Reply<'a> {
         let list = self.r.list(b"values");
         let items = list.into_iter().flat_map(|l| l.items().take(PEERS_READ_MAX));
         items.filter_map(|i| parse_compact_addr(i.bytes()?))
+    }
+
+    /// The stored value it holds, bencoded; of a mutable item as well.
+    pub fn raw_value(&self) -> Option<&'a [u8]> {
+        self.r.raw(b"v")
     }
 
     /// The mutable item it holds, under the salt that was asked for.
@@ -388,6 +396,9 @@ fn write_want(w: &mut Writer, both: bool) {
 }
 
 fn write_put(w: &mut Writer, id: &DhtId, put: &Put<'_>) {
+    if let Some(age) = put.age {
+        w.bytes(b"age").int(age);
+    }
     if let Some(cas) = put.cas {
         w.bytes(b"cas").int(cas);
     }

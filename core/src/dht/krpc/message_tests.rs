@@ -26,7 +26,7 @@ fn node(n: u8) -> NodeAddr {
 #[test]
 fn every_query_of_ours_is_canonical_and_read_as_it_was_meant() {
     let signed = Signed { key: [1; 32], seq: 9, signature: Signature([2; 64]), salt: b"s" };
-    let put = Put { token: b"tok", v: b"5:hello", mutable: Some(signed), cas: Some(8) };
+    let put = Put { token: b"tok", v: b"5:hello", mutable: Some(signed), cas: Some(8), age: Some(60) };
     let asks = [
         Ask::Ping,
         Ask::FindNode(DhtId([1; 20])),
@@ -166,7 +166,7 @@ proptest! {
     #[test]
     fn a_message_with_bytes_changed_never_panics(at in 0usize..400, byte: u8, cut in 0usize..400) {
         let signed = Signed { key: [1; 32], seq: 9, signature: Signature([2; 64]), salt: b"s" };
-        let put = Put { token: b"tok", v: b"5:hello", mutable: Some(signed), cas: Some(8) };
+        let put = Put { token: b"tok", v: b"5:hello", mutable: Some(signed), cas: Some(8), age: Some(60) };
         let mut bytes = outgoing(Ask::Put(put));
         let len = bytes.len();
         bytes[at % len] = byte;

@@ -15,6 +15,7 @@
 //! | [`operation`], [`client`] | what becomes of a request of the core: one answer |
 //! | [`token`], [`stored`], [`source`], [`server`] | what others may store, read and ask, and how much |
 //! | [`votes`], [`presence`] | where others see us, and whether they reach us |
+//! | [`handover`] | which values are brought to nodes that came closer to their keys |
 //! | [`family`] | when to join, to refresh, to ping, to change the id |
 //! | [`saved`] | what outlives a restart |
 //!
@@ -33,6 +34,7 @@ pub mod bencode;
 pub mod call;
 pub mod client;
 pub mod family;
+pub mod handover;
 pub mod interface;
 pub mod message;
 pub mod node_id;
@@ -49,7 +51,7 @@ pub mod walk;
 
 use crate::codec::DecodeError;
 use crate::dht::endpoint::usable;
-use crate::id::OpId;
+use crate::id::{DhtId, OpId};
 use crate::machine::{Cx, Machine};
 use crate::port::{DhtEvent, DhtFailed, DhtRequest};
 use crate::rng::Rng;
@@ -57,6 +59,7 @@ use crate::time::{Deadline, Duration, Instant};
 use call::PINGS_MAX;
 use client::{Client, Effect, Moment, Start, Us};
 use family::Family;
+use handover::Handover;
 pub use interface::{Config, Input, Output, Presence};
 use message::{Body, DATAGRAM_MAX, Message, NodeAddr, Query, Reply};
 use operation::{Found, Operation};
@@ -65,7 +68,7 @@ use saved::{SAVED_MAX, Saved};
 use server::{Asked, Outcome, Server};
 use source::Source;
 use std::net::SocketAddr;
-use walk::Quest;
+use walk::{Purpose, Quest};
 
 /// Bootstrap addresses kept; many of them are many queries.
 pub const SEEDS_MAX: usize = 16;
@@ -82,6 +85,7 @@ pub struct Krpc {
     families: [Family; 2],
     client: Client,
     server: Server,
+    handover: Handover,
     reachability: Reachability,
     sweep_at: Option<Instant>,
     health: Option<(u32, bool)>,
@@ -93,11 +97,12 @@ impl Krpc {
         config.bootstrap.truncate(SEEDS_MAX);
         let reachability = Reachability::new(config.presence, config.private_networks);
         Self {
-            config,
             started: false,
             families: [Family::new(false), Family::new(true)],
             client: Client::default(),
-            server: Server::default(),
+            server: Server::new(config.private_networks),
+            handover: Handover::new(config.private_networks),
+            config,
             reachability,
             sweep_at: None,
             health: None,
@@ -137,14 +142,29 @@ impl Krpc {
         &self.families[usize::from(ipv6)].table
     }
 
+    /// Where most others see us in IPv4 and in IPv6, and how many say so.
+    pub fn observed(&self) -> [Option<(SocketAddr, u32)>; 2] {
+        self.families.each_ref().map(Family::observed)
+    }
+
     /// Values and peers kept for others.
     pub fn kept(&self) -> (usize, usize) {
         (self.server.values.len(), self.server.peers.len())
     }
 
+    /// Whether a value lies here under this target.
+    pub fn holds(&self, target: &DhtId) -> bool {
+        self.server.values.holds(target)
+    }
+
     /// Operations and queries under way.
     pub fn under_way(&self) -> (usize, usize) {
         (self.client.ops(), self.client.calls().len())
+    }
+
+    /// Whether a value is being handed over.
+    pub fn hands_over(&self) -> bool {
+        self.client.hands_over()
     }
 
     /// Whether queries say that we are read-only (BEP 43).
@@ -156,8 +176,9 @@ impl Krpc {
     pub fn memory_bytes(&self) -> usize {
         let families: usize = self.families.iter().map(Family::heap_bytes).sum();
         let config = self.config.bootstrap.capacity() * size_of::<SocketAddr>();
-        let rest = self.client.heap_bytes() + self.server.heap_bytes() + self.reachability.heap_bytes();
-        size_of::<Self>() + families + config + rest
+        let asking = self.client.heap_bytes() + self.reachability.heap_bytes();
+        let keeping = self.server.heap_bytes() + self.handover.heap_bytes();
+        size_of::<Self>() + families + config + asking + keeping
     }
 
     fn us(&self) -> Us {
@@ -176,6 +197,7 @@ impl Krpc {
         let mut moment = Moment { now: cx.now, rng: &mut *cx.rng, us, effects: Vec::new() };
         f(&mut self.client, &mut moment);
         let mut walked = false;
+        let mut doubted = Vec::new();
         for effect in moment.effects {
             match effect {
                 Effect::Send(to, bytes) => {
@@ -183,17 +205,38 @@ impl Krpc {
                     cx.emit(Output::Datagram { to, bytes });
                 }
                 Effect::Event(event) => cx.emit(Output::Event(event)),
-                Effect::Silent(addr) => self.families[usize::from(addr.is_ipv6())].table.failed(addr),
+                Effect::Silent(addr) => {
+                    let table = &mut self.families[usize::from(addr.is_ipv6())].table;
+                    table.failed(addr);
+                    if table.len() <= table::K {
+                        doubted.push(addr);
+                    }
+                }
                 Effect::Walked { purpose, ipv6 } => {
                     self.families[usize::from(ipv6)].walked(cx.now, purpose);
                     walked = true;
                 }
+                Effect::HandedOver => self.handover.ended(cx.now),
                 Effect::Refused(why) => cx.emit(Output::Refused(why)),
             }
         }
         if walked {
             self.upkeep(cx);
         }
+        if !doubted.is_empty() {
+            self.doubt(cx, doubted);
+        }
+    }
+
+    /// While we know few, each counts: who kept silent once is asked again at once, so that the death of all others is
+    /// told a few seconds after the first sign of it.
+    fn doubt(&mut self, cx: &mut Cx<'_, Output>, silent: Vec<SocketAddr>) {
+        for addr in silent {
+            if self.families[usize::from(addr.is_ipv6())].table.doubts(addr) {
+                self.ping(cx, addr);
+            }
+        }
+        self.tell_health(cx);
     }
 
     /// What is due for the tables themselves.
@@ -202,7 +245,10 @@ impl Krpc {
             let seeds = self.config.bootstrap.iter().any(|a| usize::from(a.is_ipv6()) == at);
             let chores = self.families[at].chores(cx.now, cx.rng, seeds);
             if let Some((target, purpose)) = chores.walk {
-                let start = self.start(at == 1, &target);
+                let mut start = self.start(at == 1, &target);
+                if purpose == Purpose::Own {
+                    start.seeds = self.seeds(at == 1);
+                }
                 let mut began = false;
                 self.with_client(cx, |c, m| began = c.explore(m, target, purpose, start));
                 if !began {
@@ -233,17 +279,23 @@ impl Krpc {
 
     /// Where a walk in one family begins: the closest we know; with few of them also those of the last run, and the
     /// bootstrap addresses.
-    fn start(&self, ipv6: bool, target: &crate::id::DhtId) -> Start {
+    fn start(&self, ipv6: bool, target: &DhtId) -> Start {
         let family = &self.families[usize::from(ipv6)];
         let mut known = family.table.closest(target, START_NODES);
         let mut seeds = Vec::new();
         if known.len() < table::K {
             known.extend(family.remembered.iter().take(START_NODES));
-            let private = self.config.private_networks;
-            let fits = |a: &&SocketAddr| a.is_ipv6() == ipv6 && usable(**a, private);
-            seeds.extend(self.config.bootstrap.iter().filter(fits));
+            seeds = self.seeds(ipv6);
         }
         Start { ipv6, known, seeds }
+    }
+
+    /// The bootstrap addresses of one family. They also belong to every visit of our neighbourhood: one of them may have
+    /// come back knowing nobody.
+    fn seeds(&self, ipv6: bool) -> Vec<SocketAddr> {
+        let private = self.config.private_networks;
+        let fits = |a: &&SocketAddr| a.is_ipv6() == ipv6 && usable(**a, private);
+        self.config.bootstrap.iter().filter(fits).copied().collect()
     }
 
     fn request(&mut self, cx: &mut Cx<'_, Output>, op: OpId, request: DhtRequest) {
@@ -270,19 +322,40 @@ impl Krpc {
         self.server = server;
     }
 
-    /// Walks never come to ourselves, so a copy that we hold of what we put is renewed here.
+    /// Walks never come to ourselves, so a copy that we hold of what we put is renewed here. While we know fewer than
+    /// should hold it we are one of those ourselves, and bring it on when others come.
     fn renew_own_copy(&mut self, now: Instant, request: &DhtRequest) {
-        let DhtRequest::PutMutable { item, cas } = request else { return };
-        let target = crate::dht::item::target(&item.key, &item.salt);
-        if self.server.values.get(now, &target, None).v.is_none() {
+        let (v, mutable, cas) = match request {
+            DhtRequest::PutMutable { item, cas } => {
+                let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
+                let signed = message::Signed { key, seq, signature, salt: &item.salt };
+                (operation::bencoded(&item.value), Some(signed), *cas)
+            }
+            DhtRequest::PutImmutable { value } => (operation::bencoded(value), None, None),
+            DhtRequest::Announce { .. }
+            | DhtRequest::GetPeers { .. }
+            | DhtRequest::GetMutable { .. }
+            | DhtRequest::GetImmutable { .. }
+            | DhtRequest::Cancel => return,
+        };
+        let put = message::Put { token: &[], v: &v, mutable, cas, age: None };
+        if self.table_len() >= table::K && !self.server.values.holds(&put.target()) {
             return;
         }
-        let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
-        let signed = message::Signed { key, seq, signature, salt: &item.salt };
-        let v = operation::bencoded(&item.value);
-        let put = message::Put { token: &[], v: &v, mutable: Some(signed), cas: *cas };
         // Refused when ours is newer: the holders will say so as well, and the operation ends with that.
         let _refused = self.server.values.put(now, self.families[0].table.own(), Source::Others, &put);
+    }
+
+    /// Brings the value whose turn it is to those who should hold it.
+    fn hand_over(&mut self, cx: &mut Cx<'_, Output>) {
+        if self.client.hands_over() {
+            return;
+        }
+        let item = self.handover.next(cx.now).and_then(|key| self.server.values.item(cx.now, &key));
+        let Some((item, age)) = item else { return };
+        let target = crate::dht::item::target(&item.key, &item.salt);
+        let starts = [false, true].map(|ipv6| self.start(ipv6, &target));
+        self.with_client(cx, |c, m| c.hand_over(m, item, age, starts));
     }
 
     fn datagram(&mut self, cx: &mut Cx<'_, Output>, from: SocketAddr, bytes: &[u8]) {
@@ -319,9 +392,14 @@ impl Krpc {
         let node = NodeAddr { id: reply.id, addr: from };
         let at = usize::from(from.is_ipv6());
         self.server.sources.verified(cx.now, Source::of(from));
+        let crowds = self.crowds(&node);
         let family = &mut self.families[at];
-        if !family.table.crowds(&node) && !message.read_only {
-            family.table.answered(cx.now, node);
+        if !crowds && !message.read_only {
+            let entered = family.table.answered(cx.now, node);
+            if entered {
+                let keys = self.server.values.signed();
+                self.handover.met(cx.now, cx.rng, node, &family.table, keys);
+            }
         }
         let vote = message.ip.filter(|a| a.is_ipv6() == from.is_ipv6());
         let vote = vote.filter(|a| usable(*a, self.config.private_networks));
@@ -362,6 +440,10 @@ impl Krpc {
         if let Some(why) = outcome.refused {
             cx.emit(Output::Refused(why));
         }
+        if let Some(key) = outcome.laid {
+            let table = &self.families[usize::from(from.is_ipv6())].table;
+            self.handover.stored(cx.now, cx.rng, &key, table);
+        }
         if let Body::Query(query) = message.body
             && !message.read_only
         {
@@ -369,12 +451,39 @@ impl Krpc {
         }
     }
 
+    /// Whether the public address of `node` has its place in the table already. All of a private network may be behind one.
+    fn crowds(&self, node: &NodeAddr) -> bool {
+        !self.config.private_networks && self.families[usize::from(node.addr.is_ipv6())].table.crowds(node)
+    }
+
     /// Whoever asks us may be worth knowing; a ping shows whether it is really there.
     fn meet(&mut self, cx: &mut Cx<'_, Output>, from: SocketAddr, query: &Query<'_>, unproven: bool) {
         let node = NodeAddr { id: query.id, addr: from };
         let family = &self.families[usize::from(from.is_ipv6())];
-        if unproven || family.table.has_room_for(&node) {
+        let wanted = unproven || (!self.crowds(&node) && family.table.has_room_for(&node));
+        if wanted && self.server.sources.may_ping(cx.now, Source::of(from)) {
             self.ping(cx, from);
+        }
+    }
+
+    /// Walks home from addresses to join by that are news, and from nowhere else: if all that we know are of one hand,
+    /// one honest address must be enough to get out of it. With few nodes known, joining does that anyway.
+    fn greet(&mut self, cx: &mut Cx<'_, Output>) {
+        for ipv6 in [false, true] {
+            let table = &self.families[usize::from(ipv6)].table;
+            let private = self.config.private_networks;
+            let news = |a: &&SocketAddr| {
+                a.is_ipv6() == ipv6 && usable(**a, private) && table.good().all(|n| n.addr != **a)
+            };
+            let seeds: Vec<SocketAddr> = self.config.bootstrap.iter().filter(news).copied().collect();
+            if table.len() < table::K || seeds.is_empty() {
+                continue;
+            }
+            let own = *table.own();
+            let start = Start { ipv6, known: Vec::new(), seeds };
+            self.with_client(cx, |c, m| {
+                c.explore(m, own, Purpose::Own, start);
+            });
         }
     }
 
@@ -408,6 +517,7 @@ fn from_own_shelf(server: &Server, now: Instant, operation: &mut Operation, rng:
                 (Some((key, signature, seq)), Some(v)) => {
                     Found { enough: false, ..operation.value(&salt, key, seq, signature, v) }
                 }
+                (None, Some(v)) => operation.immutable(v),
                 (Some(_) | None, _) => Found::default(),
             }
         }
@@ -428,6 +538,7 @@ impl Machine for Krpc {
                 addrs.truncate(SEEDS_MAX);
                 self.config.bootstrap = addrs;
                 if self.started {
+                    self.greet(cx);
                     self.families.iter_mut().for_each(|f| f.look_around(cx.now));
                     self.upkeep(cx);
                 }
@@ -451,11 +562,13 @@ impl Machine for Krpc {
         self.with_client(cx, |c, m| c.timeout(m));
         if self.sweep_at.is_some_and(|at| at <= cx.now) {
             self.server.expire(cx.now);
+            self.handover.forget(|key| self.server.values.holds(key));
             self.sweep_at = Some(cx.now + cx.rng.jitter(SWEEP_EVERY, 20));
         }
         if self.families.iter().any(|f| f.is_due(cx.now)) {
             self.upkeep(cx);
         }
+        self.hand_over(cx);
     }
 
     fn poll_timeout(&self) -> Option<Deadline> {
@@ -465,7 +578,9 @@ impl Machine for Krpc {
             .iter()
             .filter_map(Family::deadline)
             .fold(sweep, |a, b| Deadline::earlier(a, Some(b)));
-        Deadline::earlier(own, self.client.calls().deadline())
+        // One at a time: the next begins when the one under way has ended.
+        let handover = self.handover.deadline().filter(|_| !self.client.hands_over());
+        Deadline::earlier(Deadline::earlier(own, handover), self.client.calls().deadline())
     }
 }
 

@@ -5,6 +5,7 @@ use super::walk::{Holder, Quest};
 use crate::dht::item::{self, ItemError};
 use crate::id::{DhtId, PublicKey, Signature};
 use crate::port::{AnnouncePort, DhtDone, DhtFailed, DhtRequest, GetMode, MutableItem};
+use crate::time::Duration;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,6 +20,8 @@ pub struct Found {
     pub peers: Vec<SocketAddr>,
     /// A version newer than all before.
     pub item: Option<MutableItem>,
+    /// The immutable value.
+    pub value: Option<Bytes>,
     /// The operation has all it wanted.
     pub enough: bool,
     /// Something was not believed.
@@ -31,6 +34,10 @@ pub struct Operation {
     request: DhtRequest,
     /// The item's value as it is stored: bencoded.
     v: Vec<u8>,
+    /// Only those who lack this version are told.
+    sparing: bool,
+    /// Seconds since its owner put the item.
+    age: Option<u64>,
     newest: Option<u64>,
     seen: BTreeSet<SocketAddr>,
     responded: u32,
@@ -58,15 +65,35 @@ impl Operation {
                 }
                 v = bencoded(&item.value);
             }
+            DhtRequest::PutImmutable { value } if value.len() > item::VALUE_MAX => {
+                return Err(DhtFailed::TooBig);
+            }
+            DhtRequest::PutImmutable { value } => v = bencoded(value),
             DhtRequest::GetMutable { salt, .. } if salt.len() > item::SALT_MAX => {
                 return Err(DhtFailed::TooBig);
             }
             DhtRequest::Cancel => return Err(DhtFailed::Cancelled),
-            DhtRequest::GetMutable { .. } | DhtRequest::Announce { .. } | DhtRequest::GetPeers { .. } => {}
+            DhtRequest::GetMutable { .. }
+            | DhtRequest::GetImmutable { .. }
+            | DhtRequest::Announce { .. }
+            | DhtRequest::GetPeers { .. } => {}
         }
-        Ok(Self {
+        Ok(Self::begun(request, v))
+    }
+
+    /// Brings `item`, which was believed when it came and put `age` ago, to those who should have it and do not.
+    pub fn handover(item: MutableItem, age: Duration) -> Self {
+        let v = bencoded(&item.value);
+        let age = Some(age.as_secs());
+        Self { sparing: true, age, ..Self::begun(DhtRequest::PutMutable { item, cas: None }, v) }
+    }
+
+    fn begun(request: DhtRequest, v: Vec<u8>) -> Self {
+        Self {
             request,
             v,
+            sparing: false,
+            age: None,
             newest: None,
             seen: BTreeSet::new(),
             responded: 0,
@@ -75,7 +102,7 @@ impl Operation {
             holders: Vec::new(),
             walks: 0,
             storing: 0,
-        })
+        }
     }
 
     /// Where it leads, and what is asked on the way.
@@ -87,9 +114,17 @@ impl Operation {
     pub fn wants(&self) -> Option<Quest> {
         match &self.request {
             DhtRequest::GetPeers { .. } => Some(Quest::Peers),
-            DhtRequest::GetMutable { .. } => Some(Quest::Value),
-            DhtRequest::Announce { .. } | DhtRequest::PutMutable { .. } | DhtRequest::Cancel => None,
+            DhtRequest::GetMutable { .. } | DhtRequest::GetImmutable { .. } => Some(Quest::Value),
+            DhtRequest::Announce { .. }
+            | DhtRequest::PutMutable { .. }
+            | DhtRequest::PutImmutable { .. }
+            | DhtRequest::Cancel => None,
         }
+    }
+
+    /// Whether nobody had what it looks for, so far.
+    pub fn found_nothing(&self) -> bool {
+        self.newest.is_none() && self.seen.is_empty()
     }
 
     /// Somebody on the way answered.
@@ -114,7 +149,25 @@ impl Operation {
                 }
                 Found::default()
             }
-            DhtRequest::Announce { .. } | DhtRequest::Cancel => Found::default(),
+            DhtRequest::GetImmutable { .. } => {
+                reply.raw_value().map(|v| self.immutable(v)).unwrap_or_default()
+            }
+            DhtRequest::Announce { .. } | DhtRequest::PutImmutable { .. } | DhtRequest::Cancel => {
+                Found::default()
+            }
+        }
+    }
+
+    /// An immutable value, from others or from our own shelf. Its hash is its name, so one is enough; it has no
+    /// version, and counts as the first.
+    pub fn immutable(&mut self, v: &[u8]) -> Found {
+        let DhtRequest::GetImmutable { target } = &self.request else { return Found::default() };
+        match string_content(v).filter(|content| item::immutable_target(content) == *target) {
+            Some(content) => {
+                self.newest = Some(0);
+                Found { value: Some(Bytes::copy_from_slice(content)), enough: true, ..Found::default() }
+            }
+            None => Found { refused: Some("krpc-forged-value"), ..Found::default() },
         }
     }
 
@@ -151,6 +204,8 @@ impl Operation {
             DhtRequest::Announce { .. }
             | DhtRequest::GetPeers { .. }
             | DhtRequest::PutMutable { .. }
+            | DhtRequest::PutImmutable { .. }
+            | DhtRequest::GetImmutable { .. }
             | DhtRequest::Cancel => None,
         }
     }
@@ -166,9 +221,10 @@ impl Operation {
     fn holders_or_end(&mut self) -> Result<Vec<Holder>, DhtFailed> {
         let holders = std::mem::take(&mut self.holders);
         match &self.request {
-            DhtRequest::GetPeers { .. } | DhtRequest::GetMutable { .. } | DhtRequest::Cancel => {
-                Ok(Vec::new())
-            }
+            DhtRequest::GetPeers { .. }
+            | DhtRequest::GetMutable { .. }
+            | DhtRequest::GetImmutable { .. }
+            | DhtRequest::Cancel => Ok(Vec::new()),
             DhtRequest::PutMutable { item, cas } => {
                 if self.newest.is_some_and(|n| n > item.seq) {
                     return Err(DhtFailed::SeqTooOld);
@@ -178,12 +234,12 @@ impl Operation {
                 }
                 Ok(holders)
             }
-            DhtRequest::Announce { .. } => Ok(holders),
+            DhtRequest::Announce { .. } | DhtRequest::PutImmutable { .. } => Ok(holders),
         }
     }
 
     /// What a holder is told.
-    pub fn store<'a>(&'a self, token: &'a [u8], holds: bool) -> Option<Ask<'a>> {
+    pub fn store<'a>(&'a self, token: &'a [u8], holds: Option<u64>) -> Option<Ask<'a>> {
         match &self.request {
             DhtRequest::Announce { topic, port } => {
                 let port = match port {
@@ -192,13 +248,28 @@ impl Operation {
                 };
                 Some(Ask::Announce { topic: *topic, port, token })
             }
+            DhtRequest::PutMutable { item, .. } if self.sparing && holds.is_some_and(|h| h >= item.seq) => {
+                None
+            }
             DhtRequest::PutMutable { item, cas } => {
                 let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
                 let signed = Signed { key, seq, signature, salt: &item.salt };
                 // BEP 44: no `cas` for whoever holds nothing.
-                Some(Ask::Put(Put { token, v: &self.v, mutable: Some(signed), cas: cas.filter(|_| holds) }))
+                Some(Ask::Put(Put {
+                    token,
+                    v: &self.v,
+                    mutable: Some(signed),
+                    cas: cas.filter(|_| holds.is_some()),
+                    age: self.age,
+                }))
             }
-            DhtRequest::GetPeers { .. } | DhtRequest::GetMutable { .. } | DhtRequest::Cancel => None,
+            DhtRequest::PutImmutable { .. } => {
+                Some(Ask::Put(Put { token, v: &self.v, mutable: None, cas: None, age: None }))
+            }
+            DhtRequest::GetPeers { .. }
+            | DhtRequest::GetMutable { .. }
+            | DhtRequest::GetImmutable { .. }
+            | DhtRequest::Cancel => None,
         }
     }
 
@@ -225,11 +296,15 @@ impl Operation {
         let newest_seq = match &self.request {
             DhtRequest::PutMutable { item, .. } => self.newest.max(Some(item.seq)),
             DhtRequest::GetMutable { .. } => self.newest,
-            DhtRequest::Announce { .. } | DhtRequest::GetPeers { .. } | DhtRequest::Cancel => None,
+            DhtRequest::Announce { .. }
+            | DhtRequest::GetPeers { .. }
+            | DhtRequest::PutImmutable { .. }
+            | DhtRequest::GetImmutable { .. }
+            | DhtRequest::Cancel => None,
         };
         let done = DhtDone { stored: self.stored, responded: self.responded, newest_seq };
         if self.wants().is_some() {
-            let nothing = self.responded == 0 && self.newest.is_none() && self.seen.is_empty();
+            let nothing = self.responded == 0 && self.found_nothing();
             return if nothing { Err(DhtFailed::NoNodes) } else { Ok(done) };
         }
         let [cas, old, big, signature] = self.refusals;
@@ -253,6 +328,8 @@ pub fn way(request: &DhtRequest) -> (DhtId, Quest) {
         DhtRequest::Announce { topic, .. } | DhtRequest::GetPeers { topic } => (*topic, Quest::Peers),
         DhtRequest::PutMutable { item, .. } => (item::target(&item.key, &item.salt), Quest::Value),
         DhtRequest::GetMutable { key, salt, .. } => (item::target(key, salt), Quest::Value),
+        DhtRequest::PutImmutable { value } => (item::immutable_target(value), Quest::Value),
+        DhtRequest::GetImmutable { target } => (*target, Quest::Value),
         DhtRequest::Cancel => (DhtId([0; 20]), Quest::Nodes),
     }
 }

@@ -6,7 +6,7 @@
 
 use super::message::{Answer, Ask, ErrorCode, NodeAddr, Put, Query, write_error};
 use super::source::{Source, Sources};
-use super::stored::{Peers, Values};
+use super::stored::{Laid, Peers, VALUES_MAX, Values};
 use super::table::{K, Table};
 use super::token::Tokens;
 use crate::id::DhtId;
@@ -20,6 +20,9 @@ pub const REPLY_MAX: usize = 1_024;
 pub const VALUE_REPLY_MAX: usize = 1_232;
 /// A value beyond this does not fit into [`REPLY_MAX`] with its key, signature and token.
 const VALUE_ALONE_FROM: usize = 760;
+
+/// How much more a neighbour in a private network may ask than a stranger.
+const PRIVATE_GENEROSITY: u32 = 40;
 
 /// A query and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,8 @@ pub struct Outcome {
     pub reply: Option<Vec<u8>>,
     /// What was refused.
     pub refused: Option<&'static str>,
+    /// Where a version lies that was not here before.
+    pub laid: Option<DhtId>,
     /// The answer was cut short because the source has not shown itself: it should be pinged.
     pub unproven: bool,
 }
@@ -57,16 +62,30 @@ pub struct Server {
 }
 
 impl Server {
+    /// Nothing stored yet. A private network has few nodes, so each is the closest to many keys: one of them may store and
+    /// ask more than a stranger among millions may.
+    pub fn new(private: bool) -> Self {
+        let mut server = Self::default();
+        if private {
+            server.values.per_source_max = VALUES_MAX / 2;
+            server.sources.generosity = PRIVATE_GENEROSITY;
+        }
+        server
+    }
+
     /// Answers a query. `tables` are those of IPv4 and IPv6.
     pub fn answer(&mut self, now: Instant, rng: &mut Rng, asked: &Asked<'_>, tables: [&Table; 2]) -> Outcome {
         let ipv6 = asked.from.is_ipv6();
         let own = tables[usize::from(ipv6)];
+        let mut laid = None;
         let stored = match &asked.query.ask {
             Ask::Announce { topic, port, token } => {
                 let addr = SocketAddr::new(asked.from.ip(), port.unwrap_or(asked.from.port()));
                 self.with_token(now, asked.from, topic, token, |s| s.peers.announce(now, topic, addr))
             }
-            Ask::Put(put) => self.put(now, asked.from, own.own(), put),
+            Ask::Put(put) => self.put(now, asked.from, own.own(), put).map(|how| {
+                laid = (how == Laid::New).then(|| put.target());
+            }),
             Ask::Ping | Ask::FindNode(_) | Ask::GetPeers(_) | Ask::Get { .. } => Ok(()),
         };
         if let Err(code) = stored {
@@ -103,7 +122,7 @@ impl Server {
             self.sources.sent(Source::of(asked.from), bytes.len());
         }
         let refused = reply.is_none().then_some("krpc-source-unproven");
-        Outcome { reply, refused, unproven }
+        Outcome { reply, refused, laid, unproven }
     }
 
     /// Answers with an error, if the source may have that much.
@@ -112,25 +131,25 @@ impl Server {
         let source = Source::of(to);
         let refused = Some(code.words());
         if self.sources.budget(now, source).is_some_and(|b| b < bytes.len()) {
-            return Outcome { reply: None, refused, unproven: false };
+            return Outcome { refused, ..Outcome::default() };
         }
         self.sources.sent(source, bytes.len());
-        Outcome { reply: Some(bytes), refused, unproven: false }
+        Outcome { reply: Some(bytes), refused, ..Outcome::default() }
     }
 
-    fn put(&mut self, now: Instant, from: SocketAddr, own: &DhtId, put: &Put<'_>) -> Result<(), ErrorCode> {
+    fn put(&mut self, now: Instant, from: SocketAddr, own: &DhtId, put: &Put<'_>) -> Result<Laid, ErrorCode> {
         let by = Source::of(from);
         self.with_token(now, from, &put.target(), put.token, |s| s.values.put(now, own, by, put))
     }
 
-    fn with_token(
+    fn with_token<T>(
         &mut self,
         now: Instant,
         from: SocketAddr,
         target: &DhtId,
         token: &[u8],
-        then: impl FnOnce(&mut Self) -> Result<(), ErrorCode>,
-    ) -> Result<(), ErrorCode> {
+        then: impl FnOnce(&mut Self) -> Result<T, ErrorCode>,
+    ) -> Result<T, ErrorCode> {
         if !self.tokens.check(now, from, target, token) {
             return Err(ErrorCode::Protocol);
         }

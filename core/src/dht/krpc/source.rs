@@ -7,8 +7,9 @@
 //! * **queries**: [`BURST`] at once, then [`QUERIES_PER_SECOND`];
 //! * **bytes**, while the source has not shown that it receives what we send: [`AMPLIFICATION`] bytes for every byte it
 //!   sent, and [`ALLOWANCE_BYTES`], refilled with [`ALLOWANCE_PER_SECOND`]. Over any time `T` an unverified source is
-//!   thus sent at most `3 × received + 1,232 + 100 T` bytes. The allowance lets a stranger's first `get` carry home one
-//!   value (700 bytes do not fit into three times a query); `find_node` and `get_peers` fit without it.
+//!   thus sent at most `3 × received + 1,232 + 100 T` bytes, the ping that asks whether it is there included. The
+//!   allowance lets a stranger's first `get` carry home one value: 700 bytes do not fit into three times a query, and
+//!   whoever is read-only (BEP 43) has no way to show that it receives. `find_node` and `get_peers` fit without it.
 //!
 //! A source has shown it by answering a query of ours or by bringing a token back, for ten minutes. Sources beyond
 //! [`SOURCES_MAX`] share one account, so a flood of forged addresses exhausts that and not our memory.
@@ -28,6 +29,8 @@ pub const AMPLIFICATION: usize = 3;
 pub const ALLOWANCE_BYTES: usize = 1_232;
 /// How fast that comes back.
 pub const ALLOWANCE_PER_SECOND: usize = 100;
+/// A ping of ours, at most.
+pub const PING_BYTES: usize = 80;
 /// Accounts kept, about 100 bytes each.
 pub const SOURCES_MAX: usize = 1_024;
 /// How long a source that has shown itself is believed.
@@ -96,18 +99,27 @@ impl Account {
 }
 
 /// The accounts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Sources {
     accounts: BTreeMap<Source, Account>,
+    /// Times [`BURST`] and [`QUERIES_PER_SECOND`] that a source may ask.
+    pub generosity: u32,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { accounts: BTreeMap::new(), generosity: 1 }
+    }
 }
 
 impl Sources {
     /// A query of `len` bytes came from `source`. False: it had too many.
     pub fn query(&mut self, now: Instant, source: Source, len: usize) -> bool {
+        let price = 1_000 / self.generosity.clamp(1, 1_000);
         let account = self.account(now, source);
         account.refill(now);
         account.bytes = account.bytes.saturating_add((len * AMPLIFICATION) as u32).min(u32::MAX / 2);
-        let Some(left) = account.queries.checked_sub(1_000) else { return false };
+        let Some(left) = account.queries.checked_sub(price) else { return false };
         account.queries = left;
         true
     }
@@ -128,6 +140,15 @@ impl Sources {
         if let Some(account) = self.accounts.get_mut(&key) {
             account.bytes = account.bytes.saturating_sub(len as u32);
         }
+    }
+
+    /// Whether a ping may be sent to a stranger who asked, which is an answer as well. If so, it is charged.
+    pub fn may_ping(&mut self, now: Instant, source: Source) -> bool {
+        let may = self.budget(now, source).is_none_or(|b| b >= PING_BYTES);
+        if may {
+            self.sent(source, PING_BYTES);
+        }
+        may
     }
 
     /// `source` has shown that it receives what we send. Only of interest for those who asked something.

@@ -25,12 +25,12 @@ impl Mutable {
     fn put(&self, cas: Option<u64>) -> Put<'_> {
         let (key, seq, signature) = (*self.item.key.as_bytes(), self.item.seq, self.item.signature);
         let signed = super::super::message::Signed { key, seq, signature, salt: &self.item.salt };
-        Put { token: b"", v: &self.v, mutable: Some(signed), cas }
+        Put { token: b"", v: &self.v, mutable: Some(signed), cas, age: None }
     }
 }
 
 fn immutable(v: &[u8]) -> Put<'_> {
-    Put { token: b"", v, mutable: None, cas: None }
+    Put { token: b"", v, mutable: None, cas: None, age: None }
 }
 
 #[test]
@@ -38,12 +38,12 @@ fn the_rules_of_bep_44_decide_what_is_stored() {
     let mut values = Values::default();
     let by = Source::V4(1);
     let (five, other, six) = (mutable(1, b"", 5, "a"), mutable(1, b"", 5, "b"), mutable(1, b"", 6, "c"));
-    assert_eq!(values.put(at(0), &OWN, by, &five.put(Some(3))), Ok(()), "no cas where nothing is");
+    assert_eq!(values.put(at(0), &OWN, by, &five.put(Some(3))), Ok(Laid::New), "no cas where nothing is");
     assert_eq!(values.put(at(0), &OWN, by, &mutable(1, b"", 4, "x").put(None)), Err(ErrorCode::SeqTooOld));
     assert_eq!(values.put(at(0), &OWN, by, &other.put(None)), Err(ErrorCode::SeqTooOld));
     assert_eq!(values.put(at(0), &OWN, by, &six.put(Some(4))), Err(ErrorCode::Cas));
-    assert_eq!(values.put(at(0), &OWN, by, &five.put(None)), Ok(()));
-    assert_eq!(values.put(at(0), &OWN, by, &six.put(Some(5))), Ok(()));
+    assert_eq!(values.put(at(0), &OWN, by, &five.put(None)), Ok(Laid::Again));
+    assert_eq!(values.put(at(0), &OWN, by, &six.put(Some(5))), Ok(Laid::New));
     let target = six.put(None).target();
     let held = values.get(at(1), &target, None);
     assert_eq!((held.mutable.map(|m| m.2), held.v), (Some(6), Some(b"1:c".as_slice())));
@@ -70,9 +70,9 @@ fn forgeries_and_excesses_are_refused_with_their_number() {
     let big = [b"1000:".as_slice(), &[b'x'; 1000]].concat();
     assert_eq!(put(&immutable(&big)), Err(205));
     let largest = [b"996:".as_slice(), &[b'x'; 996]].concat();
-    assert_eq!((largest.len(), put(&immutable(&largest))), (V_MAX, Ok(())));
-    assert_eq!(put(&immutable(b"d1:ai1e1:bl1:ceee")), Ok(()), "any bencoded value");
-    assert_eq!(put(&immutable(b"12:Hello World!")), Ok(()));
+    assert_eq!((largest.len(), put(&immutable(&largest))), (V_MAX, Ok(Laid::New)));
+    assert_eq!(put(&immutable(b"d1:ai1e1:bl1:ceee")), Ok(Laid::New), "any bencoded value");
+    assert_eq!(put(&immutable(b"12:Hello World!")), Ok(Laid::New));
     let target: DhtId = "e5f96f6f38320f0f33959cb4d3d656452117aadb".parse().unwrap();
     assert_eq!(values.get(at(0), &target, None).v, Some(b"12:Hello World!".as_slice()));
 }
@@ -91,11 +91,32 @@ fn values_expire_after_two_hours_and_putting_again_renews_them() {
 }
 
 #[test]
+fn what_is_brought_on_keeps_its_age_and_never_shortens_a_life() {
+    let mut values = Values::default();
+    let m = mutable(1, b"", 1, "a");
+    let aged = |age| Put { age: Some(age), ..m.put(None) };
+    let target = aged(0).target();
+    assert_eq!(values.put(at(0), &OWN, Source::V4(1), &aged(7_200)), Err(ErrorCode::Server));
+    values.put(at(0), &OWN, Source::V4(1), &aged(3_600)).unwrap();
+    assert_eq!(values.item(at(60), &target).unwrap().1, Duration::from_secs(3_660));
+    values.put(at(60), &OWN, Source::V4(1), &aged(7_000)).unwrap();
+    assert!(values.get(at(3_599), &target, None).v.is_some());
+    assert!(values.item(at(3_300), &target).is_none(), "too old to move");
+    assert!(values.get(at(3_600), &target, None).v.is_none());
+}
+
+#[test]
 fn a_full_shelf_keeps_what_is_closest_and_one_source_cannot_fill_it() {
     let mut values = Values::default();
     let texts: Vec<Vec<u8>> = (0..3_000u32).map(|n| format!("i{n}e").into_bytes()).collect();
-    let one = texts.iter().filter(|t| values.put(at(0), &OWN, Source::V4(1), &immutable(t)).is_ok()).count();
-    assert_eq!(one, VALUES_PER_SOURCE_MAX);
+    let one = |values: &mut Values, texts: &[Vec<u8>], source| {
+        texts.iter().filter(|t| values.put(at(0), &OWN, source, &immutable(t)).is_ok()).count()
+    };
+    assert_eq!(one(&mut values, &texts, Source::V4(1)), VALUES_MAX / 2, "nobody's place");
+    assert_eq!(one(&mut values, &texts[VALUES_MAX..], Source::V4(4_000)), VALUES_PER_SOURCE_MAX);
+    let mut neighbours = Values { per_source_max: VALUES_MAX / 2, ..Values::default() };
+    assert_eq!(one(&mut neighbours, &texts, Source::V4(1)), VALUES_MAX / 2);
+    assert_eq!(one(&mut neighbours, &texts[VALUES_MAX..], Source::V4(2)), VALUES_MAX / 2);
     for (n, text) in texts.iter().enumerate() {
         let _full = values.put(at(0), &OWN, Source::V4(n as u32 + 2), &immutable(text));
     }

@@ -3,8 +3,8 @@
 //! Only nodes that answered us enter; being named by others is not enough, and neither is asking us (the asker is
 //! pinged first). A good node answered within a quarter of an hour; one that failed twice in a row is bad and makes
 //! room for whoever comes. A full bucket keeps its old nodes, because who has been there long stays long, and remembers
-//! a few spares. Of two candidates the one whose id fits its address (BEP 42) is preferred. One public address has one
-//! entry, so that one machine cannot be a whole neighbourhood.
+//! a few spares. Of two candidates the one whose id fits its address (BEP 42) is preferred. In the public DHT one address
+//! has one entry, so that one machine cannot be a whole neighbourhood.
 //!
 //! Ten thousand of these live in one simulator, so buckets exist only where there are nodes.
 
@@ -83,16 +83,21 @@ impl Table {
         self.buckets.iter().flat_map(|b| b.live.iter())
     }
 
+    /// The nodes that are told to others.
+    pub fn good(&self) -> impl Iterator<Item = &NodeAddr> {
+        self.entries().filter(|e| !e.is_bad()).map(|e| &e.node)
+    }
+
     /// Bytes on the heap, by capacity.
     pub fn heap_bytes(&self) -> usize {
         let entries: usize = self.buckets.iter().map(|b| b.live.capacity() + b.spares.capacity()).sum();
         self.buckets.capacity() * size_of::<Bucket>() + entries * size_of::<Entry>()
     }
 
-    /// `node` answered us just now.
-    pub fn answered(&mut self, now: Instant, node: NodeAddr) {
+    /// `node` answered us just now. True: it entered the table.
+    pub fn answered(&mut self, now: Instant, node: NodeAddr) -> bool {
         if node.id == self.own {
-            return;
+            return false;
         }
         self.forget_former(&node);
         let own = self.own;
@@ -102,22 +107,28 @@ impl Table {
                 (entry.answered, entry.fails) = (now, 0);
             } else if entry.is_bad() {
                 *entry = Entry { node, answered: now, fails: 0 };
+                return true;
             }
-            return;
+            return false;
         }
         bucket.spares.retain(|e| e.node.id != node.id);
         let entry = Entry { node, answered: now, fails: 0 };
         if bucket.live.len() < K {
             bucket.live.reserve_exact(usize::from(bucket.live.len() == bucket.live.capacity()) * 2);
             bucket.live.push(entry);
-        } else if let Some(at) = Self::replaceable(bucket, &node) {
+            return true;
+        }
+        if let Some(at) = Self::replaceable(bucket, &node) {
             bucket.live[at] = entry;
-        } else if shared_bits(&own, &node.id) < 160 {
+            return true;
+        }
+        if shared_bits(&own, &node.id) < 160 {
             if bucket.spares.len() == SPARES_MAX {
                 bucket.spares.remove(0);
             }
             bucket.spares.push(entry);
         }
+        false
     }
 
     /// Whom a newcomer may replace in a full bucket.
@@ -135,7 +146,7 @@ impl Table {
         }
     }
 
-    /// Whether another node of the same public address is in the table.
+    /// Whether another node of the same public address is in the table: in the public DHT it is enough.
     pub fn crowds(&self, node: &NodeAddr) -> bool {
         scope(node.addr) == Scope::Public
             && self
@@ -157,9 +168,14 @@ impl Table {
         }
     }
 
+    /// Whether the node at `addr` did not answer once, and is not given up yet.
+    pub fn doubts(&self, addr: SocketAddr) -> bool {
+        self.entries().any(|e| e.node.addr == addr && e.fails > 0 && !e.is_bad())
+    }
+
     /// Whether a node with this id would be of use: its bucket has room or somebody to replace.
     pub fn has_room_for(&self, node: &NodeAddr) -> bool {
-        if node.id == self.own || self.crowds(node) {
+        if node.id == self.own {
             return false;
         }
         let Some(bucket) = self.buckets.get(shared_bits(&self.own, &node.id)) else { return true };
@@ -186,10 +202,12 @@ impl Table {
         all.into_iter().map(|(_, n)| n).collect()
     }
 
-    /// Up to `count` nodes that have not answered for longest, but longer than `than`: whom to ping.
+    /// Up to `count` nodes that have not answered for longest, but longer than `than`: whom to ping. Bad ones come last, so
+    /// that the many dead do not keep those from being asked who may be dead as well, but they do come: after an outage
+    /// of our own they are all we know.
     pub fn stalest(&self, now: Instant, than: Duration, count: usize) -> Vec<NodeAddr> {
         let mut stale: Vec<&Entry> = self.entries().filter(|e| now.since(e.answered) >= than).collect();
-        stale.sort_by_key(|e| (e.answered, e.node.id));
+        stale.sort_by_key(|e| (e.is_bad(), e.answered, e.node.id));
         stale.iter().take(count).map(|e| e.node).collect()
     }
 
@@ -252,7 +270,7 @@ mod tests {
 
     fn full() -> Table {
         let mut t = Table::new(DhtId([0; 20]));
-        (0..K as u8 + 2).for_each(|n| t.answered(at(u64::from(n)), node(0x80, n)));
+        (0..K as u8 + 2).for_each(|n| assert!(t.answered(at(u64::from(n)), node(0x80, n)) == (n < K as u8)));
         t
     }
 
@@ -281,6 +299,18 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_are_asked_last_whether_they_live() {
+        let mut t = Table::new(DhtId([0; 20]));
+        (1..=4).for_each(|n| assert!(t.answered(at(u64::from(n)), node(0x80, n))));
+        for n in [1, 2] {
+            (0..FAILS_MAX).for_each(|_| t.failed(node(0x80, n).addr));
+        }
+        let asked = |t: &Table, count| t.stalest(at(900), GOOD_FOR / 2, count);
+        assert_eq!(asked(&t, 2), [node(0x80, 3), node(0x80, 4)]);
+        assert_eq!(asked(&t, 9), [3, 4, 1, 2].map(|n| node(0x80, n)));
+    }
+
+    #[test]
     fn an_id_cannot_be_taken_over_by_another_address() {
         let mut t = full();
         let mut thief = node(0x80, 1);
@@ -300,7 +330,7 @@ mod tests {
     #[test]
     fn the_closest_come_first_in_order_and_are_no_more_than_asked_for() {
         let mut t = full();
-        (1..=5).for_each(|n| t.answered(at(60), node(0x01, n)));
+        (1..=5).for_each(|n| assert!(t.answered(at(60), node(0x01, n))));
         let found = t.closest(&node(0x01, 4).id, 6);
         assert_eq!(found.len(), 6);
         let sorted = found.is_sorted_by_key(|n| distance(&n.id, &node(0x01, 4).id));
@@ -317,7 +347,7 @@ mod tests {
             id[18] = n;
             NodeAddr { id: DhtId(id), addr: ([203, 0, 113, n], 1).into() }
         };
-        (0..8).for_each(|n| t.answered(at(1), misfit(n)));
+        (0..8).for_each(|n| assert!(t.answered(at(1), misfit(n))));
         let fitting = (1..=255u8)
             .map(|n| {
                 let addr: SocketAddr = ([198, 51, 100, n], 1).into();

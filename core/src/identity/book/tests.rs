@@ -53,6 +53,37 @@ fn ago(secs: u64) -> UnixTime {
     UnixTime::from_secs(WALL_AT_START.as_secs() - secs)
 }
 
+#[test]
+fn where_a_peer_is_is_told_to_those_of_a_shared_topic_while_it_is_fresh_and_public() {
+    let mut rig = rig();
+    let (asker, sought) = (key(1), key(2));
+    let told = |rig: &Rig<Book>, topics: &[DhtId], link, wall| {
+        rig.machine.where_is(topics, &asker, &sought, link, wall)
+    };
+    let (now, us) = (WALL_AT_START, [TOPIC]);
+    rig.tell(met(1));
+    assert_eq!(told(&rig, &us, None, now), None, "nobody knows it here");
+    rig.tell(Input::Told(vec![hint(2, now)]));
+    assert_eq!(told(&rig, &us, None, now), Some(addr(1)), "hearsay");
+    assert_eq!(told(&rig, &us, Some(addr(9)), now), Some(addr(9)), "a live link is better");
+    assert_eq!(told(&rig, &[DhtId([7; 20])], None, now), None, "no topic of ours");
+    let private = "192.168.1.5:9".parse().ok();
+    assert_eq!(told(&rig, &us, private, now), None, "nobody's business");
+    let later = now.plus(RECHECK_AFTER);
+    assert_eq!(told(&rig, &us, None, later), None, "old");
+    assert_eq!(told(&rig, &us, Some(addr(9)), later), Some(addr(9)));
+    assert_eq!(rig.machine.where_is(&us, &key(3), &sought, None, now), None, "a stranger");
+    rig.tell(Input::Named(key(4)));
+    assert_eq!(rig.machine.where_is(&us, &key(4), &sought, None, now), None, "of no topic that we know");
+    assert_eq!(rig.machine.where_is(&us, &asker, &asker, Some(addr(9)), now), None, "it knows where it is");
+    rig.tell(Input::Block(sought, true));
+    assert_eq!(told(&rig, &us, Some(addr(9)), now), None, "blocked");
+    let mut local = Rig::new(Book::new(key(100), true, KNOWN_MAX), [0; 32]);
+    local.tell(met(1));
+    local.tell(met(2));
+    assert_eq!(told(&local, &us, private, now), private, "the whole network is local");
+}
+
 fn persisted(out: &[Output]) -> Vec<&StoreOp> {
     out.iter().filter_map(|o| if let Output::Persist(op) = o { Some(op) } else { None }).collect()
 }

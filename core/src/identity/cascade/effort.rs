@@ -3,7 +3,7 @@
 use super::{ConnectFailed, DialFailed, DialId};
 use crate::dht::lookup::LookupFailed;
 use crate::dht::record::NodeRecord;
-use crate::id::CommandId;
+use crate::id::{CommandId, PublicKey};
 use crate::time::Instant;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -21,6 +21,21 @@ pub(super) enum Stage {
     WaitDial,
     /// An address is being dialled.
     Dialling(DialId),
+    /// Connected peers were asked where it is; their answers are waited for until then.
+    Asking { until: Instant },
+}
+
+/// A question to connected peers.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// Those whose answer is still taken.
+    pub(super) silent: Vec<PublicKey>,
+    /// How many were asked.
+    pub(super) asked: usize,
+    /// Answers after this are not taken.
+    pub(super) until: Instant,
+    /// Addresses they told, dialled or to be dialled.
+    pub(super) told: Vec<SocketAddr>,
 }
 
 /// One peer's effort. An attempt runs from `begin` to success or failure and tries each address once.
@@ -38,10 +53,12 @@ pub(super) struct Effort {
     pub(super) to_try: VecDeque<SocketAddr>,
     pub(super) tried: Vec<(SocketAddr, DialFailed)>,
     /// Why the last attempt failed.
-    pub(super) last_failure: Option<ConnectFailed>,
+    pub(super) last_failure: Option<Box<ConnectFailed>>,
     /// What is registered for it.
     pub(super) timer: Option<Instant>,
     lookup_failed: Option<LookupFailed>,
+    /// Whom this attempt asked where it is, once it did.
+    pub(super) asking: Option<Box<Asking>>,
     only_relays: bool,
     /// How many of `tried` came before the last record.
     tried_before_record: usize,
@@ -60,6 +77,7 @@ impl Effort {
             last_failure: None,
             timer: None,
             lookup_failed: None,
+            asking: None,
             only_relays: false,
             tried_before_record: 0,
         }
@@ -74,6 +92,7 @@ impl Effort {
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         let stage = match self.stage {
             Stage::Resting { until, .. } => until,
+            Stage::Asking { until } => Some(until),
             Stage::LookingUp | Stage::WaitLookup | Stage::WaitDial | Stage::Dialling(_) => None,
         };
         self.connects.iter().map(|(_, until)| *until).chain(stage).min()
@@ -86,6 +105,7 @@ impl Effort {
         self.tried.clear();
         self.tried_before_record = 0;
         self.lookup_failed = None;
+        self.asking = None;
         self.only_relays = false;
         self.stage = Stage::WaitLookup;
     }
@@ -100,6 +120,18 @@ impl Effort {
             }
         } else if let Some(addr) = addr.filter(|a| !self.knows(a)) {
             self.to_try.push_front(addr);
+            if matches!(self.stage, Stage::Asking { .. }) {
+                self.stage = Stage::WaitDial;
+            }
+        }
+    }
+
+    /// A connected peer says that it may be there.
+    pub(super) fn told(&mut self, addr: SocketAddr) {
+        let new = !self.knows(&addr);
+        if let Some(asking) = self.asking.as_mut().filter(|_| new) {
+            asking.told.push(addr);
+            self.to_try.push_back(addr);
         }
     }
 
@@ -132,12 +164,35 @@ impl Effort {
         self.lookups > 0 && self.lookup_failed.is_none() && self.tried.len() > self.tried_before_record
     }
 
+    /// Whether the DHT knows nothing of it and nobody else was asked yet.
+    pub(super) fn may_ask(&self) -> bool {
+        self.lookup_failed.is_some() && self.asking.is_none() && self.is_wanted()
+    }
+
+    /// Until when answers are waited for, if any may still come.
+    pub(super) fn awaits_answers(&self, now: Instant) -> Option<Instant> {
+        let open = self.asking.as_ref().filter(|a| a.until > now && !a.silent.is_empty());
+        open.map(|a| a.until)
+    }
+
+    /// The next address, unless `waits` says that it must wait. What connected peers told may be passed over for another:
+    /// it may be a lie about a network where too much was dialled already.
+    pub(super) fn next_addr(&self, mut waits: impl FnMut(SocketAddr) -> bool) -> Option<SocketAddr> {
+        let told = |a: &SocketAddr| self.asking.as_ref().is_some_and(|asking| asking.told.contains(a));
+        match self.is_wanted() {
+            // What the user says and what the peer signed goes past the budget; hearsay does not.
+            true => self.to_try.iter().copied().find(|a| !told(a) || !waits(*a)),
+            false => self.to_try.front().copied().filter(|a| !waits(*a)),
+        }
+    }
+
     /// Everything that failed in this attempt.
     pub(super) fn failure(&self, timed_out: bool) -> ConnectFailed {
         ConnectFailed::Unreachable {
             lookup: self.lookup_failed,
             only_relays: self.only_relays,
             tried: self.tried.clone(),
+            asked: self.asking.as_ref().map_or(0, |a| a.asked),
             timed_out,
         }
     }
@@ -145,9 +200,10 @@ impl Effort {
     /// The attempt failed.
     pub(super) fn rest_after_failure(&mut self, failure: ConnectFailed, stage: Stage) {
         self.failures = self.failures.saturating_add(1);
-        self.last_failure = Some(failure);
-        self.tried.clear();
-        self.to_try.clear();
+        self.last_failure = Some(Box::new(failure));
+        self.tried = Vec::new();
+        self.to_try = VecDeque::new();
+        self.asking = None;
         self.stage = stage;
     }
 }

@@ -64,6 +64,8 @@ pub enum ConnectFailed {
         only_relays: bool,
         /// Each address in order, and why it failed.
         tried: Vec<(SocketAddr, DialFailed)>,
+        /// Connected peers that were asked where it is.
+        asked: usize,
         /// The time for a command was over before everything was tried.
         timed_out: bool,
     },
@@ -75,10 +77,15 @@ impl fmt::Display for ConnectFailed {
             ConnectFailed::Own => f.write_str("that is this node"),
             ConnectFailed::Blocked => f.write_str("it is blocked here"),
             ConnectFailed::Busy => f.write_str("too many connects wait already"),
-            ConnectFailed::Unreachable { lookup, only_relays, tried, timed_out } => {
+            ConnectFailed::Unreachable { lookup, only_relays, tried, asked, timed_out } => {
                 let mut words: Vec<String> = lookup.iter().map(ToString::to_string).collect();
                 if *only_relays {
                     words.push("its record offers relays only".into());
+                }
+                match asked {
+                    0 => {}
+                    1 => words.push("one connected peer was asked".into()),
+                    n => words.push(format!("{n} connected peers were asked")),
                 }
                 words.extend(tried.iter().map(|(addr, why)| format!("{addr}: {why}")));
                 if *timed_out {
@@ -143,6 +150,15 @@ pub enum Input {
         /// Where to try first.
         addr: Option<SocketAddr>,
     },
+    /// A connected peer says where `key` may be: hearsay, taken from those who were asked, once from each.
+    Seen {
+        /// Who says it.
+        by: PublicKey,
+        /// Who is there.
+        key: PublicKey,
+        /// Where.
+        addr: SocketAddr,
+    },
     /// The user blocks this peer: nothing is tried any more.
     Blocked(PublicKey),
     /// The addresses that are ours: never dialled, and their public IPs tell who is a neighbour.
@@ -156,6 +172,13 @@ pub enum Output {
     Lookup(PublicKey),
     /// The cached record of this peer led nowhere.
     Invalidate(PublicKey),
+    /// Ask a connected peer where `key` is; its answer, if any, is `Seen`.
+    Seek {
+        /// Whom to ask.
+        of: PublicKey,
+        /// Who is sought.
+        key: PublicKey,
+    },
     /// Dial; answer with `Dialled`, and `Connected` when it succeeds.
     Dial {
         /// Comes back with the answer.

@@ -6,6 +6,8 @@ use crate::laws::{self, Rig, WALL_AT_START};
 use crate::transport::CloseReason;
 use proptest::prelude::*;
 
+mod asking;
+
 fn key(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
@@ -189,6 +191,7 @@ fn a_connect_is_answered_once_with_success_or_every_reason() {
         lookup: None,
         only_relays: false,
         tried: vec![(addr(5), closed()), (addr(1), DialFailed::OtherPeer), (addr(6), closed())],
+        asked: 0,
         timed_out: false,
     };
     assert_eq!(answers(&out), [(1, Err(failed.clone())), (2, Err(failed))]);
@@ -389,6 +392,8 @@ fn arb_input() -> impl Strategy<Value = Input> {
         1 => n().prop_map(|n| Input::SentAway(key(n))),
         2 => (any::<u64>(), n(), prop::option::of(0u8..6))
             .prop_map(|(id, n, a)| Input::Connect { id: CommandId(id), key: key(n), addr: a.map(addr) }),
+        4 => (n(), n(), 0u8..9)
+            .prop_map(|(by, n, a)| Input::Seen { by: key(by), key: key(n), addr: addr(a) }),
         1 => n().prop_map(|n| Input::Blocked(key(n))),
         1 => (0u8..3).prop_map(|a| Input::OwnAddrs(vec![addr(a)])),
     ]

@@ -164,7 +164,7 @@ impl Requester {
             Refusal::Dead => CloseClass::Infra,
         };
         if refusal == Refusal::Busy {
-            let p: &mut Peer = self.peers.entry(peer).or_default();
+            let p: &mut Peer = self.peers.get_or_insert_with(peer, Peer::default);
             p.busy_until = Some(cx.now + retry_after.clamp(RESEND_MIN, BUSY_MAX));
         }
         self.close(cx, id, task, fence, class, &format!("{peer}: {words}"));

@@ -5,7 +5,7 @@
 use super::SourceFault;
 use crate::port::BlobInfo;
 use crate::transfer::message::{Answer, FrameIntake, PieceRanges, Pieces};
-use crate::transfer::tree::{PieceCheck, PieceState, list_len};
+use crate::transfer::tree::{BLOCK_BYTES, PieceCheck, PieceState, list_len};
 use bytes::{Bytes, BytesMut};
 
 #[derive(Debug)]
@@ -13,7 +13,30 @@ enum Part {
     Frame(FrameIntake),
     List { gathered: BytesMut, whole: usize },
     Between,
-    Piece { piece: u32, check: PieceCheck, bytes: Vec<Bytes> },
+    Piece(Box<Piece>),
+}
+
+/// A piece that arrives. Its bytes are joined as they come: the store gets them in one stretch, the memory of the datagrams
+/// is free again at once, and they are hashed in whole blocks while the processor still has them at hand.
+#[derive(Debug)]
+struct Piece {
+    number: u32,
+    whole: usize,
+    bytes: BytesMut,
+    /// So many of the bytes went through the check.
+    checked: usize,
+    check: PieceCheck,
+}
+
+impl Piece {
+    fn take(&mut self, bytes: &[u8]) -> PieceState {
+        self.bytes.extend_from_slice(bytes);
+        let len = self.bytes.len();
+        let end = if len >= self.whole { len } else { len - len % BLOCK_BYTES };
+        let block = self.bytes.get(self.checked..end).unwrap_or_default();
+        self.checked = end;
+        if block.is_empty() { PieceState::Wanted(self.check.left()) } else { self.check.update(block) }
+    }
 }
 
 /// One answer, being read.
@@ -32,7 +55,7 @@ pub(super) enum Taken {
     /// The piece list, not verified.
     List(Bytes),
     /// A piece, verified.
-    Piece(u32, Vec<Bytes>),
+    Piece(u32, Bytes),
 }
 
 impl Incoming {
@@ -47,15 +70,17 @@ impl Incoming {
             Part::Frame(intake) => intake.wanted(),
             Part::List { gathered, whole } => whole.saturating_sub(gathered.len()),
             Part::Between => 0,
-            Part::Piece { check, .. } => usize::try_from(check.left()).unwrap_or(usize::MAX),
+            Part::Piece(piece) => piece.whole.saturating_sub(piece.bytes.len()),
         }
     }
 
     /// Between pieces: begins the next one. False when there is none.
     pub(super) fn begin(&mut self, info: &BlobInfo) -> bool {
         let next = self.pieces.next().and_then(|piece| Some((piece, PieceCheck::new(info, piece)?)));
-        let Some((piece, check)) = next else { return false };
-        self.part = Part::Piece { piece, check, bytes: Vec::new() };
+        let Some((number, check)) = next else { return false };
+        let whole = usize::try_from(check.left()).unwrap_or(usize::MAX);
+        let bytes = BytesMut::with_capacity(whole);
+        self.part = Part::Piece(Box::new(Piece { number, whole, bytes, checked: 0, check }));
         true
     }
 
@@ -84,28 +109,29 @@ impl Incoming {
                 }
             }
             Part::Between => return Err(SourceFault::Lost),
-            Part::Piece { piece, check, bytes: parts } => {
-                let state = check.update(&bytes);
-                parts.push(bytes);
-                match state {
-                    PieceState::Wanted(_) => {}
-                    PieceState::Wrong => return Err(SourceFault::WrongPiece { piece: *piece }),
-                    PieceState::Right => {
-                        let taken = Taken::Piece(*piece, std::mem::take(parts));
-                        self.part = Part::Between;
-                        return Ok(taken);
-                    }
+            Part::Piece(piece) => match piece.take(&bytes) {
+                PieceState::Wanted(_) => {}
+                PieceState::Wrong => return Err(SourceFault::WrongPiece { piece: piece.number }),
+                PieceState::Right => {
+                    let taken = Taken::Piece(piece.number, std::mem::take(&mut piece.bytes).freeze());
+                    self.part = Part::Between;
+                    return Ok(taken);
                 }
-            }
+            },
         }
         Ok(Taken::More)
+    }
+
+    /// Whether a piece was begun and is not whole.
+    pub(super) fn is_within_a_piece(&self) -> bool {
+        matches!(self.part, Part::Piece(_))
     }
 
     /// Bytes of the piece that arrives.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         match &self.part {
-            Part::Piece { bytes, .. } => bytes.iter().map(Bytes::len).sum(),
+            Part::Piece(piece) => piece.bytes.len(),
             Part::Frame(_) | Part::List { .. } | Part::Between => 0,
         }
     }

@@ -27,6 +27,15 @@ impl Missing {
         was
     }
 
+    /// It is missing again.
+    pub(super) fn insert(&mut self, piece: u32) {
+        if let Some(word) = self.words.get_mut(piece as usize / 64) {
+            let bit = 1 << (piece % 64);
+            self.left += u32::from(*word & bit == 0);
+            *word |= bit;
+        }
+    }
+
     /// Whether it is missing.
     pub(super) fn contains(&self, piece: u32) -> bool {
         self.words.get(piece as usize / 64).is_some_and(|word| word >> (piece % 64) & 1 == 1)
@@ -66,6 +75,10 @@ mod tests {
             assert!(!missing.remove(count) && !missing.remove(u32::MAX), "there is no such piece");
             let left: Vec<u32> = (0..count).filter(|p| p % 3 > 0).collect();
             assert_eq!((missing.left() as usize, missing.iter().collect::<Vec<_>>()), (left.len(), left));
+            (0..count).step_by(3).for_each(|piece| missing.insert(piece));
+            (0..count).step_by(2).for_each(|piece| missing.insert(piece));
+            assert_eq!(missing.iter().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
+            assert_eq!(missing.left(), count);
         }
     }
 }

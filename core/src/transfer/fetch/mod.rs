@@ -23,12 +23,14 @@
 //! reason. It keeps nothing in the journal: whoever wants an object wants it again after a restart.
 
 mod incoming;
+mod lane;
 mod missing;
 mod object;
 mod sources;
 
 use super::{StreamEvent, StreamKey, StreamOp};
 use crate::codec::DecodeError;
+use crate::few::Few;
 use crate::id::{Digest, JobId, OpId, OpIds, PublicKey, RunId};
 use crate::limits::{
     FETCH_LOOKUPS_MAX, FETCH_WAITERS_MAX, FETCHES_ACTIVE_MAX, FETCHES_WAITING_MAX, OBJECT_BYTES_MAX,
@@ -313,12 +315,31 @@ pub enum Output {
 #[derive(Debug)]
 struct Shared {
     ids: OpIds,
-    ops: BTreeMap<OpId, Key>,
-    streams: BTreeMap<StreamKey, Key>,
+    ops: Few<OpId, Key>,
+    streams: Few<StreamKey, Key>,
     abandoned: BTreeSet<OpId>,
+    /// Streams to each peer, those that are being opened included.
+    lanes: Few<PublicKey, usize>,
 }
 
 impl Shared {
+    fn lanes_to(&self, peer: &PublicKey) -> usize {
+        self.lanes.get(peer).copied().unwrap_or(0)
+    }
+
+    fn lane_begins(&mut self, peer: PublicKey) {
+        *self.lanes.get_or_insert_with(peer, || 0) += 1;
+    }
+
+    fn lane_ends(&mut self, peer: &PublicKey) {
+        if let Some(count) = self.lanes.get_mut(peer) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.lanes.remove(peer);
+            }
+        }
+    }
+
     fn issue(&mut self, key: Key) -> OpId {
         let op = self.ids.issue();
         self.ops.insert(op, key);
@@ -351,7 +372,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct Fetcher {
     shared: Shared,
-    entries: BTreeMap<Key, Entry>,
+    /// Boxed, because a node of the map holds eleven.
+    entries: BTreeMap<Key, Box<Entry>>,
     to_look: VecDeque<Key>,
     looking: usize,
     to_start: VecDeque<Key>,
@@ -366,9 +388,10 @@ impl Fetcher {
         Self {
             shared: Shared {
                 ids: OpIds::new(room),
-                ops: BTreeMap::new(),
-                streams: BTreeMap::new(),
+                ops: Few::new(),
+                streams: Few::new(),
                 abandoned: BTreeSet::new(),
+                lanes: Few::new(),
             },
             entries: BTreeMap::new(),
             to_look: VecDeque::new(),
@@ -414,7 +437,7 @@ impl Fetcher {
         let entry = self.entries.entry(key).or_insert_with(|| {
             self.to_look.push_back(key);
             let unproven = self.unproven.remove(&key);
-            Entry { waiters: BTreeSet::new(), object: Object::new(key, unproven) }
+            Box::new(Entry { waiters: BTreeSet::new(), object: Object::new(key, unproven) })
         });
         entry.waiters.insert(waiter);
         for (peer, ticket) in sources {
@@ -438,9 +461,13 @@ impl Fetcher {
     }
 
     /// Forgets an object and whatever it still asked for.
-    fn remove(&mut self, cx: &mut Cx<'_, Output>, key: Key) -> Option<Entry> {
+    fn remove(&mut self, cx: &mut Cx<'_, Output>, key: Key) -> Option<Box<Entry>> {
         let mut entry = self.entries.remove(&key)?;
-        entry.object.drop_link(cx, &mut self.shared);
+        if self.entries.is_empty() {
+            // A map keeps its root when the last entry goes.
+            self.entries = BTreeMap::new();
+        }
+        entry.object.drop_lanes(cx, &mut self.shared);
         self.shared.ops.retain(|_, owner| *owner != key);
         match entry.object.step {
             Step::ToLook => self.to_look.retain(|k| *k != key),
@@ -563,7 +590,7 @@ impl Machine for Fetcher {
             }
             Input::Stream { stream, event } => {
                 if let Some(key) = self.shared.streams.get(&stream).copied() {
-                    self.touch(cx, key, |o, cx, sh| o.stream(cx, sh, event));
+                    self.touch(cx, key, |o, cx, sh| o.stream(cx, sh, stream, event));
                 }
             }
             Input::Blob { op, result } => self.blob(cx, op, result),

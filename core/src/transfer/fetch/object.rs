@@ -1,21 +1,24 @@
-//! One object on its way here: the store on one side, one source at a time on the other.
+//! One object on its way here: the store on one side, the sources on the other.
 //!
 //! ```text
 //! to look → looking → to start → [removing] → no list → creating → open → sealing → end
 //! ```
-//! The link to a source lives beside these steps. A first request asks for the piece list and all pieces at once; reading
-//! stops behind the list until the store has said what it has of the object. If it has nothing, reading goes on; if it
-//! has pieces from before a restart, the stream is given up and another asks for the rest only.
+//! The lanes to the sources ([`super::lane`]) live beside these steps. A first request asks for the piece list and a share
+//! of the pieces at once; reading stops behind the list until the store has said what it has of the object. If it has
+//! nothing, reading goes on; if it has pieces from before a restart, the stream is given up and another asks for what is
+//! missing only. Then further lanes open, to other sources and beside the first. A lane that fails gives its share back; only
+//! when a source has no other lane is it the source that failed.
 //!
 //! Under a claim (see [`super`]) what the store has spares the writing and not the fetching: the steps are the same, and an
 //! object that is here whole goes straight to *open* and ends without sealing.
 
 use super::incoming::{Incoming, Taken};
+use super::lane::{Lane, SHARE_PIECES_MIN, State, Stream, held_max, lanes_max, share_of};
 use super::missing::Missing;
 use super::sources::{Choice, Sources};
 use super::{FetchError, Key, Output, Shared, SourceFault};
 use crate::id::{OpId, PublicKey};
-use crate::limits::{FETCH_OPEN_TIMEOUT, FETCH_READ_BYTES_MAX, FETCH_STALL_AFTER, FETCH_WRITES_PENDING_MAX};
+use crate::limits::{FETCH_LANES_PER_PEER, FETCH_OPEN_TIMEOUT, FETCH_READ_BYTES_MAX, FETCH_STALL_AFTER};
 use crate::machine::Cx;
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::ticket::Ticket;
@@ -48,28 +51,6 @@ pub(super) enum Step {
     Sealing(OpId),
 }
 
-#[derive(Debug)]
-enum Link {
-    None,
-    Pause(Instant),
-    Opening { op: OpId, source: usize, until: Instant },
-    Up(Box<Stream>),
-}
-
-#[derive(Debug)]
-struct Stream {
-    key: StreamKey,
-    source: usize,
-    incoming: Incoming,
-    /// The pieces asked for before the store said what it has.
-    guessed: bool,
-    /// The request is on its way out.
-    sending: bool,
-    asked: Option<usize>,
-    stall_at: Option<Instant>,
-    bytes_since: usize,
-}
-
 /// One object.
 #[derive(Debug)]
 pub(super) struct Object {
@@ -79,6 +60,8 @@ pub(super) struct Object {
     info: Option<BlobInfo>,
     /// Pieces to be fetched.
     missing: Missing,
+    /// Those of them that no lane asks for.
+    unasked: Missing,
     /// Pieces the store lacks.
     unwritten: Missing,
     /// Under a claim: pieces that the requester has not shown yet.
@@ -88,7 +71,9 @@ pub(super) struct Object {
     writes: BTreeMap<OpId, u64>,
     written_bytes: u64,
     repairs: u32,
-    link: Link,
+    lanes: Vec<Lane>,
+    /// All sources failed; they are asked again then.
+    pause: Option<Instant>,
 }
 
 impl Object {
@@ -102,17 +87,19 @@ impl Object {
             sources: Sources::default(),
             info: None,
             missing: Missing::all(0),
+            unasked: Missing::all(0),
             unwritten: Missing::all(0),
             unproven,
             whole: false,
             writes: BTreeMap::new(),
             written_bytes: 0,
             repairs: 0,
-            link: Link::None,
+            lanes: Vec::new(),
+            pause: None,
         }
     }
 
-    /// Another source; asked at once when all others are pausing.
+    /// Another source; asked at once when all others are pausing, or when one more is of use.
     pub(super) fn add_source(
         &mut self,
         cx: &mut FetchCx<'_>,
@@ -120,8 +107,7 @@ impl Object {
         peer: PublicKey,
         t: Option<Ticket>,
     ) {
-        if self.sources.add(peer, t) && matches!(self.link, Link::Pause(_)) {
-            self.link = Link::None;
+        if self.sources.add(peer, t) && (self.pause.take().is_some() || !self.lanes.is_empty()) {
             // A source that was never tried is there, so this cannot be the end.
             let _end = self.connect(cx, sh);
         }
@@ -136,6 +122,7 @@ impl Object {
     pub(super) fn start(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
         self.unwritten = Missing::all(piece_count(self.key.1));
         self.missing = self.unwritten.clone();
+        self.unasked = self.missing.clone();
         if self.whole {
             return self.prove(cx, sh);
         }
@@ -153,10 +140,16 @@ impl Object {
         self.unwritten = Missing::all(0);
         self.missing = self.unproven.clone().unwrap_or_else(|| Missing::all(0));
         if self.missing.left() == 0 {
-            self.drop_link(cx, sh);
+            self.drop_lanes(cx, sh);
             return Some(Ok(()));
         }
-        self.pull(cx, sh);
+        self.unasked = self.missing.clone();
+        for stream in self.lanes.iter().filter_map(Lane::stream) {
+            stream.share.iter().for_each(|piece| {
+                self.unasked.remove(piece);
+            });
+        }
+        self.pull_all(cx, sh);
         self.connect(cx, sh)
     }
 
@@ -193,14 +186,18 @@ impl Object {
         }
     }
 
-    /// Turns to the next source when one is needed and none is there.
+    /// Turns to the sources as far as they are needed: to the next one when none is asked, to more of them when that is of use.
     fn connect(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
-        if self.missing.left() == 0 || !matches!(self.link, Link::None) {
+        if self.missing.left() == 0 || self.pause.is_some() {
+            return None;
+        }
+        if !self.lanes.is_empty() {
+            self.widen(cx, sh);
             return None;
         }
         match self.sources.choose(cx.rng) {
             Choice::Ask(source) => self.open(cx, sh, source),
-            Choice::Pause(pause) => self.link = Link::Pause(cx.now + pause),
+            Choice::Pause(pause) => self.pause = Some(cx.now + pause),
             Choice::Nobody => {
                 return Some(Err(FetchError::NoSource(std::mem::take(&mut self.sources).faults())));
             }
@@ -208,33 +205,71 @@ impl Object {
         None
     }
 
+    /// Opens lanes beside those there are, while there is enough to ask for: to sources that have none, else to those that
+    /// have brought us here.
+    fn widen(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
+        while self.step == Step::Open && self.lanes.len() < lanes_max(self.key.1) {
+            // Those being opened will ask for a share each.
+            let opening = self.lanes.iter().filter(|lane| lane.stream().is_none()).count();
+            let spoken_for = u32::try_from(opening).unwrap_or(u32::MAX).saturating_mul(SHARE_PIECES_MIN);
+            if self.unasked.left().saturating_sub(spoken_for) < SHARE_PIECES_MIN {
+                return;
+            }
+            let room = |peer: &PublicKey| sh.lanes_to(peer) < FETCH_LANES_PER_PEER;
+            let beside = |lane: &&Lane| {
+                lane.stream().is_some()
+                    && self.sources.is_wide(lane.source)
+                    && self.sources.peer(lane.source).is_some_and(|peer| room(&peer))
+            };
+            let beside = self.lanes.iter().find(beside).map(|lane| lane.source);
+            let Some(source) = self.sources.choose_untried(cx.rng, room).or(beside) else { return };
+            self.open(cx, sh, source);
+        }
+    }
+
     fn open(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, source: usize) {
         let Some(peer) = self.sources.peer(source) else { return };
         let op = sh.issue(self.key);
         cx.emit(Output::Open { op, peer });
-        self.link = Link::Opening { op, source, until: cx.now + FETCH_OPEN_TIMEOUT };
+        sh.lane_begins(peer);
+        self.lanes.push(Lane { source, state: State::Opening { op, until: cx.now + FETCH_OPEN_TIMEOUT } });
     }
 
-    /// The stream is open: asks for what is missing.
+    /// The next pieces to ask for. They are asked for from now on.
+    fn next_share(&mut self) -> PieceRanges {
+        let count = share_of(self.unasked.left()) as usize;
+        let share = PieceRanges::of(self.unasked.iter().take(count));
+        share.iter().for_each(|piece| {
+            self.unasked.remove(piece);
+        });
+        share
+    }
+
+    /// The stream is open: asks for a share of what is missing.
     pub(super) fn opened(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, op: OpId, key: StreamKey) {
-        let Link::Opening { op: expected, source, .. } = self.link else { return };
-        if op != expected {
+        let Some(at) = self.lanes.iter().position(|lane| lane.opens_by(op)) else { return };
+        let share = self.next_share();
+        let list = self.info.is_none();
+        if share.is_empty() && !list {
+            // The other lanes were quicker.
+            cx.emit(Output::Stream { stream: key, op: StreamOp::Reset });
+            self.lose_lane(sh, at);
             return;
         }
+        let guessed = self.step != Step::Open;
+        let Some(lane) = self.lanes.get_mut(at) else { return };
         sh.streams.insert(key, self.key);
-        let want = PieceRanges::of(self.missing.iter());
-        let list = self.info.is_none();
-        let ticket = self.sources.ticket(source);
-        let request = Fetch { digest: self.key.0, ticket, list, want: want.clone() };
+        let ticket = self.sources.ticket(lane.source);
+        let request = Fetch { digest: self.key.0, ticket, list, want: share.clone() };
         cx.emit(Output::Stream {
             stream: key,
             op: StreamOp::Send { bytes: request.to_frame().encode().into() },
         });
-        self.link = Link::Up(Box::new(Stream {
+        lane.state = State::Up(Box::new(Stream {
             key,
-            source,
-            incoming: Incoming::new(list, want),
-            guessed: self.step != Step::Open,
+            incoming: Incoming::new(list, share.clone()),
+            share,
+            guessed,
             sending: true,
             asked: None,
             stall_at: Some(cx.now + FETCH_STALL_AFTER),
@@ -250,46 +285,44 @@ impl Object {
         op: OpId,
         why: String,
     ) -> Option<End> {
-        match self.link {
-            Link::Opening { op: expected, .. } if op == expected => {
-                self.fault(cx, sh, SourceFault::Unreachable(why))
-            }
-            Link::Opening { .. } | Link::None | Link::Pause(_) | Link::Up(_) => None,
-        }
+        let at = self.lanes.iter().position(|lane| lane.opens_by(op))?;
+        self.fault(cx, sh, at, SourceFault::Unreachable(why))
     }
 
-    /// Something happened on the stream.
+    /// Something happened on a stream.
     pub(super) fn stream(
         &mut self,
         cx: &mut FetchCx<'_>,
         sh: &mut Shared,
+        key: StreamKey,
         event: StreamEvent,
     ) -> Option<End> {
-        let Link::Up(stream) = &mut self.link else { return None };
+        let at = self.lanes.iter().position(|lane| lane.is_on(key))?;
         match event {
             StreamEvent::Sent => {
+                let stream = self.lanes.get_mut(at).and_then(Lane::stream_mut)?;
                 if std::mem::replace(&mut stream.sending, false) {
                     stream.stall_at = None;
-                    cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Finish });
-                    self.pull(cx, sh);
+                    cx.emit(Output::Stream { stream: key, op: StreamOp::Finish });
+                    self.pull(cx, sh, at);
                 }
                 None
             }
-            StreamEvent::Bytes(bytes) => self.bytes(cx, sh, bytes),
-            StreamEvent::End => self.fault(cx, sh, SourceFault::Short),
+            StreamEvent::Bytes(bytes) => self.bytes(cx, sh, at, bytes),
+            StreamEvent::End => self.fault(cx, sh, at, SourceFault::Short),
             StreamEvent::Gone => {
-                sh.streams.remove(&stream.key);
-                self.fault(cx, sh, SourceFault::Lost)
+                sh.streams.remove(&key);
+                self.fault(cx, sh, at, SourceFault::Lost)
             }
         }
     }
 
-    fn bytes(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, bytes: Bytes) -> Option<End> {
-        let Link::Up(stream) = &mut self.link else { return None };
+    fn bytes(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, at: usize, bytes: Bytes) -> Option<End> {
+        let stream = self.lanes.get_mut(at).and_then(Lane::stream_mut)?;
         let asked = stream.asked.take();
         if bytes.is_empty() || asked.is_none_or(|max| bytes.len() > max) {
             // Not what was asked for: the fault is on this side of the stream, the source is only lost.
-            return self.fault(cx, sh, SourceFault::Lost);
+            return self.fault(cx, sh, at, SourceFault::Lost);
         }
         stream.bytes_since += bytes.len();
         if stream.bytes_since >= STALL_BYTES_MIN {
@@ -297,12 +330,12 @@ impl Object {
             stream.stall_at = None;
         }
         match stream.incoming.take(self.key.1, bytes) {
-            Err(fault) => return self.fault(cx, sh, fault),
+            Err(fault) => return self.fault(cx, sh, at, fault),
             Ok(Taken::More) => {}
             Ok(Taken::List(pieces)) => {
                 let info = BlobInfo { len: self.key.1, pieces };
                 if !verify_info(&self.key.0, &info) {
-                    return self.fault(cx, sh, SourceFault::WrongList);
+                    return self.fault(cx, sh, at, SourceFault::WrongList);
                 }
                 self.info = Some(info);
                 self.create(cx, sh);
@@ -310,19 +343,20 @@ impl Object {
             Ok(Taken::Piece(piece, bytes)) => self.write(cx, sh, piece, bytes),
         }
         if self.whole && self.missing.left() == 0 {
-            self.drop_link(cx, sh);
+            self.drop_lanes(cx, sh);
             return Some(Ok(()));
         }
-        self.pull(cx, sh);
+        self.pull(cx, sh, at);
         // The last piece may be one that only had to be shown: then no write is left whose end would seal.
         self.seal_when_whole(cx, sh);
         None
     }
 
-    fn write(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, piece: u32, bytes: Vec<Bytes>) {
+    fn write(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, piece: u32, bytes: Bytes) {
         if !self.missing.remove(piece) {
             return;
         }
+        self.unasked.remove(piece);
         self.sources.progressed();
         if let Some(unproven) = &mut self.unproven {
             unproven.remove(piece);
@@ -335,21 +369,30 @@ impl Object {
         }
     }
 
-    /// Asks for the next bytes, if there is room for them.
-    fn pull(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
-        let Link::Up(stream) = &mut self.link else { return };
+    /// Asks each lane for its next bytes, if there is room for them.
+    fn pull_all(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
+        // Backwards, because a lane that is answered leaves its place, and its successor stands at the end.
+        for at in (0..self.lanes.len()).rev() {
+            self.pull(cx, sh, at);
+        }
+    }
+
+    /// Asks for the next bytes of a lane, if there is room for them.
+    fn pull(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, at: usize) {
+        let held = self.writes.len() + self.lanes.iter().filter(|lane| lane.holds_a_piece()).count();
+        let Some(stream) = self.lanes.get_mut(at).and_then(Lane::stream_mut) else { return };
         if stream.asked.is_some() || stream.sending {
             return;
         }
         if stream.incoming.wanted() == 0 {
-            let room = self.writes.len() < FETCH_WRITES_PENDING_MAX;
+            let room = held < held_max(self.key.1);
             let Some(info) = self.info.as_ref().filter(|_| room && self.step == Step::Open) else {
                 // Waiting for the store is no stall of the source.
                 stream.stall_at = None;
                 return;
             };
             if !stream.incoming.begin(info) {
-                return self.answered(cx, sh);
+                return self.answered(cx, sh, at);
             }
             stream.stall_at = None;
             stream.bytes_since = 0;
@@ -360,13 +403,16 @@ impl Object {
         cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Read { max } });
     }
 
-    /// The source gave all that was asked for. More holes than a request has room for are asked for in the next.
-    fn answered(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
-        let Link::Up(stream) = std::mem::replace(&mut self.link, Link::None) else { return };
-        sh.streams.remove(&stream.key);
-        cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Release });
-        if self.missing.left() > 0 {
-            self.open(cx, sh, stream.source);
+    /// The source gave all that was asked for: it is asked for the next share.
+    fn answered(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, at: usize) {
+        let Some(lane) = self.lose_lane(sh, at) else { return };
+        if let Some(stream) = lane.stream() {
+            sh.streams.remove(&stream.key);
+            cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Release });
+        }
+        if self.unasked.left() > 0 {
+            self.open(cx, sh, lane.source);
+            self.widen(cx, sh);
         }
     }
 
@@ -447,21 +493,22 @@ impl Object {
                 self.written_bytes += range.end - range.start;
                 if proven {
                     self.missing.remove(piece);
+                    self.unasked.remove(piece);
                 }
             }
         }
-        // What was asked for before this was known holds pieces that are here: ask the same source for the others.
+        // What was asked for before this was known holds pieces that are here: ask the same source for others.
+        let guess = self.lanes.iter().position(|lane| lane.stream().is_some_and(|s| s.guessed));
         if self.missing.left() < before
-            && let Link::Up(stream) = &self.link
-            && stream.guessed
+            && let Some(source) = guess.and_then(|at| self.drop_lane(cx, sh, at))
+            && self.missing.left() > 0
         {
-            let source = stream.source;
-            self.drop_link(cx, sh);
-            if self.missing.left() > 0 {
-                self.open(cx, sh, source);
-            }
+            self.open(cx, sh, source);
         }
-        self.pull(cx, sh);
+        self.pull_all(cx, sh);
+        if !self.lanes.is_empty() {
+            self.widen(cx, sh);
+        }
         self.seal_when_whole(cx, sh);
         None
     }
@@ -470,14 +517,17 @@ impl Object {
         self.written_bytes += self.writes.remove(&op).unwrap_or(0);
         let (digest, len, _) = self.key;
         cx.emit(Output::Progress { digest, len, done: self.written_bytes });
-        self.pull(cx, sh);
+        self.pull_all(cx, sh);
+        if !self.lanes.is_empty() {
+            self.widen(cx, sh);
+        }
         self.seal_when_whole(cx, sh);
         None
     }
 
     fn seal_when_whole(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
         if self.step == Step::Open && !self.whole && self.missing.left() == 0 && self.writes.is_empty() {
-            self.drop_link(cx, sh);
+            self.drop_lanes(cx, sh);
             self.step = Step::Sealing(sh.blob(cx, self.key, BlobRequest::Seal { digest: self.key.0 }));
         }
     }
@@ -488,74 +538,96 @@ impl Object {
             return Some(Err(FetchError::Store(why)));
         }
         self.repairs += 1;
-        self.drop_link(cx, sh);
+        self.drop_lanes(cx, sh);
         self.unwritten = Missing::all(piece_count(self.key.1));
         self.missing = self.unwritten.clone();
+        self.unasked = self.missing.clone();
         self.written_bytes = 0;
         self.step = Step::Removing(sh.blob(cx, self.key, BlobRequest::Remove { digest: self.key.0 }));
         None
     }
 
-    /// The source failed: the next one goes on from the pieces that are here.
-    fn fault(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, fault: SourceFault) -> Option<End> {
-        let source = match &self.link {
-            Link::Opening { source, .. } => *source,
-            Link::Up(stream) => stream.source,
-            Link::None | Link::Pause(_) => return None,
-        };
-        self.drop_link(cx, sh);
-        if self.sources.failed(source, fault.clone())
-            && let Some(peer) = self.sources.peer(source)
-        {
+    /// A lane failed. Others go on from the pieces that are here.
+    fn fault(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, at: usize, fault: SourceFault) -> Option<End> {
+        let source = self.drop_lane(cx, sh, at)?;
+        let peer = self.sources.peer(source)?;
+        if !fault.is_final() && self.lanes.iter().any(|lane| lane.source == source) {
+            // The source still gives. It will not have so many streams, or the others will soon say the same.
+            self.sources.narrow(source);
+            return self.connect(cx, sh);
+        }
+        if self.sources.failed(source, fault.clone()) {
             cx.emit(Output::Lied { peer, digest: self.key.0, fault });
+        }
+        // Whoever lied is asked over no other stream either.
+        while let Some(at) = self.lanes.iter().position(|lane| self.sources.is_banned(lane.source)) {
+            self.drop_lane(cx, sh, at);
         }
         self.connect(cx, sh)
     }
 
-    /// Gives the link up, whatever its state.
-    pub(super) fn drop_link(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
-        match std::mem::replace(&mut self.link, Link::None) {
-            Link::None | Link::Pause(_) => {}
-            Link::Opening { op, .. } => sh.abandon(op),
-            Link::Up(stream) => {
+    /// Gives all lanes up, whatever their state.
+    pub(super) fn drop_lanes(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) {
+        self.pause = None;
+        while !self.lanes.is_empty() {
+            self.drop_lane(cx, sh, 0);
+        }
+    }
+
+    /// Gives a lane up, whatever its state, and its share back. Tells whose it was.
+    fn drop_lane(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared, at: usize) -> Option<usize> {
+        let lane = self.lose_lane(sh, at)?;
+        match lane.state {
+            State::Opening { op, .. } => sh.abandon(op),
+            State::Up(stream) => {
                 // Not there any more when the stream itself is gone.
                 if sh.streams.remove(&stream.key).is_some() {
                     cx.emit(Output::Stream { stream: stream.key, op: StreamOp::Reset });
                 }
+                for piece in stream.share.iter().filter(|piece| self.missing.contains(*piece)) {
+                    self.unasked.insert(piece);
+                }
             }
         }
+        Some(lane.source)
+    }
+
+    fn lose_lane(&mut self, sh: &mut Shared, at: usize) -> Option<Lane> {
+        let lane = (at < self.lanes.len()).then(|| self.lanes.remove(at))?;
+        if let Some(peer) = self.sources.peer(lane.source) {
+            sh.lane_ends(&peer);
+        }
+        Some(lane)
     }
 
     /// Time passed.
     pub(super) fn timeout(&mut self, cx: &mut FetchCx<'_>, sh: &mut Shared) -> Option<End> {
-        self.deadline().filter(|d| d.at <= cx.now)?;
-        match &self.link {
-            Link::None => None,
-            Link::Pause(_) => {
-                self.link = Link::None;
-                self.connect(cx, sh)
-            }
-            Link::Opening { .. } | Link::Up(_) => self.fault(cx, sh, SourceFault::Stalled),
+        if self.pause.is_some_and(|at| at <= cx.now) {
+            self.pause = None;
+            return self.connect(cx, sh);
         }
+        let now = cx.now;
+        let due = |lane: &Lane| lane.deadline().is_some_and(|d| d.at <= now);
+        // What opens anew is due later, so this ends.
+        while let Some(at) = self.lanes.iter().position(due) {
+            if let Some(end) = self.fault(cx, sh, at, SourceFault::Stalled) {
+                return Some(end);
+            }
+        }
+        None
     }
 
     /// When it wants to be woken.
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        match &self.link {
-            Link::None => None,
-            Link::Pause(at) => Some(Deadline::new(*at, "sources are asked again")),
-            Link::Opening { until, .. } => Some(Deadline::new(*until, "stream to a source")),
-            Link::Up(stream) => stream.stall_at.map(|at| Deadline::new(at, "bytes of a source")),
-        }
+        let lanes = self.lanes.iter().filter_map(Lane::deadline);
+        let pause = self.pause.map(|at| Deadline::new(at, "sources are asked again"));
+        lanes.chain(pause).reduce(|a, b| if b.at < a.at { b } else { a })
     }
 
     /// Bytes held in memory, for the bound that tests check.
     #[cfg(test)]
     pub(super) fn held(&self) -> u64 {
-        let arriving = match &self.link {
-            Link::Up(stream) => stream.incoming.held() as u64,
-            Link::None | Link::Pause(_) | Link::Opening { .. } => 0,
-        };
-        self.writes.values().sum::<u64>() + arriving
+        let streams = self.lanes.iter().filter_map(Lane::stream);
+        self.writes.values().sum::<u64>() + streams.map(|s| s.incoming.held() as u64).sum::<u64>()
     }
 }

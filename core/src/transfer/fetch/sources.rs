@@ -17,6 +17,8 @@ struct Source {
     ticket: Option<Ticket>,
     tried: bool,
     banned: bool,
+    /// It takes no further stream beside the one it has.
+    narrow: bool,
     fault: Option<SourceFault>,
 }
 
@@ -48,20 +50,14 @@ impl Sources {
             return false;
         }
         let banned = self.list.iter().any(|s| s.peer == peer && s.banned);
-        self.list.push(Source { peer, ticket, tried: false, banned, fault: None });
+        self.list.push(Source { peer, ticket, tried: false, banned, narrow: false, fault: None });
         !banned
     }
 
     /// Chooses at random among those whose turn it is, so that many consumers spread over the holders.
     pub(super) fn choose(&mut self, rng: &mut Rng) -> Choice {
-        let ready = self.list.iter().filter(|s| !s.banned && !s.tried).count();
-        if ready > 0 {
-            let nth = usize::try_from(rng.below(ready as u64)).unwrap_or(0);
-            let found = self.list.iter_mut().enumerate().filter(|(_, s)| !s.banned && !s.tried).nth(nth);
-            if let Some((index, source)) = found {
-                source.tried = true;
-                return Choice::Ask(index);
-            }
+        if let Some(index) = self.choose_untried(rng, |_| true) {
+            return Choice::Ask(index);
         }
         self.rounds += 1;
         if self.rounds >= FETCH_ROUNDS_MAX || self.list.iter().all(|s| s.banned) {
@@ -72,6 +68,40 @@ impl Sources {
         Choice::Pause(rng.jitter(pause.min(FETCH_BACKOFF_MAX), 25))
     }
 
+    /// One whose turn it is and whom `may` allows, if there is one.
+    pub(super) fn choose_untried(
+        &mut self,
+        rng: &mut Rng,
+        may: impl Fn(&PublicKey) -> bool,
+    ) -> Option<usize> {
+        let ready = |s: &Source| !s.banned && !s.tried && may(&s.peer);
+        let count = self.list.iter().filter(|s| ready(s)).count();
+        if count == 0 {
+            return None;
+        }
+        let nth = usize::try_from(rng.below(count as u64)).unwrap_or(0);
+        let (index, source) = self.list.iter_mut().enumerate().filter(|(_, s)| ready(s)).nth(nth)?;
+        source.tried = true;
+        Some(index)
+    }
+
+    /// It takes no further stream beside the one it has.
+    pub(super) fn narrow(&mut self, index: usize) {
+        if let Some(source) = self.list.get_mut(index) {
+            source.narrow = true;
+        }
+    }
+
+    /// Whether it is never asked again.
+    pub(super) fn is_banned(&self, index: usize) -> bool {
+        self.list.get(index).is_some_and(|s| s.banned)
+    }
+
+    /// Whether it may be asked over one more stream beside the one it has.
+    pub(super) fn is_wide(&self, index: usize) -> bool {
+        self.list.get(index).is_some_and(|s| !s.narrow && !s.banned)
+    }
+
     /// The source failed; true when it lied.
     pub(super) fn failed(&mut self, index: usize, fault: SourceFault) -> bool {
         let (lied, banned) = (fault.is_lie(), fault.is_final());
@@ -79,6 +109,8 @@ impl Sources {
         for (i, source) in self.list.iter_mut().enumerate() {
             if i == index {
                 source.fault = Some(fault.clone());
+                // It was the source, and not the number of its streams.
+                source.narrow = false;
                 source.banned |= fault.is_final_for_ticket();
             }
             source.banned |= banned && source.peer == peer;

@@ -20,6 +20,7 @@ use super::message::{Fetch, RefusedCode};
 use super::tree::piece_count;
 use super::{StreamEvent, StreamKey, StreamOp};
 use crate::codec::{DecodeError, Frame};
+use crate::few::Few;
 use crate::id::{Digest, OpId, OpIds, PublicKey};
 use crate::limits::{REFUSALS_MAX, SERVES_MAX, SERVES_PER_PEER_MAX};
 use crate::machine::{Cx, Machine};
@@ -29,7 +30,6 @@ use crate::time::Deadline;
 use grants::Grants;
 pub use grants::Reason;
 use outgoing::{Phase, Serve, Slot};
-use std::collections::BTreeMap;
 
 /// What can happen to the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -146,8 +146,8 @@ pub struct Counts {
 pub struct Server {
     ids: OpIds,
     grants: Grants,
-    serves: BTreeMap<StreamKey, Serve>,
-    ops: BTreeMap<OpId, StreamKey>,
+    serves: Few<StreamKey, Serve>,
+    ops: Few<OpId, StreamKey>,
     refusals: usize,
     counts: Counts,
 }
@@ -165,8 +165,8 @@ impl Server {
         Ok(Self {
             ids: OpIds::new(room),
             grants: Grants::restore(records)?,
-            serves: BTreeMap::new(),
-            ops: BTreeMap::new(),
+            serves: Few::new(),
+            ops: Few::new(),
             refusals: 0,
             counts: Counts::default(),
         })
@@ -212,7 +212,11 @@ impl Server {
         // Limits come first: they depend on nothing the peer should not know.
         let with_peer =
             self.serves.values().filter(|s| s.peer == peer && !matches!(s.phase, Phase::Refusing)).count();
-        if self.serving() >= SERVES_MAX || with_peer >= SERVES_PER_PEER_MAX {
+        // A further stream for an object under way leaves room for those who have none.
+        let serving = |s: &Serve| !matches!(s.phase, Phase::Refusing);
+        let beside = self.serves.values().any(|s| serving(s) && s.peer == peer && s.digest == fetch.digest);
+        let room = if beside { SERVES_MAX / 2 } else { SERVES_MAX };
+        if self.serving() >= room || with_peer >= SERVES_PER_PEER_MAX {
             self.counts.busy += 1;
             return self.refuse_new(cx, stream, peer, fetch, RefusedCode::Busy);
         }

@@ -5,9 +5,9 @@ use crate::codec::Frame;
 use crate::id::{ConnId, Digest, OpId, PublicKey, StreamId};
 use crate::laws::{self, Rig};
 use crate::limits::{
-    FETCH_LOOKUPS_MAX, FETCH_READ_BYTES_MAX, FETCH_WRITES_PENDING_MAX, FETCHES_ACTIVE_MAX,
-    FETCHES_WAITING_MAX, GRANT_REQUESTERS_MAX, OBJECT_BYTES_MAX, REFUSALS_MAX, SERVE_READ_AHEAD_BYTES,
-    SERVE_STALL_AFTER, SERVES_MAX, SERVES_PER_PEER_MAX,
+    FETCH_LOOKUPS_MAX, FETCH_PIECES_HELD_MAX, FETCH_READ_BYTES_MAX, FETCHES_ACTIVE_MAX, FETCHES_WAITING_MAX,
+    GRANT_REQUESTERS_MAX, OBJECT_BYTES_MAX, REFUSALS_MAX, SERVE_READ_AHEAD_BYTES, SERVE_STALL_AFTER,
+    SERVES_MAX, SERVES_PER_PEER_MAX,
 };
 use crate::machine::Machine as _;
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
@@ -140,7 +140,7 @@ fn bytes_are_asked_for_only_while_the_store_keeps_up() {
             (Some(_), Some(_)) => panic!("reads while the store has not said what it has"),
         };
     }
-    assert_eq!(writes.len(), FETCH_WRITES_PENDING_MAX);
+    assert_eq!(writes.len(), FETCH_PIECES_HELD_MAX);
     assert_eq!(rig.machine.poll_timeout(), None, "waiting for the store is no stall");
     let out = rig.tell(fetch::Input::Blob { op: writes[2], result: Ok(BlobAnswer::Written) });
     assert!(out.contains(&fetch::Output::Progress { digest, len: info.len, done: PIECE }));
@@ -198,6 +198,23 @@ fn a_peer_over_its_limit_is_told_to_come_later_and_the_others_are_served() {
     let resets = rig.wait(SERVE_STALL_AFTER);
     assert_eq!(resets.len(), REFUSALS_MAX, "each refusal that nobody took is reset");
     assert_eq!(rig.machine.poll_timeout(), None);
+}
+
+#[test]
+fn a_second_stream_for_an_object_yields_to_those_who_have_none() {
+    let digest = Digest::of(b"x");
+    let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
+    let mut ask = |n: u64, peer: u8| {
+        let peer = key(peer).public();
+        rig.tell(serve::Input::Grant { digest, requester: peer, reason: serve::Reason::Job });
+        rig.tell(request(digest, n, &peer)).iter().any(|o| matches!(o, serve::Output::Blob { .. }))
+    };
+    for peer in 0..SERVES_MAX as u8 / 2 - 1 {
+        assert!(ask(u64::from(peer), peer));
+    }
+    assert!(ask(100, 0), "there is room for a second stream");
+    assert!(!ask(101, 0), "there is room, but not for a third one");
+    assert!(ask(102, 200), "a peer that has none gets its first");
 }
 
 #[test]

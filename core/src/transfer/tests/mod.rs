@@ -2,6 +2,7 @@
 //! arrive in portions drawn at random, and the bounds are looked at after every step.
 
 mod alone;
+mod lanes;
 mod world;
 
 use super::fetch::{self, FetchError, SourceFault};

@@ -3,7 +3,7 @@
 use crate::codec::FrameReader;
 use crate::id::{ConnId, Digest, Keypair, OpId, PublicKey, StreamId};
 use crate::limits::{
-    FETCH_WRITES_PENDING_MAX, FETCHES_ACTIVE_MAX, PIECE_BYTES_MIN, SERVE_READ_AHEAD_BYTES, SERVE_READ_BYTES,
+    FETCH_PIECES_HELD_MAX, FETCHES_ACTIVE_MAX, PIECE_BYTES_MIN, SERVE_READ_AHEAD_BYTES, SERVE_READ_BYTES,
 };
 use crate::machine::{Cx, Machine};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
@@ -88,9 +88,8 @@ impl Store {
             BlobRequest::Write { digest, piece, bytes } => {
                 let (info, pieces) = self.partial.get_mut(&digest).ok_or(BlobFailed::NotFound)?;
                 let range = piece_range(info.len, piece);
-                let joined = bytes.concat();
-                assert_eq!(joined.len() as u64, range.end - range.start);
-                assert!(pieces.insert(piece, joined).is_none(), "piece {piece} written twice");
+                assert_eq!(bytes.len() as u64, range.end - range.start);
+                assert!(pieces.insert(piece, bytes.to_vec()).is_none(), "piece {piece} written twice");
                 self.writes += 1;
                 Ok(BlobAnswer::Written)
             }
@@ -118,6 +117,8 @@ pub(super) struct Holder {
     pub(super) store: Store,
     pub(super) pending: Vec<(OpId, Result<BlobAnswer, BlobFailed>)>,
     pub(super) reachable: bool,
+    /// Streams it takes at once.
+    pub(super) streams_max: usize,
     /// The answer of each stream ends behind so many bytes.
     pub(super) cut: Option<usize>,
     /// Takes nothing from its consumers' reads and sends nothing more behind so many bytes.
@@ -194,6 +195,7 @@ impl World {
             store: Store::default(),
             pending: Vec::new(),
             reachable: true,
+            streams_max: usize::MAX,
             cut: None,
             silent_after: None,
         });
@@ -249,7 +251,7 @@ impl World {
             }
         }
         for held in self.fetcher.held() {
-            assert!(held <= FETCH_WRITES_PENDING_MAX as u64 * PIECE, "a fetch holds {held} bytes");
+            assert!(held <= FETCH_PIECES_HELD_MAX as u64 * PIECE, "a fetch holds {held} bytes");
         }
         assert!(self.fetcher.active() <= FETCHES_ACTIVE_MAX);
     }
@@ -340,7 +342,11 @@ impl World {
 
     pub(super) fn answer_open(&mut self) -> bool {
         let Some((op, peer)) = pick(&mut self.rng, &mut self.opening) else { return false };
-        let holder = self.holders.iter().position(|h| h.key == peer && h.reachable);
+        let takes = |at: usize, h: &Holder| {
+            let streams = self.pipes.values().filter(|pipe| pipe.holder == at && !pipe.up.released).count();
+            h.key == peer && h.reachable && streams < h.streams_max
+        };
+        let holder = self.holders.iter().enumerate().position(|(at, h)| takes(at, h));
         match holder {
             None => self.tell(fetch::Input::OpenFailed { op, why: "no path".into() }),
             Some(holder) => {
@@ -398,19 +404,29 @@ impl World {
             if self.step() {
                 continue;
             }
-            let deadlines = self.holders.iter().filter_map(|h| h.server.poll_timeout());
-            let Some(next) = deadlines.chain(self.fetcher.poll_timeout()).map(|d| d.at).min() else { return };
-            self.now = self.now.max(next);
-            let mut out = Vec::new();
-            self.fetcher.handle_timeout(&mut Cx::new(self.now, WALL, &mut self.rng, &mut out));
-            self.do_fetch(out);
-            for h in 0..self.holders.len() {
-                let mut out = Vec::new();
-                self.holders[h].server.handle_timeout(&mut Cx::new(self.now, WALL, &mut self.rng, &mut out));
-                self.do_serve(h, out);
+            if !self.pass_time() {
+                return;
             }
         }
         panic!("does not come to rest");
+    }
+
+    /// Lets time pass to the next deadline; false when there is none.
+    pub(super) fn pass_time(&mut self) -> bool {
+        let deadlines = self.holders.iter().filter_map(|h| h.server.poll_timeout());
+        let Some(next) = deadlines.chain(self.fetcher.poll_timeout()).map(|d| d.at).min() else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        let mut out = Vec::new();
+        self.fetcher.handle_timeout(&mut Cx::new(self.now, WALL, &mut self.rng, &mut out));
+        self.do_fetch(out);
+        for h in 0..self.holders.len() {
+            let mut out = Vec::new();
+            self.holders[h].server.handle_timeout(&mut Cx::new(self.now, WALL, &mut self.rng, &mut out));
+            self.do_serve(h, out);
+        }
+        true
     }
 
     /// The consumer's process dies and starts again.

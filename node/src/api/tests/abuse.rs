@@ -253,7 +253,8 @@ fn only_loopback_can_be_listened_on() {
     let (events, _) = async_channel::bounded(1);
     let dir = tempfile::tempdir().unwrap();
     let config = ApiConfig { listen: "0.0.0.0:0".parse().unwrap(), data_dir: dir.path().to_path_buf() };
-    let started = ApiServer::start(&config, CoreHandle::new(events, 1), Arc::new(MemoryBlobs::default()));
+    let started =
+        ApiServer::start(&config, CoreHandle::new(events, 1), Arc::new(MemoryBlobs::default()), no_dht());
     assert!(matches!(started, Err(ApiStartError::NotLoopback(_))));
     assert!(!dir.path().join(TOKEN_FILE).exists());
 }

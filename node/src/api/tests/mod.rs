@@ -65,6 +65,10 @@ fn key(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
 
+fn no_dht() -> ApiDht {
+    ApiDht { handle: crate::ports::dht::DhtHandle::off(), keypair: Keypair::from_seed(&[1; 32]) }
+}
+
 fn run_id() -> RunId {
     RunId([0xab; 16])
 }
@@ -214,7 +218,7 @@ impl Rig {
         blobs.put(LOG);
         let dir = tempfile::tempdir().unwrap();
         let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), data_dir: dir.path().to_path_buf() };
-        let server = ApiServer::start(&config, handle.clone(), blobs.clone()).expect("starts");
+        let server = ApiServer::start(&config, handle.clone(), blobs.clone(), no_dht()).expect("starts");
         let token = std::fs::read_to_string(server.token_file()).unwrap().trim().to_owned();
         Self { server: Some(server), handle, blobs, seen, token, dir, _events: events }
     }

@@ -25,23 +25,25 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, OFlags, renameat, statat, unlinkat};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, IoSlice, Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 /// Objects being fetched at once, far above the core's own bound: each holds a file open.
 const PARTIALS_OPEN_MAX: usize = 64;
+/// An object that nothing was read of for this long is closed.
+pub(super) const READERS_KEPT: Duration = Duration::from_secs(1);
+/// Whole objects a reader keeps open.
+const READERS_OPEN_MAX: usize = 16;
 /// A partial object nobody resumed for so long is given up.
 const PARTIAL_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest single read: the largest piece.
 const READ_BYTES_MAX: u32 = 16 << 20;
-/// Linux takes at most so many pieces of memory in one call.
-const PARTS_PER_WRITE_MAX: usize = 1_024;
 const IMPORT_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Why the store cannot be opened.
@@ -93,6 +95,48 @@ struct Partial {
     file: File,
     info: BlobInfo,
     have: Vec<u8>,
+}
+
+/// The objects one reader has open: opening one costs as much as reading its next bytes. One that was removed or replaced
+/// meanwhile is not read again, but takes up its room until the reader forgets it, a second after its last read.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    /// The one read last stands last.
+    open: Vec<Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    digest: Digest,
+    file: File,
+    len: u64,
+    read_at: Instant,
+}
+
+impl Readers {
+    fn of(&mut self, store: &BlobStore, digest: &Digest) -> Result<(&File, u64), BlobFailed> {
+        let read_at = Instant::now();
+        self.open.retain(|reader| read_at.duration_since(reader.read_at) < READERS_KEPT);
+        let known = self.open.iter().position(|reader| reader.digest == *digest);
+        let known = known.map(|at| self.open.remove(at));
+        let known = known.filter(|reader| reader.file.metadata().is_ok_and(|there| there.nlink() > 0));
+        let reader = match known {
+            Some(reader) => Reader { read_at, ..reader },
+            None => {
+                let (file, len) = store.inner.object(digest)?;
+                Reader { digest: *digest, file, len, read_at }
+            }
+        };
+        if self.open.len() >= READERS_OPEN_MAX {
+            self.open.remove(0);
+        }
+        self.open.push(reader);
+        self.open.last().map(|reader| (&reader.file, reader.len)).ok_or(BlobFailed::NotFound)
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.open.clear();
+    }
 }
 
 impl Partials {
@@ -150,13 +194,19 @@ impl BlobStore {
     }
 
     /// Exactly `len` bytes from `offset` of a whole object. Not verified: whoever receives them does.
-    pub fn read(&self, digest: &Digest, offset: u64, len: u32) -> Result<Bytes, BlobFailed> {
-        let (file, whole) = self.inner.object(digest)?;
+    pub(super) fn read(
+        &self,
+        readers: &mut Readers,
+        digest: &Digest,
+        offset: u64,
+        len: u32,
+    ) -> Result<Bytes, BlobFailed> {
+        let (file, whole) = readers.of(self, digest)?;
         let end = offset.checked_add(u64::from(len)).filter(|end| *end <= whole);
         if end.is_none() || len > READ_BYTES_MAX {
             return Err(BlobFailed::Io(format!("{len} bytes at {offset} are not within {whole}")));
         }
-        read_part(&file, offset, len as usize).map(Bytes::from).map_err(|e| read_failed(&e))
+        read_part(file, offset, len as usize).map(Bytes::from).map_err(|e| read_failed(&e))
     }
 
     /// A whole object as a file, for reading and seeking. It stays readable when the object is removed meanwhile.
@@ -257,15 +307,15 @@ impl BlobStore {
         partials: &mut Partials,
         digest: &Digest,
         piece: u32,
-        bytes: &[Bytes],
+        bytes: &[u8],
     ) -> Result<(), BlobFailed> {
         let partial = partials.open.get_mut(digest).ok_or(BlobFailed::NotFound)?;
         let range = piece_range(partial.info.len, piece);
-        let total: u64 = bytes.iter().map(|b| b.len() as u64).sum();
+        let total = bytes.len() as u64;
         if range.is_empty() || total != range.end - range.start {
             return Err(BlobFailed::Io(format!("piece {piece} has not {total} bytes")));
         }
-        write_parts(&partial.file, bytes, range.start).map_err(|e| failed(&e))?;
+        partial.file.write_all_at(bytes, range.start).map_err(|e| failed(&e))?;
         set_bit(&mut partial.have, piece);
         Ok(())
     }
@@ -512,28 +562,6 @@ fn read_part(file: &File, mut at: u64, len: usize) -> io::Result<Vec<u8>> {
     // An allocator may give more room than was asked for, and the file may have grown.
     bytes.truncate(len);
     Ok(bytes)
-}
-
-/// Writes `parts` one behind the other from `at`, as many in one call as the system takes.
-fn write_parts(file: &File, parts: &[Bytes], mut at: u64) -> io::Result<()> {
-    for parts in parts.chunks(PARTS_PER_WRITE_MAX) {
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let mut rest = &mut slices[..];
-        // Parts of no bytes are passed over, so that a write of nothing always means a full disk.
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match rustix::io::pwritev(file, rest, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    at += n as u64;
-                    IoSlice::advance_slices(&mut rest, n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-    Ok(())
 }
 
 fn hash_whole(file: &File, digest: &Digest) -> Result<BlobInfo, BlobFailed> {

@@ -18,18 +18,18 @@ pub use files::{BlobStore, BlobStoreError, ImportError};
 
 use crate::ports::Refused;
 use async_channel::Sender;
-use files::Partials;
+use files::{Partials, READERS_KEPT, Readers};
 use remote_network_core::event::Event;
 use remote_network_core::id::OpId;
 use remote_network_core::limits;
 use remote_network_core::port::{BlobAnswer, BlobFailed, BlobRequest};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Requests that may wait for each thread. The core has at most [`limits::SERVES_MAX`] reads and
-/// [`limits::FETCHES_ACTIVE_MAX`] × [`limits::FETCH_WRITES_PENDING_MAX`] writes in flight, and one request for each
+/// [`limits::FETCHES_ACTIVE_MAX`] × [`limits::FETCH_PIECES_HELD_MAX`] writes in flight, and one request for each
 /// fetch, job input and grant besides.
 pub const REQUESTS_WAITING_MAX: usize = 2 * limits::FETCHES_WAITING_MAX;
 
@@ -85,11 +85,28 @@ impl Drop for BlobPort {
     }
 }
 
+/// What a thread keeps open between requests.
+#[derive(Default)]
+struct Open {
+    partials: Partials,
+    readers: Readers,
+}
+
+/// The next request; `None` when there will be none. A thread that has nothing to do keeps no object open for reading.
+fn next(queue: &Receiver<Request>, open: &mut Open) -> Option<Request> {
+    match queue.recv_timeout(READERS_KEPT) {
+        Ok(request) => return Some(request),
+        Err(RecvTimeoutError::Disconnected) => return None,
+        Err(RecvTimeoutError::Timeout) => open.readers.forget_all(),
+    }
+    queue.recv().ok()
+}
+
 /// A thread's life: one request, one answer.
 fn serve(store: &BlobStore, queue: &Receiver<Request>, events: &Sender<Event>) {
-    let mut partials = Partials::default();
-    while let Ok((op, request)) = queue.recv() {
-        let result = catch_unwind(AssertUnwindSafe(|| answer(store, &mut partials, request)))
+    let mut open = Open::default();
+    while let Some((op, request)) = next(queue, &mut open) {
+        let result = catch_unwind(AssertUnwindSafe(|| answer(store, &mut open, request)))
             .unwrap_or_else(|_| Err(BlobFailed::Io("the object store panicked".into())));
         if events.send_blocking(Event::Blob { op, result }).is_err() {
             return;
@@ -97,14 +114,13 @@ fn serve(store: &BlobStore, queue: &Receiver<Request>, events: &Sender<Event>) {
     }
 }
 
-fn answer(
-    store: &BlobStore,
-    partials: &mut Partials,
-    request: BlobRequest,
-) -> Result<BlobAnswer, BlobFailed> {
+fn answer(store: &BlobStore, open: &mut Open, request: BlobRequest) -> Result<BlobAnswer, BlobFailed> {
+    let Open { partials, readers } = open;
     match request {
         BlobRequest::Open { digest } => store.info(&digest).map(BlobAnswer::Info),
-        BlobRequest::Read { digest, offset, len } => store.read(&digest, offset, len).map(BlobAnswer::Bytes),
+        BlobRequest::Read { digest, offset, len } => {
+            store.read(readers, &digest, offset, len).map(BlobAnswer::Bytes)
+        }
         BlobRequest::Create { digest, info } => store.create(partials, digest, info),
         BlobRequest::Write { digest, piece, bytes } => {
             store.write(partials, &digest, piece, &bytes).map(|()| BlobAnswer::Written)

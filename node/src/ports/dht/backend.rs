@@ -4,20 +4,21 @@
 //! (names are resolved and the crate is built on a helper thread, because both block). Tasks report to the loop, and the
 //! loop alone says `Done`: so a cancelled operation cannot be answered twice.
 
-use super::ops::{Operation, Target, target};
-use super::{DhtConfig, DhtMode, LocalAddr, OPERATION_MAX, Order, REQUESTS_WAITING_MAX, UNREACHABLE_MAX};
+use super::ops::{Answers, Operation, Target, target};
+use super::{DhtConfig, DhtMode, DhtSocket, DhtStatus, FamilyStatus, LocalAddr, OPERATION_MAX, Order};
+use super::{REQUESTS_WAITING_MAX, TOOLS_ROOM, UNREACHABLE_MAX};
 use async_channel::{Receiver, Sender};
 use mainline::async_dht::AsyncDht;
 use mainline::{Dht, Id};
 use remote_network_core::event::Event;
-use remote_network_core::id::OpId;
+use remote_network_core::id::{DhtId, OpId, OpIds};
 use remote_network_core::limits::DHT_OPS_MAX;
 use remote_network_core::port::{DhtDone, DhtEvent, DhtFailed, DhtRequest};
 use smol::future::{FutureExt as _, or};
 use smol::{LocalExecutor, Task, Timer};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -62,6 +63,9 @@ pub(super) struct Backend<'a> {
     reports: Sender<Wake>,
     dht: Option<AsyncDht>,
     running: BTreeMap<OpId, (Target, Task<()>)>,
+    /// Who gets the answers of operations that are not the core's.
+    askers: BTreeMap<OpId, Sender<DhtEvent>>,
+    tool_ops: OpIds,
     waiting: VecDeque<(Instant, OpId, DhtRequest)>,
     remembered: Vec<String>,
     told: Option<(u32, bool)>,
@@ -88,6 +92,8 @@ impl Backend<'_> {
             reports,
             dht: None,
             running: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            tool_ops: OpIds::new(TOOLS_ROOM),
             waiting: VecDeque::new(),
             remembered: Vec::new(),
             told: None,
@@ -117,6 +123,12 @@ impl Backend<'_> {
             match or(report, or(order, time)).await {
                 Wake::Order(None) => return,
                 Wake::Order(Some(Order::Request(op, request))) => self.request(op, request).await,
+                Wake::Order(Some(Order::Ask(request, asker))) => {
+                    let op = self.tool_ops.issue();
+                    self.askers.insert(op, asker);
+                    self.request(op, request).await;
+                }
+                Wake::Order(Some(Order::Status(asker))) => self.status(asker),
                 Wake::Order(Some(Order::NetworkChanged)) => {
                     self.build_gap = REBUILD_FIRST;
                     self.rebuild("the network changed", Duration::ZERO).await;
@@ -188,7 +200,11 @@ impl Backend<'_> {
             };
             let Some((_, op, request)) = self.waiting.remove(at) else { return };
             let is_server = self.config.mode != DhtMode::Client;
-            let operation = Operation { op, dht: dht.clone(), is_server, events: self.events.clone() };
+            let answers = match self.askers.get(&op) {
+                Some(asker) => Answers::Tool(asker.clone()),
+                None => Answers::Core(self.events.clone()),
+            };
+            let operation = Operation { op, dht: dht.clone(), is_server, answers };
             let reports = self.reports.clone();
             let task = self.executor.spawn(async move {
                 // The crate panics when its thread has died; for the operation that is being offline.
@@ -224,8 +240,42 @@ impl Backend<'_> {
         self.done(op, result).await;
     }
 
-    async fn done(&self, op: OpId, result: Result<DhtDone, DhtFailed>) {
-        self.tell(DhtEvent::Done { op, result }).await;
+    async fn done(&mut self, op: OpId, result: Result<DhtDone, DhtFailed>) {
+        let end = DhtEvent::Done { op, result };
+        match self.askers.remove(&op) {
+            Some(asker) => drop(asker.try_send(end)),
+            None => self.tell(end).await,
+        }
+    }
+
+    /// Answers how it is, from a task: the crate takes its time.
+    fn status(&self, asker: Sender<DhtStatus>) {
+        let operations = (self.running.len(), self.waiting.len());
+        let dht = self.dht.clone();
+        let look = async move {
+            let Some(dht) = dht else {
+                return DhtStatus { backend: "mainline", operations, ..DhtStatus::default() };
+            };
+            let (info, nodes) = (dht.info().await, dht.to_bootstrap().await.len());
+            // The crate tells no count of those who see it there.
+            let observed = info.public_address().map(|addr| (SocketAddr::V4(addr), 1));
+            let id = DhtId(*info.id().as_bytes());
+            DhtStatus {
+                backend: "mainline",
+                local: Some(SocketAddr::V4(info.local_addr())),
+                families: vec![FamilyStatus { ipv6: false, id, nodes, observed }],
+                read_only: Some(!info.server_mode()),
+                operations,
+                ..DhtStatus::default()
+            }
+        };
+        let task = self.executor.spawn(async move {
+            // A dead thread of the crate is found by the probes; here nobody is answered.
+            if let Ok(status) = AssertUnwindSafe(look).catch_unwind().await {
+                let _nobody_waits = asker.try_send(status);
+            }
+        });
+        task.detach();
     }
 
     async fn tell(&self, event: DhtEvent) {
@@ -378,7 +428,17 @@ async fn probe(dht: &AsyncDht, refresh: bool, ask: bool) -> Probe {
 /// Resolves names and builds. Blocks.
 fn build(config: &DhtConfig, remembered: &[String]) -> io::Result<AsyncDht> {
     let mut builder = Dht::builder();
-    builder.bind_address(config.bind).port(config.port.unwrap_or(0));
+    let (bind, port) = match &config.socket {
+        DhtSocket::Own { bind, port } => (*bind, *port),
+        DhtSocket::Shared(_) => return Err(io::Error::other("mainline cannot share a socket")),
+    };
+    let bind = match bind {
+        IpAddr::V4(ip) => ip,
+        // All addresses: of IPv4, since the crate has no other.
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(ip) => return Err(io::Error::other(format!("mainline has no IPv6, and {ip} is of it"))),
+    };
+    builder.bind_address(bind).port(port);
     if config.mode == DhtMode::Client || config.mode == (DhtMode::Private { seed: false }) {
         let addresses = addresses(config, remembered);
         if addresses.is_empty() {

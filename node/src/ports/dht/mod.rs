@@ -1,4 +1,7 @@
-//! The Mainline DHT: our own node (`native.rs`), or the `mainline` crate.
+//! The Mainline DHT: our own node (`native.rs`), or the `mainline` crate (`backend.rs`, `ops.rs`).
+//!
+//! The core asks through [`DhtPort`], and is answered by events. Tools for people and scripts ask through a
+//! [`DhtHandle`], beside the core: what they look for is none of its business, and their answers never reach it.
 //!
 //! `mainline` has a thread, a socket and a clock of its own; the core has its requests and events. This port stands
 //! between and knows the crate's manners (docs/PROTOCOL.md names the measurements):
@@ -18,17 +21,26 @@
 //! Values and peers are handed on as they come. The core verifies them; nothing here is believed.
 
 mod backend;
+mod handle;
 mod native;
 mod ops;
+mod socket;
+mod status;
+mod table_file;
+
+pub use handle::{DhtHandle, Found};
+pub use socket::{ASIDE_WAITING_MAX, Shared};
+pub use status::{DhtStatus, FamilyStatus};
 
 use crate::ports::Refused;
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use backend::Backend;
 use remote_network_core::event::Event;
 use remote_network_core::id::OpId;
 use remote_network_core::port::{DhtEvent, DhtFailed, DhtRequest};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,6 +49,8 @@ use std::time::Duration;
 pub const REQUESTS_WAITING_MAX: usize = 1_024;
 /// An operation ends by itself after this; the core's own deadline is shorter.
 pub const OPERATION_MAX: Duration = Duration::from_secs(20);
+/// The room of operations that are not the core's, in their ids.
+const TOOLS_ROOM: u8 = 0xff;
 /// Nobody answered for so long: build anew, with names resolved again.
 pub const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
@@ -63,6 +77,20 @@ pub enum DhtBackend {
     Mainline,
 }
 
+/// Through what the DHT speaks.
+#[derive(Clone, Debug)]
+pub enum DhtSocket {
+    /// A socket of its own.
+    Own {
+        /// Address to bind to. All addresses of IPv6 stand for IPv4 as well; `mainline` has IPv4 only.
+        bind: IpAddr,
+        /// UDP port; 0: any free one.
+        port: u16,
+    },
+    /// QUIC's, which comes through here once the driver has bound it. Only for our own node.
+    Shared(Receiver<Shared>),
+}
+
 /// How the port is started.
 #[derive(Clone, Debug)]
 pub struct DhtConfig {
@@ -70,10 +98,10 @@ pub struct DhtConfig {
     pub backend: DhtBackend,
     /// Which DHT.
     pub mode: DhtMode,
-    /// UDP port; `None` or 0: any free one.
-    pub port: Option<u16>,
-    /// Address to bind to.
-    pub bind: Ipv4Addr,
+    /// Through what it speaks.
+    pub socket: DhtSocket,
+    /// Where the table is kept between runs (only our own node keeps one).
+    pub table_file: Option<PathBuf>,
     /// `host:port` to start from. Empty for [`DhtMode::Client`]: the well-known ones.
     pub bootstrap: Vec<String>,
 }
@@ -82,6 +110,9 @@ pub struct DhtConfig {
 #[derive(Debug)]
 enum Order {
     Request(OpId, DhtRequest),
+    /// Answered to whoever asks, under an id of the port's own.
+    Ask(DhtRequest, Sender<DhtEvent>),
+    Status(Sender<DhtStatus>),
     NetworkChanged,
 }
 
@@ -118,7 +149,7 @@ impl DhtPort {
         if taken || (is_cancel && self.orders.is_none()) {
             return Ok(());
         }
-        Err(Event::Dht(DhtEvent::Done { op, result: Err(DhtFailed::Offline) }).into())
+        Err(Event::Dht(offline(op)).into())
     }
 
     /// The machine moved to another network: everything the backend knows of itself is void.
@@ -129,10 +160,19 @@ impl DhtPort {
         }
     }
 
+    /// For whoever asks beside the core.
+    pub fn handle(&self) -> DhtHandle {
+        DhtHandle::new(self.orders.as_ref().map(Sender::downgrade))
+    }
+
     /// Where the backend's socket is, once it is built.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         *self.local.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn offline(op: OpId) -> DhtEvent {
+    DhtEvent::Done { op, result: Err(DhtFailed::Offline) }
 }
 
 impl Drop for DhtPort {

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use mainline::async_dht::AsyncDht;
 use mainline::errors::{ConcurrencyError, PutMutableError, PutQueryError};
 use mainline::{Id, MutableItem};
+use remote_network_core::dht::item::immutable_target;
 use remote_network_core::event::Event;
-use remote_network_core::id::{OpId, PublicKey, Signature};
+use remote_network_core::id::{DhtId, OpId, PublicKey, Signature};
 use remote_network_core::port::{self, AnnouncePort, DhtDone, DhtEvent, DhtFailed, DhtRequest, GetMode};
 use smol::stream::StreamExt as _;
 use std::collections::BTreeSet;
@@ -32,6 +33,8 @@ pub(super) fn target(request: &DhtRequest) -> Option<Target> {
         DhtRequest::Announce { topic, .. } | DhtRequest::GetPeers { topic } => Some(*topic.as_bytes()),
         DhtRequest::PutMutable { item, .. } => Some(item_target(&item.key, &item.salt)),
         DhtRequest::GetMutable { key, salt, .. } => Some(item_target(key, salt)),
+        DhtRequest::PutImmutable { value } => Some(*immutable_target(value).as_bytes()),
+        DhtRequest::GetImmutable { target } => Some(*target.as_bytes()),
         DhtRequest::Cancel => None,
     }
 }
@@ -45,13 +48,32 @@ fn some_salt(salt: &Bytes) -> Option<&[u8]> {
     (!salt.is_empty()).then_some(&salt[..])
 }
 
+/// Where an operation's events go.
+#[derive(Clone)]
+pub(super) enum Answers {
+    /// To the core.
+    Core(Sender<Event>),
+    /// To whoever asked beside it.
+    Tool(Sender<DhtEvent>),
+}
+
+impl Answers {
+    /// Nobody listens any more when the driver or the asker is gone; the operation then ends by itself.
+    pub(super) async fn tell(&self, event: DhtEvent) {
+        match self {
+            Answers::Core(events) => drop(events.send(Event::Dht(event)).await),
+            Answers::Tool(asker) => drop(asker.try_send(event)),
+        }
+    }
+}
+
 /// An operation on a running backend.
 pub(super) struct Operation {
     pub(super) op: OpId,
     pub(super) dht: AsyncDht,
     /// Whether our own node is among those that store and answer.
     pub(super) is_server: bool,
-    pub(super) events: Sender<Event>,
+    pub(super) answers: Answers,
 }
 
 impl Operation {
@@ -72,13 +94,14 @@ impl Operation {
             DhtRequest::GetPeers { topic } => self.get_peers(Id::from(*topic.as_bytes())).await,
             DhtRequest::PutMutable { item, cas } => self.put(item, cas).await,
             DhtRequest::GetMutable { key, salt, mode } => self.get(key, salt, mode).await,
+            DhtRequest::PutImmutable { value } => self.put_immutable(&value).await,
+            DhtRequest::GetImmutable { target } => self.get_immutable(target).await,
             DhtRequest::Cancel => Err(DhtFailed::Cancelled),
         }
     }
 
     async fn tell(&self, event: DhtEvent) {
-        // Nobody listens any more when the driver is gone; the operation then ends with the port.
-        let _listener = self.events.send(Event::Dht(event)).await;
+        self.answers.tell(event).await;
     }
 
     async fn get_peers(&self, topic: Id) -> Result<DhtDone, DhtFailed> {
@@ -137,6 +160,30 @@ impl Operation {
                 ConcurrencyError::ConflictRisk | ConcurrencyError::CasFailed => DhtFailed::Cas,
                 ConcurrencyError::NotMostRecent => DhtFailed::SeqTooOld,
             }),
+        }
+    }
+
+    async fn put_immutable(&self, value: &[u8]) -> Result<DhtDone, DhtFailed> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(DhtFailed::TooBig);
+        }
+        let began = Instant::now();
+        match self.dht.put_immutable(value).await {
+            // The crate does not say how many stored it; at least one did.
+            Ok(_) => Ok(DhtDone { stored: 1, responded: 1, newest_seq: None }),
+            Err(e) => Err(put_failed(&e, began.elapsed())),
+        }
+    }
+
+    async fn get_immutable(&self, target: DhtId) -> Result<DhtDone, DhtFailed> {
+        match self.dht.get_immutable(Id::from(*target.as_bytes())).await {
+            Some(value) => {
+                let value = Bytes::copy_from_slice(&value);
+                self.tell(DhtEvent::Immutable { op: self.op, value }).await;
+                Ok(DhtDone { stored: 0, responded: 1, newest_seq: None })
+            }
+            None if self.dht.to_bootstrap().await.is_empty() => Err(DhtFailed::NoNodes),
+            None => Ok(DhtDone::default()),
         }
     }
 

@@ -2,7 +2,12 @@ use super::*;
 use bytes::Bytes;
 use remote_network_core::id::{DhtId, Keypair, Signature};
 use remote_network_core::port::{AnnouncePort, DhtDone, GetMode, MutableItem};
+use std::net::Ipv4Addr;
 use std::time::Instant;
+
+mod interop;
+mod libtorrent;
+mod native;
 
 const LONG: Duration = Duration::from_secs(40);
 
@@ -19,6 +24,7 @@ struct Host {
 struct Outcome {
     result: Result<DhtDone, DhtFailed>,
     values: Vec<MutableItem>,
+    immutable: Option<Bytes>,
     peers: Vec<SocketAddr>,
 }
 
@@ -27,9 +33,14 @@ fn host(mode: DhtMode, port: Option<u16>, bootstrap: &[SocketAddr]) -> Host {
 }
 
 fn host_of(backend: DhtBackend, mode: DhtMode, port: Option<u16>, bootstrap: &[SocketAddr]) -> Host {
-    let (tx, events) = async_channel::bounded(4096);
     let bootstrap = bootstrap.iter().map(ToString::to_string).collect();
-    let config = DhtConfig { backend, mode, port, bind: Ipv4Addr::LOCALHOST, bootstrap };
+    let socket = DhtSocket::Own { bind: Ipv4Addr::LOCALHOST.into(), port: port.unwrap_or(0) };
+    let config = DhtConfig { backend, mode, socket, table_file: None, bootstrap };
+    start(config)
+}
+
+fn start(config: DhtConfig) -> Host {
+    let (tx, events) = async_channel::bounded(4096);
     Host { port: DhtPort::start(config, tx).unwrap(), events, next_op: 0, health: None }
 }
 
@@ -77,12 +88,15 @@ impl Host {
     }
 
     fn finish(&mut self, op: OpId) -> Outcome {
-        let (mut values, mut peers) = (Vec::new(), Vec::new());
+        let (mut values, mut peers, mut immutable) = (Vec::new(), Vec::new(), None);
         let until = Instant::now() + LONG;
         while let Some(event) = self.next(until) {
             match event {
-                DhtEvent::Done { op: id, result } if id == op => return Outcome { result, values, peers },
+                DhtEvent::Done { op: id, result } if id == op => {
+                    return Outcome { result, values, immutable, peers };
+                }
                 DhtEvent::Value { op: id, item } if id == op => values.push(item),
+                DhtEvent::Immutable { op: id, value } if id == op => immutable = Some(value),
                 DhtEvent::Peers { op: id, addrs } if id == op => peers.extend(addrs),
                 _ => {}
             }
@@ -320,8 +334,8 @@ fn a_name_that_does_not_resolve_is_told_and_the_port_stays_alive() {
     let config = DhtConfig {
         backend: Mainline,
         mode: DhtMode::Private { seed: false },
-        port: None,
-        bind: Ipv4Addr::LOCALHOST,
+        socket: DhtSocket::Own { bind: Ipv4Addr::LOCALHOST.into(), port: 0 },
+        table_file: None,
         bootstrap: vec!["nobody.invalid:1".into()],
     };
     let mut host = Host { port: DhtPort::start(config, tx).unwrap(), events, next_op: 0, health: None };

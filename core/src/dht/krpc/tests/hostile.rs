@@ -6,7 +6,7 @@ use crate::dht::krpc::client::OPS_MAX;
 use crate::dht::krpc::message::{Answer, Ask, Body, Outgoing, Put, Signed, read, write_query};
 use crate::dht::krpc::server::{REPLY_MAX, VALUE_REPLY_MAX};
 use crate::dht::krpc::source::{ALLOWANCE_BYTES, BURST, SOURCES_MAX};
-use crate::dht::krpc::{Input, Krpc, Output};
+use crate::dht::krpc::{Config, Input, Krpc, Output, Presence};
 use crate::id::{DhtId, OpId, Signature};
 use crate::laws::{self, Rig};
 use crate::port::{AnnouncePort, DhtRequest, GetMode};
@@ -44,7 +44,7 @@ fn tokens_signatures_and_targets_that_do_not_hold_are_refused_and_counted() {
     let target = crate::dht::item::target(&item.key, b"");
     let token = token_of(&mut net, node, us, Ask::Get { target, newer_than: None });
     let mut put = |from, token: &[u8], signed: Signed<'_>, v: &[u8]| {
-        let bytes = ask(Ask::Put(Put { token, v, mutable: Some(signed), cas: None }));
+        let bytes = ask(Ask::Put(Put { token, v, mutable: Some(signed), cas: None, age: None }));
         error_of(&net.probe(node, from, &bytes))
     };
     assert_eq!(put(us, b"12345678", good, b"1:x"), Some(203));
@@ -71,14 +71,17 @@ fn tokens_signatures_and_targets_that_do_not_hold_are_refused_and_counted() {
 
 #[test]
 fn a_source_that_asks_too_much_gets_no_answer_for_a_while() {
-    let mut net = Net::grown(21, 3);
+    let mut net = Net::new(21);
+    let (node, us, other) = (public(0), public(900), public(901));
+    let config = Config { private_networks: false, presence: Presence::Open, bootstrap: Vec::new() };
+    net.join_with(node, Krpc::new(config));
     let query = ask(Ask::FindNode(DhtId([1; 20])));
-    let answered = (0..500).filter(|_| !net.probe(addr(1), addr(900), &query).is_empty()).count();
+    let answered = (0..500).filter(|_| !net.probe(node, us, &query).is_empty()).count();
     assert!(answered <= BURST as usize);
-    assert_eq!(net.refusals(addr(1), "krpc-rate"), 500 - BURST);
-    assert!(!net.probe(addr(1), addr(901), &query).is_empty());
+    assert_eq!(net.refusals(node, "krpc-rate"), 500 - BURST);
+    assert!(!net.probe(node, other, &query).is_empty());
     net.run(Duration::from_secs(10));
-    assert!(!net.probe(addr(1), addr(900), &query).is_empty());
+    assert!(!net.probe(node, us, &query).is_empty());
 }
 
 #[test]
@@ -202,7 +205,7 @@ fn arb_datagram() -> impl Strategy<Value = Bytes> {
             2 => Ask::GetPeers(target),
             3 => Ask::Announce { topic: target, port: None, token: b"12345678" },
             4 => Ask::Get { target, newer_than: None },
-            5 => Ask::Put(Put { token: b"12345678", v: b"1:x", mutable: None, cas: None }),
+            5 => Ask::Put(Put { token: b"12345678", v: b"1:x", mutable: None, cas: None, age: None }),
             _ => Ask::Get { target, newer_than: Some(1) },
         };
         Bytes::from(write_query(1, &Outgoing { id, read_only, want_both: true, ask }))

@@ -1,3 +1,6 @@
 mod hostile;
 mod net;
 mod network;
+mod private;
+mod promises;
+mod young;

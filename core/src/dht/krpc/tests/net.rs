@@ -1,6 +1,7 @@
 //! A small network in virtual time: nodes that exchange datagrams with latency and loss, in their wire form.
 
 use crate::dht::item;
+use crate::dht::krpc::message::{Ask, Body, Outgoing, Put, Signed, read, write_query};
 use crate::dht::krpc::{Config, Input, Krpc, Output, Presence};
 use crate::id::{DhtId, Keypair, OpId};
 use crate::laws::WALL_AT_START;
@@ -28,6 +29,8 @@ pub struct Net {
     pub loss_ppm: u32,
     pub packets: u64,
     pub trace: blake3::Hasher,
+    /// The methods of the queries sent.
+    pub seen: Vec<&'static str>,
     rng: Rng,
     queue: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     wakes: BTreeSet<(Instant, SocketAddr)>,
@@ -90,6 +93,7 @@ impl Net {
             loss_ppm: 0,
             packets: 0,
             trace: blake3::Hasher::new(),
+            seen: vec![],
             rng: Rng::from_seed([seed; 32]),
             queue: BTreeMap::new(),
             wakes: BTreeSet::new(),
@@ -126,12 +130,17 @@ impl Net {
         self.tell(at, Input::Start);
     }
 
+    /// A host that was elsewhere goes on here.
+    pub fn adopt(&mut self, at: SocketAddr, mut host: Host) {
+        self.wakes.retain(|(_, a)| *a != at);
+        host.deadline = None;
+        self.hosts.insert(at, host);
+    }
+
     /// The host is gone, with all it knew.
     pub fn kill(&mut self, at: SocketAddr) {
-        if let Some(host) = self.hosts.remove(&at) {
-            self.wakes.retain(|(_, a)| *a != at);
-            drop(host);
-        }
+        self.hosts.remove(&at);
+        self.wakes.retain(|(_, a)| *a != at);
     }
 
     pub fn tell(&mut self, at: SocketAddr, input: Input) {
@@ -154,6 +163,7 @@ impl Net {
                 Output::Datagram { to, bytes } => {
                     host.sent += 1;
                     self.packets += 1;
+                    self.seen.extend(method(&bytes));
                     self.trace.update(&self.now.as_nanos().to_be_bytes()).update(&bytes);
                     let later = Duration::from_millis(5 + self.rng.below(100));
                     if !self.rng.chance_ppm(self.loss_ppm) {
@@ -189,6 +199,19 @@ impl Net {
         let until = self.now + by;
         while self.step(until) {}
         self.now = until;
+    }
+
+    /// Time passes until this method is asked.
+    pub fn run_to(&mut self, asked: &str) {
+        while !self.seen.contains(&asked) {
+            self.run(Duration::from_millis(1));
+        }
+    }
+
+    /// A host's machine stands still for so long, and hears of all deadlines at once.
+    pub fn oversleep(&mut self, at: SocketAddr, by: Duration) {
+        self.now = self.now + by;
+        self.with(at, |k, cx| k.handle_timeout(cx));
     }
 
     /// Begins an operation at a host.
@@ -258,6 +281,20 @@ impl Net {
         back
     }
 
+    /// Puts at one node, as a stranger would who has no table.
+    pub fn put_at(&mut self, to: SocketAddr, from: SocketAddr, item: &MutableItem) {
+        let ask =
+            |ask| write_query(7, &Outgoing { id: DhtId([0x55; 20]), read_only: true, want_both: false, ask });
+        let target = item::target(&item.key, &item.salt);
+        let replies = self.probe(to, from, &ask(Ask::Get { target, newer_than: None }));
+        let Some(Body::Reply(reply)) = read(&replies[0]).map(|m| m.body) else { panic!("no reply") };
+        let v = crate::dht::krpc::operation::bencoded(&item.value);
+        let (key, seq, signature) = (*item.key.as_bytes(), item.seq, item.signature);
+        let mutable = Some(Signed { key, seq, signature, salt: &item.salt });
+        let put = Put { token: reply.token().unwrap(), v: &v, mutable, cas: None, age: None };
+        assert!(matches!(read(&self.probe(to, from, &ask(Ask::Put(put)))[0]).unwrap().body, Body::Reply(_)));
+    }
+
     /// Takes what is on its way to somebody whom the test plays.
     pub fn take_sent(&mut self, to: SocketAddr) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
@@ -273,6 +310,18 @@ impl Net {
     pub fn refusals(&self, at: SocketAddr, why: &str) -> u32 {
         self.hosts[&at].refused.get(why).copied().unwrap_or(0)
     }
+}
+
+fn method(bytes: &[u8]) -> Option<&'static str> {
+    let Body::Query(query) = read(bytes)?.body else { return None };
+    Some(match query.ask {
+        Ask::Ping => "ping",
+        Ask::FindNode(_) => "find_node",
+        Ask::GetPeers(_) => "get_peers",
+        Ask::Announce { .. } => "announce_peer",
+        Ask::Get { .. } => "get",
+        Ask::Put(_) => "put",
+    })
 }
 
 /// The same host at another port.

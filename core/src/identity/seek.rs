@@ -1,0 +1,204 @@
+//! Asking those who are connected where somebody is.
+//!
+//! The DHT is where a key's address is found, and who sits around a key there can keep its record from everybody. But
+//! somebody whom we know has mostly met the peer, or was told of it. So when a *wanted* peer has no record, its seeker
+//! asks each of its connected peers once, and who knows an address answers.
+//!
+//! | frame | body |
+//! |---|---|
+//! | `0x04` seek | `k` public key of who is sought |
+//! | `0x05` seen | `a` address (compact) where it may be, `k` public key of who was sought |
+//!
+//! Both are hearsay and commit to nothing. Who is asked does not ask on, so a seek costs each peer of the seeker one
+//! frame; who knows nothing, or nothing to tell this asker, says nothing. What is told follows the rules of known peers
+//! ([`super::book::Book::where_is`]). What becomes of an answer is the cascade's business: TLS proves who is there.
+
+use crate::codec::{DecodeError, Dict, Frame, compact_addr, parse_compact_addr};
+use crate::id::PublicKey;
+use crate::time::{Duration, Instant};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+/// Frame kind of a seek.
+pub const KIND_SEEK: u8 = 0x04;
+/// Frame kind of its answer.
+pub const KIND_SEEN: u8 = 0x05;
+/// Seeks of one asker heard in one [`WINDOW`].
+pub const SEEKS_PER_ASKER: usize = 60;
+/// The window.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// Askers remembered, more than a node has connections; when all asked within the window, further ones are not heard.
+pub const ASKERS_MAX: usize = 256;
+/// Bytes of either body: below 80, and room for newer keys.
+const BODY_BYTES_MAX: usize = 512;
+
+/// Where is this peer?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seek {
+    /// Who is sought.
+    pub key: PublicKey,
+}
+
+/// It may be there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Who was sought.
+    pub key: PublicKey,
+    /// Where it may be.
+    pub addr: SocketAddr,
+}
+
+impl Seek {
+    /// The frame on the wire.
+    pub fn to_frame(&self) -> Frame {
+        Frame::new(KIND_SEEK, &Dict::new().with("k", &self.key))
+    }
+
+    /// Reads a frame of kind [`KIND_SEEK`].
+    pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
+        Ok(Self { key: dict(frame, KIND_SEEK)?.key("k")? })
+    }
+}
+
+impl Seen {
+    /// The frame on the wire.
+    pub fn to_frame(&self) -> Frame {
+        let addr = compact_addr(self.addr);
+        Frame::new(KIND_SEEN, &Dict::new().with("a", &addr[..]).with("k", &self.key))
+    }
+
+    /// Reads a frame of kind [`KIND_SEEN`].
+    pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
+        let d = dict(frame, KIND_SEEN)?;
+        let addr = parse_compact_addr(d.bytes("a", 18)?);
+        let addr = addr.ok_or_else(|| DecodeError::invalid("a", "not a compact address"))?;
+        Ok(Self { key: d.key("k")?, addr })
+    }
+}
+
+fn dict(frame: &Frame, kind: u8) -> Result<Dict, DecodeError> {
+    if frame.kind != kind {
+        return Err(DecodeError::Unknown { what: "frame kind", number: frame.kind.into() });
+    }
+    Dict::decode(&frame.body, BODY_BYTES_MAX)
+}
+
+/// Who asked how often lately. By key, so that a new connection is no new allowance.
+#[derive(Clone, Debug, Default)]
+pub struct SeekMeter {
+    askers: BTreeMap<PublicKey, VecDeque<Instant>>,
+}
+
+impl SeekMeter {
+    /// `asker` asks: whether it is heard.
+    pub fn hears(&mut self, now: Instant, asker: &PublicKey) -> bool {
+        if !self.askers.contains_key(asker) && self.askers.len() >= ASKERS_MAX {
+            self.askers.retain(|_, asked| asked.back().is_some_and(|at| *at + WINDOW > now));
+            if self.askers.len() >= ASKERS_MAX {
+                return false;
+            }
+        }
+        let asked = self.askers.entry(*asker).or_default();
+        while asked.front().is_some_and(|at| *at + WINDOW <= now) {
+            asked.pop_front();
+        }
+        let heard = asked.len() < SEEKS_PER_ASKER;
+        if heard {
+            asked.push_back(now);
+        }
+        heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::FrameReader;
+    use crate::id::Keypair;
+    use proptest::prelude::*;
+
+    fn key(n: u32) -> PublicKey {
+        Keypair::from_seed(&crate::rng::derive_seed(&[0; 32], &n.to_string())).public()
+    }
+
+    fn over_the_wire(frame: &Frame) -> Frame {
+        let mut reader = FrameReader::default();
+        reader.push(&frame.encode());
+        reader.next_frame().unwrap().unwrap()
+    }
+
+    #[test]
+    fn both_messages_come_out_of_the_wire_as_they_went_in() {
+        let seek = Seek { key: key(1) };
+        let frame = over_the_wire(&seek.to_frame());
+        assert_eq!((Seek::from_frame(&frame), Seen::from_frame(&frame).is_err()), (Ok(seek), true));
+        for addr in ["203.0.113.7:30906", "[2001:db8::7]:1"] {
+            let seen = Seen { key: key(1), addr: addr.parse().unwrap() };
+            let frame = over_the_wire(&seen.to_frame());
+            assert_eq!((Seen::from_frame(&frame), Seek::from_frame(&frame).is_err()), (Ok(seen), true));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_or_no_address_is_not_read_and_newer_keys_are_ignored() {
+        let seek = |d: Dict| Seek::from_frame(&Frame::new(KIND_SEEK, &d));
+        let seen = |d: Dict| Seen::from_frame(&Frame::new(KIND_SEEN, &d));
+        let good = Dict::new().with("a", &[203, 0, 113, 7, 0, 9][..]).with("k", &key(1));
+        assert!(seen(good.clone().with("zz", "newer")).is_ok());
+        assert!(seek(Dict::new()).is_err());
+        let no_key = (0..=255).map(|n| [n; 32]).find(|b| PublicKey::from_slice(b).is_err()).unwrap();
+        assert!(seek(Dict::new().with("k", &no_key[..])).is_err());
+        assert!(seek(Dict::new().with("k", &key(1).as_bytes()[..31])).is_err());
+        assert!(seen(Dict::new().with("k", &key(1))).is_err());
+        for len in [0, 5, 7, 17, 19] {
+            let bad = Dict::new().with("a", &vec![1; len][..]).with("k", &key(1));
+            assert!(seen(bad).is_err(), "{len} bytes");
+        }
+        let fat = good.with("zz", &[0; BODY_BYTES_MAX][..]);
+        assert!(seen(fat).is_err());
+    }
+
+    #[test]
+    fn sixty_seeks_of_an_asker_are_heard_in_any_minute() {
+        let mut meter = SeekMeter::default();
+        let at = |s| Instant::ZERO + Duration::from_secs(s);
+        let mut heard = |now, n| (0..100).filter(|_| meter.hears(now, &key(n))).count();
+        assert_eq!(heard(at(50), 1), 60);
+        assert_eq!(heard(at(60), 1), 0, "no window begins anew");
+        assert_eq!(heard(at(60), 2), 60, "each asker has its own");
+        assert_eq!(heard(at(110), 1), 60);
+    }
+
+    #[test]
+    fn askers_are_bounded_and_make_room_when_they_are_silent() {
+        let mut meter = SeekMeter::default();
+        for n in 0..ASKERS_MAX as u32 {
+            assert!(meter.hears(Instant::ZERO, &key(n)));
+        }
+        assert!(!meter.hears(Instant::ZERO, &key(9_999)));
+        assert!(meter.hears(Instant::ZERO, &key(0)), "those who are known are still heard");
+        assert!(meter.hears(Instant::ZERO + WINDOW, &key(9_999)));
+        assert_eq!(meter.askers.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_never_panic_and_what_is_read_is_written_the_same(
+            body in prop::collection::vec(any::<u8>(), 0..100),
+            at in any::<usize>(),
+            with in any::<u8>(),
+        ) {
+            for kind in [KIND_SEEK, KIND_SEEN] {
+                let frame = Frame { kind, body: body.clone() };
+                let _ = (Seek::from_frame(&frame), Seen::from_frame(&frame));
+            }
+            let seen = Seen { key: key(1), addr: ([203, 0, 113, 7], 9).into() };
+            let mut frame = seen.to_frame();
+            let at = at % frame.body.len();
+            frame.body[at] = with;
+            if let Ok(read) = Seen::from_frame(&frame) {
+                prop_assert_eq!(read.to_frame(), frame);
+            }
+        }
+    }
+}
