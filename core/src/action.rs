@@ -2,6 +2,7 @@
 
 use crate::command::{Notice, Reply};
 use crate::id::{CommandId, JobId, Lsn, OpId};
+use crate::place::{SocketRequest, TunnelRequest};
 use crate::port::{BlobRequest, DhtRequest, EngineRequest};
 use crate::store::StoreOp;
 
@@ -36,6 +37,10 @@ pub enum Action {
         /// What.
         request: EngineRequest,
     },
+    /// Open or close a socket; a driver does this itself.
+    Socket(SocketRequest),
+    /// Ask the port for tunnels.
+    Tunnel(TunnelRequest),
     /// The answer to a command, exactly once.
     Reply {
         /// The command.

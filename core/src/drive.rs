@@ -21,6 +21,7 @@ pub use aside::{Aside, is_krpc};
 use crate::action::{Action, ActionSink};
 use crate::event::{Datagram, Event};
 use crate::node::Node;
+use crate::place::SocketId;
 use crate::time::{Deadline, Instant, UnixTime};
 use crate::transport::{Transmit, Transport};
 use bytes::BytesMut;
@@ -336,6 +337,8 @@ enum Sending {
 /// joined by the system (GRO).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
+    /// The socket of ours on which they arrived.
+    pub socket: SocketId,
     /// Who sent them.
     pub from: SocketAddr,
     /// The local address they were sent to, where the socket tells.
@@ -355,7 +358,13 @@ impl Arrival {
         let stride = if self.stride == 0 { rest.len() } else { self.stride };
         while !rest.is_empty() {
             let payload = rest.split_to(stride.min(rest.len()));
-            arrived.push_back(Datagram { from: self.from, to: self.to, ecn: self.ecn, payload });
+            arrived.push_back(Datagram {
+                socket: self.socket,
+                from: self.from,
+                to: self.to,
+                ecn: self.ecn,
+                payload,
+            });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! All that can come in. A driver or the simulator turns whatever happens into one of these.
 
 use crate::command::Command;
-use crate::id::{CommandId, Lsn, OpId};
+use crate::id::{CommandId, Lsn, OpId, PublicKey};
+use crate::place::{SocketEvent, SocketId, TunnelEvent};
 use crate::port::{BlobAnswer, BlobFailed, DhtEvent, EngineReport};
 use bytes::BytesMut;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 /// A UDP datagram that arrived.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Datagram {
+    /// The socket of ours on which it arrived.
+    pub socket: SocketId,
     /// Who sent it, as the socket says.
     pub from: SocketAddr,
     /// The local address it was sent to, where the socket tells.
@@ -27,8 +30,22 @@ pub enum Event {
     /// Datagrams arrived together. They are handled in their order at one time, and what follows from them is settled
     /// once: at full speed hundreds come at a time, and streams are read in large pieces instead of packet by packet.
     Datagrams(Vec<Datagram>),
-    /// The addresses the socket is bound to, at start and whenever they change.
+    /// The addresses at which this machine has the main socket: what it is bound to, at the start; the addresses of the
+    /// machine's interfaces with its port, as soon as they are known and whenever they change.
     LocalAddrs(Vec<SocketAddr>),
+    /// A socket was opened, or failed.
+    Socket(SocketEvent),
+    /// A tunnel tells.
+    Tunnel(TunnelEvent),
+    /// The addresses at which a router forwards to our socket on request (UPnP-IGD, NAT-PMP, PCP), whenever they change.
+    Mapped(Vec<SocketAddr>),
+    /// A peer of ours is on the same link (mDNS), it says.
+    Nearby {
+        /// Who.
+        key: PublicKey,
+        /// Where.
+        addr: SocketAddr,
+    },
     /// The journal is durable up to and including this batch.
     Persisted {
         /// The last durable batch.

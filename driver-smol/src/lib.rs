@@ -228,7 +228,14 @@ mod tests {
             let (_events, inbox) = event_channel();
             let mut io = Io::new(socket, inbox, Clock::start()).unwrap();
             io.wait(None, true).await.unwrap();
-            let transmit = Transmit { to, from: None, size: 2, segment_size: None, ecn: None };
+            let transmit = Transmit {
+                socket: remote_network_core::place::SocketId::MAIN,
+                to,
+                from: None,
+                size: 2,
+                segment_size: None,
+                ecn: None,
+            };
             assert_eq!(io.send(&transmit, b"hi").unwrap(), Sent::Gone);
         });
     }

@@ -228,7 +228,14 @@ mod tests {
     #[tokio::test]
     async fn waiting_for_room_in_the_socket_ends_when_there_is_room() {
         let (mut io, to, _events) = loopback();
-        let transmit = Transmit { to, from: None, size: 2, segment_size: None, ecn: None };
+        let transmit = Transmit {
+            socket: remote_network_core::place::SocketId::MAIN,
+            to,
+            from: None,
+            size: 2,
+            segment_size: None,
+            ecn: None,
+        };
         assert_eq!(io.send(&transmit, b"hi").unwrap(), Sent::Blocked);
         io.wait(None, true).await.unwrap();
         assert_eq!(io.send(&transmit, b"hi").unwrap(), Sent::Gone);

@@ -6,6 +6,7 @@
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use remote_network_core::drive::{Arrival, Sent};
 use remote_network_core::event::Datagram;
+use remote_network_core::place::SocketId;
 use remote_network_core::transport::Transmit;
 use socket2::{Domain, Protocol, Type};
 use std::collections::VecDeque;
@@ -127,6 +128,7 @@ impl Batches {
         };
         for (meta, slice) in metas.iter().zip(&slices).take(messages) {
             let arrival = Arrival {
+                socket: SocketId::MAIN,
                 from: canonical(meta.addr),
                 to: meta.dst_ip.map(|ip| ip.to_canonical()),
                 ecn: meta.ecn.map(|ecn| ecn as u8),
@@ -236,7 +238,14 @@ mod tests {
         let size = (segments - 1) * 1_200 + 700;
         let bytes: Vec<u8> = (0..size).map(|i| i as u8).collect();
         let from = Some(a_addr.ip());
-        let transmit = Transmit { to: b_addr, from, size, segment_size: Some(1_200), ecn: Some(2) };
+        let transmit = Transmit {
+            socket: SocketId::MAIN,
+            to: b_addr,
+            from,
+            size,
+            segment_size: Some(1_200),
+            ecn: Some(2),
+        };
         assert_eq!(sent(out.send((&a).into(), &transmit, &bytes)).unwrap(), Sent::Gone);
         let arrived = receive_all(&b, &mut into);
         assert_eq!(arrived.len(), segments);
@@ -249,7 +258,14 @@ mod tests {
     fn a_single_datagram_may_name_a_segment_size_above_its_own() {
         let (a, out, _) = loopback();
         let (b, mut into, b_addr) = loopback();
-        let transmit = Transmit { to: b_addr, from: None, size: 3, segment_size: Some(1_200), ecn: None };
+        let transmit = Transmit {
+            socket: SocketId::MAIN,
+            to: b_addr,
+            from: None,
+            size: 3,
+            segment_size: Some(1_200),
+            ecn: None,
+        };
         out.send((&a).into(), &transmit, b"abc").unwrap();
         let arrived = receive_all(&b, &mut into);
         assert_eq!(arrived.len(), 1);
@@ -263,13 +279,14 @@ mod tests {
         let (both, mut both_batches) = socket.into_parts();
         let (a, mut a_batches, a_addr) = loopback();
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let transmit = Transmit { to, from: None, size: 2, segment_size: None, ecn: Some(1) };
+        let transmit =
+            Transmit { socket: SocketId::MAIN, to, from: None, size: 2, segment_size: None, ecn: Some(1) };
         a_batches.send((&a).into(), &transmit, b"hi").unwrap();
         let arrived = receive_all(&both, &mut both_batches);
         assert_eq!(arrived.len(), 1);
         assert_eq!((arrived[0].from, arrived[0].to, arrived[0].ecn), (a_addr, Some(to.ip()), Some(1)));
 
-        let reply = Transmit { to: a_addr, from: arrived[0].to, ..transmit };
+        let reply = Transmit { socket: SocketId::MAIN, to: a_addr, from: arrived[0].to, ..transmit };
         both_batches.send((&both).into(), &reply, b"yo").unwrap();
         let arrived = receive_all(&a, &mut a_batches);
         assert_eq!(arrived.iter().map(|d| d.from).collect::<Vec<_>>(), [to]);
@@ -287,7 +304,14 @@ mod tests {
             (b_addr, Some(v6.ip()), b"x"),
             (b_addr, Some(IpAddr::from([203, 0, 113, 1])), b"x"),
         ] {
-            let transmit = Transmit { to, from, size: bytes.len(), segment_size: None, ecn: None };
+            let transmit = Transmit {
+                socket: SocketId::MAIN,
+                to,
+                from,
+                size: bytes.len(),
+                segment_size: None,
+                ecn: None,
+            };
             assert_eq!(sent(out.send((&a).into(), &transmit, bytes)).unwrap(), Sent::Gone);
         }
     }

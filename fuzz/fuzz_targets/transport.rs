@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use remote_network_core::event::Datagram;
 use remote_network_core::id::{ConnId, Keypair, PublicKey, StreamId};
 use remote_network_core::limits::CONNECTIONS_DRAINING_MAX;
+use remote_network_core::place::SocketId;
 use remote_network_core::time::{Duration, Instant};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::{Transport, TransportEvent, tls};
@@ -160,7 +161,7 @@ impl World {
     fn deliver(&mut self, to: usize, bytes: &[u8]) {
         let from = self.sides[1 - to].addr;
         let payload = BytesMut::from(bytes);
-        self.sides[to].transport.handle(self.now, Datagram { from, to: None, ecn: None, payload });
+        self.sides[to].transport.handle(self.now, Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload });
     }
 
     fn settle(&mut self) {

@@ -404,7 +404,8 @@ impl ActionSink for Ports {
                 self.engine.submit(job, request);
                 Ok(())
             }
-            Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
+            Action::Tunnel(_) => Ok(()),
+            Action::Socket(_) | Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused
             && let Err(e) = self.events.try_send(refused.into_event())

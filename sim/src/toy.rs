@@ -12,6 +12,7 @@ use remote_network_core::drive::Driven;
 use remote_network_core::event::Event;
 use remote_network_core::id::{Lsn, OpIds, Signature};
 use remote_network_core::node::NodeConfig;
+use remote_network_core::place::SocketId;
 use remote_network_core::port::{DhtEvent, DhtRequest, MutableItem};
 use remote_network_core::rng::Rng;
 use remote_network_core::store::{Room, StoreOp, Subject};
@@ -108,7 +109,14 @@ impl Driven for Toy {
     fn poll_transmit(&mut self, _now: Instant, _max: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
         let (to, bytes) = self.out.pop_front()?;
         buf.extend_from_slice(&bytes);
-        Some(Transmit { to, from: None, size: bytes.len(), segment_size: None, ecn: None })
+        Some(Transmit {
+            socket: SocketId::MAIN,
+            to,
+            from: None,
+            size: bytes.len(),
+            segment_size: None,
+            ecn: None,
+        })
     }
 
     fn poll_action(&mut self) -> Option<Action> {

@@ -24,6 +24,7 @@ use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
 use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
+use remote_network_core::place::{SocketEvent, SocketId, SocketRequest, TunnelEvent, TunnelRequest};
 use remote_network_core::port::{
     BlobAnswer, BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
 };
@@ -439,7 +440,8 @@ impl<C: Core> World<C> {
         let head = (flight.payload.len() as u64) << 16 | u64::from(flight.from.port());
         self.trace.step(now_ns, id, Kind::Received, &head.to_le_bytes());
         let Flight { from, to, ecn, payload, .. } = flight;
-        let event = Event::Datagram(Datagram { from, to: Some(to.ip()), ecn, payload });
+        let event =
+            Event::Datagram(Datagram { socket: SocketId::MAIN, from, to: Some(to.ip()), ecn, payload });
         host.handle(now_ns, event);
     }
 
@@ -560,6 +562,15 @@ impl<C: Core> World<C> {
                     self.owe(at_ns, id, Answer::EngineEnds(job, serial));
                 }
             }
+            Action::Socket(SocketRequest::Open(socket)) => {
+                self.feed(id, Event::Socket(SocketEvent::Failed(socket, "not simulated".into())));
+            }
+            Action::Socket(SocketRequest::Close(_)) => {}
+            Action::Tunnel(TunnelRequest::Open { tunnel, .. }) => {
+                let why = "not simulated".into();
+                self.feed(id, Event::Tunnel(TunnelEvent::Closed { tunnel, why }));
+            }
+            Action::Tunnel(TunnelRequest::Send { .. } | TunnelRequest::Close(_)) => {}
             Action::Reply { id: command, reply } => {
                 if !host.commands.remove(&command) {
                     self.checks.found(now_ns, id, Violation::AnsweredTwice(command));
@@ -619,6 +630,8 @@ fn trace_action(trace: &mut Trace, now_ns: u64, id: HostId, action: &Action) {
         Action::Blob { .. }
         | Action::Dht { .. }
         | Action::Engine { .. }
+        | Action::Socket(_)
+        | Action::Tunnel(_)
         | Action::Reply { .. }
         | Action::Notify(_)
         | Action::Stopped { .. } => {
@@ -642,6 +655,10 @@ fn trace_answer(trace: &mut Trace, now_ns: u64, id: HostId, event: &Event) {
         | Event::Dht(_)
         | Event::Blob { .. }
         | Event::Engine(_)
+        | Event::Socket(_)
+        | Event::Tunnel(_)
+        | Event::Mapped(_)
+        | Event::Nearby { .. }
         | Event::Command { .. } => {
             trace.step_fmt(now_ns, id, Kind::Answer, format_args!("{event:?}"));
         }

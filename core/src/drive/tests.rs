@@ -1,6 +1,7 @@
 use super::*;
 use crate::command::Command;
 use crate::id::{CommandId, Lsn};
+use crate::place::SocketId;
 use proptest::prelude::*;
 use std::convert::Infallible;
 
@@ -41,7 +42,14 @@ impl Driven for Script {
         self.polls.push(max_datagrams);
         let (fill, size) = self.transmits.pop_front()?;
         buf.resize(buf.len() + size, fill);
-        Some(Transmit { to: "192.0.2.1:1".parse().unwrap(), from: None, size, segment_size: None, ecn: None })
+        Some(Transmit {
+            socket: SocketId::MAIN,
+            to: "192.0.2.1:1".parse().unwrap(),
+            from: None,
+            size,
+            segment_size: None,
+            ecn: None,
+        })
     }
     fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -118,7 +126,7 @@ fn command(id: u64) -> Event {
 }
 
 fn arrival(stride: usize) -> Arrival {
-    Arrival { from: "192.0.2.7:9".parse().unwrap(), to: None, ecn: Some(2), stride }
+    Arrival { socket: SocketId::MAIN, from: "192.0.2.7:9".parse().unwrap(), to: None, ecn: Some(2), stride }
 }
 
 fn turn(pump: &mut Pump<Script, Kept>, io: &mut Memory) -> Turn {

@@ -232,6 +232,7 @@ impl<T: Transport> Node<T> {
             Event::Datagram(datagram) => self.transport.handle(now, datagram),
             Event::Datagrams(all) => all.into_iter().for_each(|d| self.transport.handle(now, d)),
             Event::LocalAddrs(addrs) => self.local_addrs(addrs),
+            Event::Socket(_) | Event::Tunnel(_) | Event::Mapped(_) | Event::Nearby { .. } => {}
             Event::Persisted { up_to } => self.gate.durable(up_to),
             Event::PersistFailed { why } => {
                 // Fail-stop: whatever is held is never said, so nothing undurable was ever acknowledged.

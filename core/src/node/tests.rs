@@ -10,6 +10,7 @@ use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as Exch
 use crate::identity::seek::{self, Seek, Seen};
 use crate::laws::{Rig, WALL_AT_START};
 use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
+use crate::place::SocketId;
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
@@ -117,7 +118,12 @@ impl World {
                     assert_eq!(fault, None);
                     self.stopped = true;
                 }
-                Action::Dht { .. } | Action::Blob { .. } | Action::Engine { .. } | Action::Notify(_) => {}
+                Action::Dht { .. }
+                | Action::Blob { .. }
+                | Action::Engine { .. }
+                | Action::Socket(_)
+                | Action::Tunnel(_)
+                | Action::Notify(_) => {}
             }
         }
     }
@@ -170,7 +176,10 @@ impl World {
                 assert_eq!(t.to, addr(STRANGER));
                 let payload = BytesMut::from(&buf[..]);
                 buf.clear();
-                self.stranger.handle(self.now, Datagram { from: addr(NODE), to: None, ecn: None, payload });
+                self.stranger.handle(
+                    self.now,
+                    Datagram { socket: SocketId::MAIN, from: addr(NODE), to: None, ecn: None, payload },
+                );
                 quiet = false;
             }
             while let Some(event) = self.stranger.poll() {
@@ -179,7 +188,8 @@ impl World {
             while self.stranger.poll_transmit(self.now, 1, &mut buf).is_some() {
                 let payload = BytesMut::from(&buf[..]);
                 buf.clear();
-                let datagram = Datagram { from: addr(STRANGER), to: None, ecn: None, payload };
+                let datagram =
+                    Datagram { socket: SocketId::MAIN, from: addr(STRANGER), to: None, ecn: None, payload };
                 self.tell(Event::Datagram(datagram));
                 quiet = false;
             }

@@ -14,6 +14,7 @@ mod tests;
 
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
+use crate::place::SocketId;
 use crate::time::Instant;
 use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,8 @@ use thiserror::Error;
 /// Datagrams to send: `buf[..size]`, cut into segments of `segment_size` (GSO).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transmit {
+    /// The socket of ours to send from.
+    pub socket: SocketId,
     /// Where to.
     pub to: SocketAddr,
     /// Local address to send from, where it matters.

@@ -16,6 +16,7 @@ use crate::event::Datagram;
 use crate::few::Few;
 use crate::id::{ConnId, PublicKey, StreamId};
 use crate::limits::CONNECTIONS_DRAINING_MAX;
+use crate::place::SocketId;
 use crate::time::Instant;
 use bytes::Bytes;
 use quinn_proto::{
@@ -208,6 +209,7 @@ impl QuicTransport {
 
     fn convert(&self, t: &quinn_proto::Transmit) -> Option<Transmit> {
         Some(Transmit {
+            socket: SocketId::MAIN,
             to: self.addresses.real(t.destination)?,
             from: t.src_ip,
             size: t.size,

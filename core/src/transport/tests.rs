@@ -3,6 +3,7 @@
 use super::quic::{QuicConfig, QuicTransport};
 use super::*;
 use crate::id::Keypair;
+use crate::place::SocketId;
 use crate::time::Duration;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
@@ -92,7 +93,10 @@ impl Wire {
             for (_, from, to, bytes) in due {
                 if let Some(host) = self.hosts.get_mut(&to) {
                     let payload = BytesMut::from(&bytes[..]);
-                    host.handle(self.now, Datagram { from, to: None, ecn: None, payload });
+                    host.handle(
+                        self.now,
+                        Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload },
+                    );
                 }
             }
         }
@@ -271,7 +275,8 @@ fn garbage_and_addresses_nobody_can_dial_change_nothing() {
         rng.fill(&mut bytes);
         let now = wire.now;
         let payload = BytesMut::from(&bytes[..]);
-        wire.host(1).handle(now, Datagram { from: addr(2), to: None, ecn: Some(3), payload });
+        wire.host(1)
+            .handle(now, Datagram { socket: SocketId::MAIN, from: addr(2), to: None, ecn: Some(3), payload });
     }
     wire.run(Duration::from_secs(1));
     assert!(wire.host(1).stats(conn).is_some());

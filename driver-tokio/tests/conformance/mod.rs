@@ -14,6 +14,7 @@ use remote_network_core::command::{Command, Reply};
 use remote_network_core::drive::{Call, Driven, EVENTS_PER_TURN, EVENTS_QUEUED_MAX};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::CommandId;
+use remote_network_core::place::SocketId;
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::Transmit;
 use std::collections::VecDeque;
@@ -154,7 +155,14 @@ impl Driven for Peer {
             buf.extend_from_slice(&next);
             last = next.len();
         }
-        Some(Transmit { to, from, size: buf.len(), segment_size: Some(segment), ecn: Some(2) })
+        Some(Transmit {
+            socket: SocketId::MAIN,
+            to,
+            from,
+            size: buf.len(),
+            segment_size: Some(segment),
+            ecn: Some(2),
+        })
     }
 
     fn poll_action(&mut self) -> Option<Action> {

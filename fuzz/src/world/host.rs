@@ -214,7 +214,7 @@ impl Host {
                 let command = command.unwrap_or_else(|| panic!("{id:?} was answered twice, or never given"));
                 self.answered(command, reply);
             }
-            Action::Notify(_) => {}
+            Action::Notify(_) | Action::Socket(_) | Action::Tunnel(_) => {}
             Action::Stopped { fault } => {
                 assert_eq!(fault.is_some(), self.journal_failed || !self.pending.is_empty(), "{fault:?}");
                 self.crash(0);

@@ -19,6 +19,7 @@ use host::Host;
 use ports::Dht;
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::node::RecoverError;
+use remote_network_core::place::SocketId;
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_sim::host::{BirthError, WORLD_BEGINS_MS};
 use std::collections::VecDeque;
@@ -151,7 +152,7 @@ impl World {
 
     /// Hands a datagram to whoever lives at `to`.
     pub fn arrive(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let datagram = Datagram { from, to: None, ecn: None, payload: bytes.into() };
+        let datagram = Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload: bytes.into() };
         if to == stranger::addr() {
             let now = self.now();
             self.stranger.handle(now, datagram);

@@ -63,7 +63,11 @@ impl ActionSink for Ports {
                 let _gone = self.told.send(Told::Whole(std::time::Instant::now()));
                 Ok(())
             }
-            Action::Notify(_) | Action::Engine { .. } | Action::Stopped { .. } => Ok(()),
+            Action::Notify(_)
+            | Action::Engine { .. }
+            | Action::Socket(_)
+            | Action::Tunnel(_)
+            | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused {
             // The channel's bound is above all that is ever outstanding here.

@@ -168,9 +168,12 @@ impl CoreHandle {
                 self.stopped();
                 Some(action)
             }
-            Action::Persist { .. } | Action::Dht { .. } | Action::Blob { .. } | Action::Engine { .. } => {
-                Some(action)
-            }
+            Action::Persist { .. }
+            | Action::Dht { .. }
+            | Action::Blob { .. }
+            | Action::Engine { .. }
+            | Action::Socket(_)
+            | Action::Tunnel(_) => Some(action),
         }
     }
 

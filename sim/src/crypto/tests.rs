@@ -6,6 +6,7 @@ use crate::fold::Fold;
 use bytes::{Bytes, BytesMut};
 use remote_network_core::event::Datagram;
 use remote_network_core::id::{ConnId, Keypair, PublicKey};
+use remote_network_core::place::SocketId;
 use remote_network_core::rng::Rng;
 use remote_network_core::time::{Duration, Instant};
 use remote_network_core::transport::quic::{QuicConfig, QuicCrypto, QuicTransport};
@@ -98,7 +99,9 @@ impl Wire {
             for (_, to, bytes) in due {
                 let from = self.ends[1 - to].addr;
                 let payload = BytesMut::from(&bytes[..]);
-                self.call(to, |t, now| t.handle(now, Datagram { from, to: None, ecn: None, payload }));
+                self.call(to, |t, now| {
+                    t.handle(now, Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload })
+                });
             }
         }
     }

@@ -13,6 +13,7 @@ use remote_network_core::id::{
 };
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::{Journal, NodeConfig};
+use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
     EngineOutput, EngineReport, ExitClass, MutableItem, Port, Usage,
@@ -124,7 +125,7 @@ macro_rules! number_id {
         }
     )*};
 }
-number_id!(OpId, CommandId, Lsn);
+number_id!(OpId, CommandId, Lsn, SocketId, TunnelId);
 
 impl Field for bool {
     fn put(&self, out: &mut Vec<u8>) {
@@ -348,7 +349,7 @@ impl Field for Room {
 }
 
 record! {
-    Datagram { from, to, ecn, payload }
+    Datagram { socket, from, to, ecn, payload }
     MutableItem { key, salt, seq, value, signature }
     DhtDone { stored, responded, newest_seq }
     BlobInfo { len, pieces }
@@ -376,7 +377,13 @@ record! {
 choice! {
     Event {
         1 => Datagram(d), 2 => LocalAddrs(a), 3 => Persisted { up_to }, 4 => PersistFailed { why }, 5 => Dht(e),
-        6 => Blob { op, result }, 7 => Engine(r), 8 => Command { id, command }, 9 => Datagrams(all),
+        6 => Blob { op, result }, 7 => Engine(r), 8 => Command { id, command }, 9 => Datagrams(all), 10 => Socket(e), 11 => Tunnel(e), 12 => Mapped(addrs),
+        13 => Nearby { key, addr },
+    }
+    SocketEvent { 1 => Opened(socket, addr), 2 => Failed(socket, why) }
+    TunnelEvent {
+        1 => Opened(tunnel), 2 => Accepted { tunnel, from }, 3 => Received { tunnel, packets }, 4 => Sent { tunnel, bytes },
+        5 => Closed { tunnel, why },
     }
     DhtEvent {
         1 => Peers { op, addrs }, 2 => Value { op, item }, 3 => Done { op, result },
