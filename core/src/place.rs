@@ -65,6 +65,12 @@ impl Place {
     }
 }
 
+impl From<SocketAddr> for Place {
+    fn from(addr: SocketAddr) -> Self {
+        Place::direct(addr)
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

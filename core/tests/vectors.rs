@@ -77,7 +77,8 @@ fn identity_frame() -> Frame {
         topics: vec![topic()],
         versions: VERSIONS.to_vec(),
     };
-    let mut exchange = Exchange::new(own, bob().public(), None, ([203, 0, 113, 7], 30_906).into());
+    let mut exchange =
+        Exchange::new(own, bob().public(), None, std::net::SocketAddr::from(([203, 0, 113, 7], 30_906)));
     let (mut rng, mut out) = (Rng::from_seed([0; 32]), Vec::new());
     let mut cx = Cx::new(Instant::ZERO, UnixTime::from_secs(NOW_SECS), &mut rng, &mut out);
     exchange.handle(&mut cx, Input::Start);

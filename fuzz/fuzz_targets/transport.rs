@@ -181,7 +181,10 @@ impl World {
                     TransportEvent::Opened { conn, stream } => side.streams.push((conn, stream)),
                     TransportEvent::Readable { .. }
                     | TransportEvent::Writable { .. }
-                    | TransportEvent::StreamsAvailable { .. } => {}
+                    | TransportEvent::StreamsAvailable { .. }
+                    | TransportEvent::Datagram { .. }
+                    | TransportEvent::Silent { .. }
+                    | TransportEvent::Moved { .. } => {}
                 }
             }
             assert!(side.transport.connections() <= CONNECTIONS_MAX + CONNECTIONS_DRAINING_MAX);

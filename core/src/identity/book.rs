@@ -110,12 +110,12 @@ pub enum Presence {
 pub enum Input {
     /// A peer told whom it knows.
     Told(Vec<KnownPeerHint>),
-    /// A peer identified itself; its packets come from `addr`.
+    /// A peer identified itself; its packets come from `addr`, unless through a relay.
     Met {
         /// Who.
         peer: Box<PeerIdentity>,
         /// Where from.
-        addr: SocketAddr,
+        addr: Option<SocketAddr>,
     },
     /// A connected peer is still there (or has just gone).
     Seen(PublicKey),
@@ -416,7 +416,7 @@ impl Book {
         self.put(cx, key, peer);
     }
 
-    fn met(&mut self, cx: &mut Cx<'_, Output>, peer: &PeerIdentity, addr: SocketAddr) {
+    fn met(&mut self, cx: &mut Cx<'_, Output>, peer: &PeerIdentity, addr: Option<SocketAddr>) {
         let key = peer.identity.key;
         if key == self.own {
             return;
@@ -436,7 +436,7 @@ impl Book {
             last_seen: cx.wall,
             source: Source::Met,
             blocked: old.as_ref().is_some_and(|o| o.blocked),
-            addr: Some(addr),
+            addr: addr.or(old.as_ref().and_then(|o| o.addr)),
         };
         self.put(cx, key, known);
     }

@@ -81,7 +81,8 @@ struct Dial {
 pub struct Cascade {
     config: CascadeConfig,
     own_addrs: Vec<SocketAddr>,
-    connected: Few<PublicKey, SocketAddr>,
+    /// And where their packets come from, unless through a relay.
+    connected: Few<PublicKey, Option<SocketAddr>>,
     /// Boxed: a node of the map has room for eleven, and seldom holds more than six.
     efforts: BTreeMap<PublicKey, Box<Effort>>,
     /// When each effort wants to be looked at.
@@ -223,7 +224,7 @@ impl Cascade {
             return cx.emit(Output::Refused("hint-address"));
         }
         let known = self.own_addrs.contains(&addr)
-            || self.connected.values().any(|a| *a == addr)
+            || self.connected.values().any(|a| *a == Some(addr))
             || self.dials.values().any(|d| d.addr == addr)
             || self.hints.contains(&addr)
             || self.vain.get(&addr).is_some_and(|(_, until)| *until > cx.now);
@@ -599,7 +600,8 @@ impl Machine for Cascade {
             Input::Found { key, result } => self.found(cx, key, result),
             Input::Dialled { dial, result } => self.dialled(cx, dial, result),
             Input::Connected { key, addr } => {
-                self.connected.insert(key, SocketAddr::new(addr.ip().to_canonical(), addr.port()));
+                let addr = addr.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()));
+                self.connected.insert(key, addr);
                 self.reached(cx, key);
                 self.rest_when_full();
             }

@@ -8,7 +8,7 @@
 //!
 //! | frame | body |
 //! |---|---|
-//! | `0x01` identity | `a` our view of the receiver's address (compact), `d` DHT node id, `i` peer id, `k` public key, `n` node type, `r` is relay (0, 1), `s` role, `t` list of topics, `v` list of protocol versions |
+//! | `0x01` identity | `a` our view of the receiver's address (compact; absent when it comes through a relay), `d` DHT node id, `i` peer id, `k` public key, `n` node type, `r` is relay (0, 1), `s` role, `t` list of topics, `v` list of protocol versions |
 //! | `0x02` known peers | `p` list of: `a` address hint (compact, optional), `k` public key, `r` is relay, `s` role, `t` topic, `w` last seen (Unix seconds) |
 //!
 //! Unknown keys are ignored. Five seconds for the identity, ten more for the known peers. All frames of the control
@@ -192,14 +192,19 @@ struct Sides {
     own: Identity,
     proven: PublicKey,
     dialled: Option<PublicKey>,
-    peer_addr: SocketAddr,
+    peer_addr: Option<SocketAddr>,
 }
 
 impl Exchange {
-    /// An exchange with the peer whose key TLS has proven, whose packets come from `peer_addr`. `dialled`: the peer we
+    /// An exchange with the peer whose key TLS has proven, whose packets come from `peer_addr`, when they come from an address. `dialled`: the peer we
     /// wanted, when we wanted a certain one.
-    pub fn new(own: Identity, proven: PublicKey, dialled: Option<PublicKey>, peer_addr: SocketAddr) -> Self {
-        let sides = Some(Box::new(Sides { own, proven, dialled, peer_addr }));
+    pub fn new(
+        own: Identity,
+        proven: PublicKey,
+        dialled: Option<PublicKey>,
+        peer_addr: impl Into<Option<SocketAddr>>,
+    ) -> Self {
+        let sides = Some(Box::new(Sides { own, proven, dialled, peer_addr: peer_addr.into() }));
         Self { stage: Stage::Opening, shared: false, sides }
     }
 
@@ -299,11 +304,11 @@ impl Sides {
     }
 }
 
-fn identity_frame(own: &Identity, peer_addr: SocketAddr) -> Frame {
+fn identity_frame(own: &Identity, peer_addr: Option<SocketAddr>) -> Frame {
     let topics: Vec<Value> = own.topics.iter().take(TOPICS_MAX).map(|t| Value::from(&t.0[..])).collect();
     let versions: Vec<Value> = own.versions.iter().take(VERSIONS_MAX).map(|v| Value::from(*v)).collect();
     let body = Dict::new()
-        .with("a", &compact_addr(peer_addr)[..])
+        .with_some("a", peer_addr.map(compact_addr).as_deref())
         .with("d", &own.dht_id.0[..])
         .with("i", &own.key.peer_id().0[..])
         .with("k", &own.key)
@@ -499,11 +504,11 @@ mod tests {
     fn an_identity_that_is_not_the_proven_key_ends_the_connection() {
         let (mut a, _) = rig(1, 2);
         assert_eq!(
-            only_fault(&a.tell(Input::Frame(identity_frame(&identity(3), addr(1))))),
+            only_fault(&a.tell(Input::Frame(identity_frame(&identity(3), Some(addr(1)))))),
             &PeerFault::ClaimedKey
         );
         assert!(
-            a.tell(Input::Frame(identity_frame(&identity(2), addr(1)))).is_empty(),
+            a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1))))).is_empty(),
             "nothing after a fault"
         );
 
@@ -518,7 +523,7 @@ mod tests {
         let mut a = Rig::new(Exchange::new(identity(1), key(2), Some(key(3)), addr(2)), [0; 32]);
         assert_eq!(only_fault(&a.tell(Input::Start)), &PeerFault::WrongPeer);
         let mut a = Rig::new(Exchange::new(identity(1), key(2), Some(key(3)), addr(2)), [0; 32]);
-        let out = a.tell(Input::Frame(identity_frame(&identity(2), addr(1))));
+        let out = a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1)))));
         assert_eq!(only_fault(&out), &PeerFault::WrongPeer);
     }
 
@@ -531,7 +536,7 @@ mod tests {
 
         let (mut a, _) = rig(1, 2);
         a.wait(IDENTITY_TIMEOUT - tick);
-        a.tell(Input::Frame(identity_frame(&identity(2), addr(1))));
+        a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1)))));
         assert!(a.wait(KNOWN_PEERS_TIMEOUT - tick).is_empty());
         assert_eq!(only_fault(&a.wait(tick)), &PeerFault::KnownPeersTimeout);
     }
@@ -542,18 +547,18 @@ mod tests {
         let (mut a, _) = rig(1, 2);
         assert_eq!(only_fault(&a.tell(Input::Frame(other.clone()))), &PeerFault::NotIdentified(0x20));
         let (mut a, _) = rig(1, 2);
-        a.tell(Input::Frame(identity_frame(&identity(2), addr(1))));
+        a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1)))));
         assert_eq!(a.tell(Input::Frame(other.clone())), [Output::Other(other)]);
     }
 
     #[test]
     fn nothing_is_said_twice() {
         let (mut a, _) = rig(1, 2);
-        let frame = identity_frame(&identity(2), addr(1));
+        let frame = identity_frame(&identity(2), Some(addr(1)));
         a.tell(Input::Frame(frame.clone()));
         assert_eq!(only_fault(&a.tell(Input::Frame(frame))), &PeerFault::Twice("identity"));
         let (mut a, _) = rig(1, 2);
-        a.tell(Input::Frame(identity_frame(&identity(2), addr(1))));
+        a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1)))));
         a.tell(Input::Frame(known_peers_frame(&[])));
         assert_eq!(
             only_fault(&a.tell(Input::Frame(known_peers_frame(&[])))),
@@ -564,10 +569,10 @@ mod tests {
     #[test]
     fn without_a_common_version_there_is_no_exchange_and_newer_keys_are_ignored() {
         let (mut a, _) = rig(1, 2);
-        let frame = identity_frame(&Identity { versions: vec![7, 9], ..identity(2) }, addr(1));
+        let frame = identity_frame(&Identity { versions: vec![7, 9], ..identity(2) }, Some(addr(1)));
         assert_eq!(only_fault(&a.tell(Input::Frame(frame))), &PeerFault::Version);
         let (mut a, _) = rig(1, 2);
-        let frame = identity_frame(&Identity { versions: vec![9, 1], ..identity(2) }, addr(1));
+        let frame = identity_frame(&Identity { versions: vec![9, 1], ..identity(2) }, Some(addr(1)));
         let newer = Dict::decode(&frame.body, 9_999).unwrap().with("zz", "newer");
         assert!(matches!(a.tell(Input::Frame(Frame::new(1, &newer)))[..], [Output::Identified(_)]));
     }
@@ -579,7 +584,7 @@ mod tests {
         let entry = Value::Dict(Dict::new());
         let body = Dict::new().with("p", vec![entry; 51]);
         let (mut a, _) = rig(1, 2);
-        a.tell(Input::Frame(identity_frame(&identity(2), addr(1))));
+        a.tell(Input::Frame(identity_frame(&identity(2), Some(addr(1)))));
         let out = a.tell(Input::Frame(Frame::new(KIND_KNOWN_PEERS, &body)));
         assert!(matches!(only_fault(&out), PeerFault::Malformed { what: "known peers", .. }));
     }
@@ -588,7 +593,7 @@ mod tests {
         let junk = prop::collection::vec(any::<u8>(), 0..80);
         prop_oneof![
             2 => Just(Input::Start),
-            3 => (1u8..4).prop_map(|n| Input::Frame(identity_frame(&identity(n), addr(n)))),
+            3 => (1u8..4).prop_map(|n| Input::Frame(identity_frame(&identity(n), Some(addr(n))))),
             2 => (0u8..5).prop_map(|n| Input::Frame(known_peers_frame(&vec![hint(3, 1); usize::from(n)]))),
             2 => (0u8..4, junk).prop_map(|(kind, body)| Input::Frame(Frame { kind, body })),
             1 => Just(Input::Share(vec![hint(4, 1)])),
@@ -604,7 +609,7 @@ mod tests {
         #[test]
         fn flipped_bytes_never_identify_somebody_else(at in any::<usize>(), with in any::<u8>()) {
             let (mut a, _) = rig(1, 2);
-            let mut frame = identity_frame(&identity(2), addr(1));
+            let mut frame = identity_frame(&identity(2), Some(addr(1)));
             let at = at % frame.body.len();
             frame.body[at] = with;
             if let [Output::Identified(peer)] = &a.tell(Input::Frame(frame))[..] {

@@ -337,7 +337,7 @@ impl<T: Transport> Node<T> {
             peer_id: key.peer_id(),
             state: self.peer_state(key),
             since,
-            addr: link.map(|(_, l)| l.addr),
+            addr: link.and_then(|(conn, _)| self.addr_of(conn)),
             rtt_us: stats.map(|s| s.rtt_us),
             bytes: stats.map_or((0, 0), |s| (s.bytes_tx, s.bytes_rx)),
             seen,

@@ -26,7 +26,6 @@ use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 /// Two connections of one pair this close in time come from simultaneous dials.
 const SIMULTANEOUS_WITHIN: Duration = Duration::from_secs(5);
@@ -42,8 +41,6 @@ const READ_MAX: usize = 64 * 1024;
 pub struct Link {
     /// Proven by TLS.
     pub peer: PublicKey,
-    /// Where its packets come from.
-    pub addr: SocketAddr,
     /// Whether we dialled.
     pub dialled: bool,
     /// When the handshake ended.
@@ -120,7 +117,6 @@ impl Links {
         me: &PublicKey,
         conn: ConnId,
         peer: PublicKey,
-        addr: SocketAddr,
         dialled: bool,
     ) -> Admission {
         let older = self.by_peer.get(&peer).copied();
@@ -131,27 +127,18 @@ impl Links {
                 if link.process.is_none() {
                     return Admission::Duplicate;
                 }
-                self.insert(now, wall, conn, peer, addr, dialled);
+                self.insert(now, wall, conn, peer, dialled);
                 return Admission::Rival;
             }
         }
         self.by_peer.insert(peer, conn);
-        self.insert(now, wall, conn, peer, addr, dialled);
+        self.insert(now, wall, conn, peer, dialled);
         older.map_or(Admission::Welcome, Admission::Replaces)
     }
 
-    fn insert(
-        &mut self,
-        now: Instant,
-        wall: UnixTime,
-        conn: ConnId,
-        peer: PublicKey,
-        addr: SocketAddr,
-        dialled: bool,
-    ) {
+    fn insert(&mut self, now: Instant, wall: UnixTime, conn: ConnId, peer: PublicKey, dialled: bool) {
         let link = Link {
             peer,
-            addr,
             dialled,
             since: now,
             since_wall: wall,
@@ -394,8 +381,7 @@ mod tests {
         peer: PublicKey,
         dialled: bool,
     ) -> Admission {
-        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        links.connected(Instant::from_millis(at), UnixTime::default(), me, ConnId(conn), peer, addr, dialled)
+        links.connected(Instant::from_millis(at), UnixTime::default(), me, ConnId(conn), peer, dialled)
     }
 
     #[test]

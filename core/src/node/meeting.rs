@@ -21,6 +21,7 @@ use crate::job::message::{self as job, Message};
 use crate::job::{executor, requester};
 use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
 use crate::machine::Machine;
+use crate::place::Place;
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
 use crate::transfer::{StreamKey, fetch, serve};
@@ -99,9 +100,12 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn transport_event(&mut self, event: TransportEvent) {
         match event {
-            TransportEvent::Connected { conn, peer, addr, dialled } => {
-                self.connected(conn, peer, addr, dialled)
+            TransportEvent::Connected { conn, peer, place, dialled } => {
+                self.connected(conn, peer, place, dialled)
             }
+            TransportEvent::Datagram { .. }
+            | TransportEvent::Silent { .. }
+            | TransportEvent::Moved { .. } => {}
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
@@ -132,7 +136,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn connected(&mut self, conn: ConnId, peer: PublicKey, addr: SocketAddr, dialled: bool) {
+    fn connected(&mut self, conn: ConnId, peer: PublicKey, place: Place, dialled: bool) {
         let refusal = if peer == self.me {
             Some((close_code::WRONG_PEER, "this is the node itself"))
         } else if self.book.is_blocked(&peer) {
@@ -149,7 +153,7 @@ impl<T: Transport> Node<T> {
             self.transport.close(self.now, conn, code, words);
             return;
         }
-        match self.links.connected(self.now, self.wall, &self.me, conn, peer, addr, dialled) {
+        match self.links.connected(self.now, self.wall, &self.me, conn, peer, dialled) {
             Admission::Welcome | Admission::Rival => {}
             Admission::Replaces(old) => {
                 if self.links.get(old).is_some_and(|l| l.identified) {
@@ -167,7 +171,7 @@ impl<T: Transport> Node<T> {
             }
         }
         let wanted = self.meeting.dials.get(&conn).and_then(|(_, peer)| *peer);
-        self.exchanges.insert(conn, Exchange::new(self.identity(), peer, wanted, addr));
+        self.exchanges.insert(conn, Exchange::new(self.identity(), peer, wanted, place.addr()));
         self.meeting.idle_check.get_or_insert(self.now + IDLE_CHECK_EVERY);
         if dialled {
             self.links.open_control(&mut self.transport, conn);
@@ -256,7 +260,7 @@ impl<T: Transport> Node<T> {
 
     fn identified(&mut self, conn: ConnId, peer: Box<exchange::PeerIdentity>) {
         let key = peer.identity.key;
-        let Some(addr) = self.links.get(conn).map(|l| l.addr) else { return };
+        let addr = self.addr_of(conn);
         if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
             self.dialled(dial, Ok(key));
         }
@@ -509,6 +513,11 @@ impl<T: Transport> Node<T> {
                 }
             }
         }
+    }
+
+    /// Where the packets of a connection are sent, unless through a relay.
+    pub(super) fn addr_of(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.transport.place(conn).and_then(|p| p.addr())
     }
 
     fn notify_peer(&mut self, peer: &PublicKey) {

@@ -275,7 +275,7 @@ impl<T: Transport> Node<T> {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        self.transport.poll_transmit(now, max_datagrams, buf)
+        self.transport.poll_transmit(now, max_datagrams, buf).and_then(crate::transport::Outgoing::datagrams)
     }
 
     /// The next thing to do; call until `None`.

@@ -14,7 +14,7 @@ impl<T: Transport> Node<T> {
             return self.refuse("seek-flood");
         }
         let key = seek.key;
-        let link = self.links.of(&key).filter(|(_, l)| l.identified).map(|(_, l)| l.addr);
+        let link = self.links.of(&key).filter(|(_, l)| l.identified).and_then(|(c, _)| self.addr_of(c));
         let addr = self.book.where_is(&self.config.topics, &asker, &key, link, self.wall);
         if let Some(addr) = addr {
             self.send_on(conn, &Seen { key, addr }.to_frame());

@@ -252,7 +252,10 @@ impl World {
             | TransportEvent::Opened { .. }
             | TransportEvent::Readable { .. }
             | TransportEvent::Writable { .. }
-            | TransportEvent::StreamsAvailable { .. } => None,
+            | TransportEvent::StreamsAvailable { .. }
+            | TransportEvent::Datagram { .. }
+            | TransportEvent::Silent { .. }
+            | TransportEvent::Moved { .. } => None,
         })
     }
 }

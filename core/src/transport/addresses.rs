@@ -1,11 +1,13 @@
 //! Stable, synthetic addresses beneath QUIC.
 //!
 //! quinn-proto identifies the other end of a connection by its address and follows or drops packets by it. It must
-//! never see a path change, so it is shown one synthetic IPv6 address (ULA `fd51::/16`) per path set; this table says
-//! which real address stands behind it. Addresses that nobody uses any more are kept a while, so that a stateless
-//! reset or a retried handshake from the same place meets the same synthetic address, and then evicted: after a minute,
-//! or sooner when there are too many.
+//! never see a path change, so it is shown one synthetic IPv6 address (ULA `fd51::/16`) for each connection's life. This
+//! table says which synthetic address a packet gets that names no connection of ours: one per place, the same for all
+//! that comes from there, so that a stateless reset or a retried handshake meets the address that its connection has.
+//! Places that nobody uses any more are kept a while for that, and then evicted: after a minute, or sooner when there are
+//! too many.
 
+use crate::place::Place;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -14,10 +16,13 @@ use std::net::{Ipv6Addr, SocketAddr};
 const IDLE_MAX: usize = 1_024;
 /// Unused mappings are kept for this long: a handshake is retried, and a reset answered, within seconds.
 const IDLE_KEPT: Duration = Duration::from_secs(60);
+/// Places behind one synthetic address: where its connection is, and was a moment ago.
+const PLACES_MAX: usize = 4;
 
 #[derive(Clone, Debug)]
 struct Entry {
-    real: SocketAddr,
+    /// The newest last.
+    places: Vec<Place>,
     users: u32,
     idle_since: Instant,
 }
@@ -25,7 +30,7 @@ struct Entry {
 /// The table of synthetic addresses.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    by_real: BTreeMap<SocketAddr, u64>,
+    by_place: BTreeMap<Place, u64>,
     entries: BTreeMap<u64, Entry>,
     /// Since when, and which.
     idle: BTreeSet<(Instant, u64)>,
@@ -33,18 +38,13 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// The synthetic address behind which `real` stands; a new one if there is none.
-    pub fn synthetic(&mut self, now: Instant, real: SocketAddr) -> SocketAddr {
-        let number = match self.by_real.get(&real) {
+    /// The synthetic address for what comes from `place`; a new one if there is none.
+    pub fn synthetic(&mut self, now: Instant, place: Place) -> SocketAddr {
+        let number = match self.by_place.get(&place) {
             Some(&number) => number,
-            None => self.insert(now, real),
+            None => self.insert(now, place),
         };
         to_synthetic(number)
-    }
-
-    /// The real address behind a synthetic one.
-    pub fn real(&self, synthetic: SocketAddr) -> Option<SocketAddr> {
-        self.entries.get(&number_of(synthetic)?).map(|e| e.real)
     }
 
     /// A connection uses this synthetic address.
@@ -73,11 +73,33 @@ impl Addresses {
         }
     }
 
-    fn insert(&mut self, now: Instant, real: SocketAddr) -> u64 {
+    /// A connection moves to another place. What comes from there and names no connection (a stateless reset) gets its
+    /// synthetic address from now on, unless another connection's packets already do.
+    pub fn moved(&mut self, synthetic: SocketAddr, place: Place) {
+        let Some(number) = number_of(synthetic).filter(|n| self.entries.contains_key(n)) else { return };
+        if let Some(&other) = self.by_place.get(&place)
+            && let Some(entry) = self.entries.get_mut(&other)
+        {
+            if other == number || entry.users > 0 {
+                return;
+            }
+            entry.places.retain(|p| *p != place);
+        }
+        self.by_place.insert(place, number);
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.places.push(place);
+            if entry.places.len() > PLACES_MAX {
+                let oldest = entry.places.remove(0);
+                self.by_place.remove(&oldest);
+            }
+        }
+    }
+
+    fn insert(&mut self, now: Instant, place: Place) -> u64 {
         self.next += 1;
         let number = self.next;
-        self.by_real.insert(real, number);
-        self.entries.insert(number, Entry { real, users: 0, idle_since: now });
+        self.by_place.insert(place, number);
+        self.entries.insert(number, Entry { places: vec![place], users: 0, idle_since: now });
         self.idle.insert((now, number));
         self.evict(now);
         number
@@ -90,7 +112,9 @@ impl Addresses {
             if let Some((_, number)) = self.idle.pop_first()
                 && let Some(entry) = self.entries.remove(&number)
             {
-                self.by_real.remove(&entry.real);
+                for place in entry.places {
+                    self.by_place.remove(&place);
+                }
             }
         }
     }
@@ -115,46 +139,68 @@ fn number_of(synthetic: SocketAddr) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn addr(n: u16) -> SocketAddr {
-        SocketAddr::from(([198, 51, 100, 1], n))
+    fn place(n: u16) -> Place {
+        Place::direct(SocketAddr::from(([198, 51, 100, 1], n)))
     }
 
     #[test]
-    fn one_real_address_has_one_synthetic_address_as_long_as_it_is_known() {
+    fn one_place_has_one_synthetic_address_as_long_as_it_is_known() {
         let mut table = Addresses::default();
         let now = Instant::ZERO;
-        let a = table.synthetic(now, addr(1));
-        assert_eq!(table.synthetic(now, addr(1)), a);
-        assert_ne!(table.synthetic(now, addr(2)), a);
-        assert_eq!(table.real(a), Some(addr(1)));
-        assert_eq!(table.real(addr(1)), None);
+        let a = table.synthetic(now, place(1));
+        assert_eq!(table.synthetic(now, place(1)), a);
+        assert_ne!(table.synthetic(now, place(2)), a);
+    }
+
+    #[test]
+    fn a_connection_that_moves_takes_its_synthetic_address_with_it() {
+        let mut table = Addresses::default();
+        let now = Instant::ZERO;
+        let [a, b] = [1, 2].map(|n| {
+            let synthetic = table.synthetic(now, place(n));
+            table.acquire(synthetic);
+            synthetic
+        });
+        table.moved(a, place(3));
+        assert_eq!(table.synthetic(now, place(3)), a);
+        assert_eq!(table.synthetic(now, place(1)), a, "the place it left is still its");
+        table.moved(a, place(2));
+        assert_eq!(table.synthetic(now, place(2)), b, "another connection is there");
+        // Only the last places are remembered, and all go with the entry.
+        for n in 4..10 {
+            table.moved(a, place(n));
+        }
+        assert_eq!(table.by_place.len(), PLACES_MAX + 1);
+        table.release(now, a);
+        table.synthetic(now + IDLE_KEPT + Duration::from_millis(1), place(99));
+        assert_eq!(table.by_place.len(), 2);
     }
 
     #[test]
     fn a_flood_of_sources_evicts_unused_mappings_but_never_used_ones() {
         let mut table = Addresses::default();
         let now = Instant::ZERO;
-        let used = table.synthetic(now, addr(1));
+        let used = table.synthetic(now, place(1));
         table.acquire(used);
         for port in 2..5_000 {
-            table.synthetic(now, addr(port));
+            table.synthetic(now, place(port));
         }
         assert_eq!(table.entries.len(), IDLE_MAX + 1);
-        assert_eq!(table.real(used), Some(addr(1)));
+        assert_eq!(table.synthetic(now, place(1)), used);
         table.release(now, used);
-        assert_eq!(table.entries.len(), IDLE_MAX);
+        assert_eq!((table.entries.len(), table.by_place.len()), (IDLE_MAX, IDLE_MAX));
     }
 
     #[test]
     fn what_nobody_used_for_a_minute_is_forgotten() {
         let mut table = Addresses::default();
-        let used = table.synthetic(Instant::ZERO, addr(1));
+        let used = table.synthetic(Instant::ZERO, place(1));
         table.acquire(used);
-        table.synthetic(Instant::ZERO, addr(2));
-        table.synthetic(Instant::ZERO + IDLE_KEPT, addr(3));
+        table.synthetic(Instant::ZERO, place(2));
+        table.synthetic(Instant::ZERO + IDLE_KEPT, place(3));
         assert_eq!(table.entries.len(), 3);
-        table.synthetic(Instant::ZERO + IDLE_KEPT + Duration::from_millis(1), addr(4));
+        table.synthetic(Instant::ZERO + IDLE_KEPT + Duration::from_millis(1), place(4));
         assert_eq!(table.entries.len(), 3);
-        assert_eq!(table.real(used), Some(addr(1)));
+        assert_eq!(table.synthetic(Instant::ZERO + IDLE_KEPT, place(1)), used);
     }
 }

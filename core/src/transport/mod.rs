@@ -4,9 +4,12 @@
 //! [`quic`], its set-up (`setup`) and its cryptography ([`crypto`], [`tls`]) are the only files that name `quinn_proto`. A connection belongs to a peer, not to an address.
 
 mod addresses;
+mod cids;
 pub mod crypto;
+mod gate;
 pub mod quic;
 mod setup;
+mod silence;
 pub mod tls;
 
 #[cfg(test)]
@@ -14,9 +17,9 @@ mod tests;
 
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey, StreamId};
-use crate::place::SocketId;
+use crate::place::{Place, SocketId};
 use crate::time::Instant;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::net::{IpAddr, SocketAddr};
 use thiserror::Error;
 
@@ -35,6 +38,67 @@ pub struct Transmit {
     pub segment_size: Option<usize>,
     /// ECN codepoint to set.
     pub ecn: Option<u8>,
+}
+
+/// Packets that a connection wants to send: `buf[..size]`, cut into segments of `segment_size`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub place: Place,
+    /// Local address to send from, where it matters.
+    pub from: Option<IpAddr>,
+    /// Total bytes appended to the buffer.
+    pub size: usize,
+    /// Size of each packet but the last; `None`: one packet.
+    pub segment_size: Option<usize>,
+    /// ECN codepoint to set.
+    pub ecn: Option<u8>,
+    /// It only asks whether packets of this size get through: not worth any effort to make it so.
+    pub probe: bool,
+}
+
+impl Outgoing {
+    /// The same as datagrams, when they leave by a socket.
+    pub fn datagrams(self) -> Option<Transmit> {
+        let Self { place, from, size, segment_size, ecn, probe: _ } = self;
+        match place {
+            Place::Direct { socket, addr } => {
+                Some(Transmit { socket, to: addr, from, size, segment_size, ecn })
+            }
+            Place::Relayed { .. } | Place::Tunnel(_) => None,
+        }
+    }
+}
+
+/// A QUIC packet (or several, coalesced) that arrived.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// Where it came from.
+    pub place: Place,
+    /// The local address it was sent to, where that is known.
+    pub to: Option<IpAddr>,
+    /// Its ECN codepoint, where that is known.
+    pub ecn: Option<u8>,
+    /// Its bytes.
+    pub payload: BytesMut,
+}
+
+impl From<Datagram> for Packet {
+    fn from(d: Datagram) -> Self {
+        let place = Place::Direct { socket: d.socket, addr: d.from };
+        Self { place, to: d.to, ecn: d.ecn, payload: d.payload }
+    }
+}
+
+/// Why a message could not be sent as a DATAGRAM frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum DatagramError {
+    /// Larger than what the connection carries now.
+    #[error("larger than the {0} bytes that the connection carries")]
+    TooLarge(usize),
+    /// The peer takes none, or the connection is gone.
+    #[error("the peer takes no datagrams")]
+    Unsupported,
 }
 
 /// Why a connection ended.
@@ -139,7 +203,7 @@ pub enum TransportEvent {
         /// Proven by TLS.
         peer: PublicKey,
         /// Where the peer's packets come from.
-        addr: SocketAddr,
+        place: Place,
         /// Whether we dialled.
         dialled: bool,
     },
@@ -176,6 +240,25 @@ pub enum TransportEvent {
         /// On this connection.
         conn: ConnId,
     },
+    /// A message arrived in a DATAGRAM frame (RFC 9221): unreliable, unordered.
+    Datagram {
+        /// On this connection.
+        conn: ConnId,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// A watched connection sent what asks for an answer, and nothing came for three round trips, at least 300 ms.
+    Silent {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Packets of the connection come from another place than before, authenticated by QUIC. Said once for each change.
+    Moved {
+        /// Which.
+        conn: ConnId,
+        /// From where.
+        place: Place,
+    },
 }
 
 /// Figures of one connection.
@@ -197,21 +280,35 @@ pub struct ConnStats {
 
 /// A transport that proves peers by key. Pure: driven by datagrams and time.
 pub trait Transport {
-    /// A datagram arrived.
-    fn handle(&mut self, now: Instant, datagram: Datagram);
+    /// A packet arrived.
+    fn handle(&mut self, now: Instant, packet: impl Into<Packet>);
     /// Time passed.
     fn handle_timeout(&mut self, now: Instant);
     /// When time matters next.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// Appends up to `max_datagrams` datagrams for one destination to `buf`.
-    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit>;
+    /// Appends up to `max_datagrams` packets for one place to `buf`.
+    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Outgoing>;
     /// The next thing to tell.
     fn poll(&mut self) -> Option<TransportEvent>;
 
-    /// Starts a connection to `peer` at `addr`. Ends in `Connected` or `Closed`.
-    fn dial(&mut self, now: Instant, peer: &PublicKey, addr: SocketAddr) -> Result<ConnId, DialError>;
+    /// Starts a connection to `peer` at a place. Ends in `Connected` or `Closed`.
+    fn dial(&mut self, now: Instant, peer: &PublicKey, place: impl Into<Place>) -> Result<ConnId, DialError>;
     /// Starts a connection to whoever answers at `addr`; `Connected` tells who it is.
     fn dial_any(&mut self, now: Instant, addr: SocketAddr) -> Result<ConnId, DialError>;
+    /// Sends the packets of a connection elsewhere from now on. `nudge`: at once, with one packet past the congestion
+    /// window, because what was under way is lost. `worse`: what was learnt of the old place (round trip, window, size of
+    /// datagrams) is forgotten, because the new one carries less.
+    fn set_place(&mut self, now: Instant, conn: ConnId, place: Place, nudge: bool, worse: bool);
+    /// Where the packets of a connection are sent.
+    fn place(&self, conn: ConnId) -> Option<Place>;
+    /// Tells of silences of this connection from now on, or no more.
+    fn watch(&mut self, conn: ConnId, watched: bool);
+    /// A secret that both ends of the connection, and nobody else, can calculate (RFC 8446, 7.5).
+    fn secret(&self, conn: ConnId, label: &[u8]) -> Option<[u8; 32]>;
+    /// Sends a message in a DATAGRAM frame. What finds no room in the queue of a connection displaces its oldest.
+    fn send_datagram(&mut self, conn: ConnId, message: Bytes) -> Result<(), DatagramError>;
+    /// Largest message that [`Transport::send_datagram`] takes now, and bytes free in its queue.
+    fn datagram_room(&mut self, conn: ConnId) -> Option<(usize, usize)>;
     /// Closes a connection; `reason` is for people, at most 200 bytes.
     fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str);
     /// Opens a bidirectional stream; `None` while the peer allows no more or the connection is gone.

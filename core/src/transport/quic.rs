@@ -2,21 +2,24 @@
 //!
 //! quinn-proto is sans-IO too. How it is set up, its bounds and its determinism, is in `setup.rs`; here are its connections, their
 //! timers and packets, and the words of the seam for what happens on them. QUIC is shown synthetic addresses
-//! (`addresses.rs`); it never migrates, because it never sees a move.
+//! (`addresses.rs`); it never migrates, because it never sees a move: which place a connection's packets take is said from above
+//! ([`Transport::set_place`]), and packets find their connection by the id they carry (`cids.rs`).
 
 use super::addresses::Addresses;
+use super::cids::Cids;
 pub use super::crypto::QuicCrypto;
+use super::gate::Gate;
+use super::setup::{DATAGRAM_BYTES_MAX, Setup, is_near};
 pub use super::setup::{IDLE_TIMEOUT, KEEP_ALIVE, NEAR_DATAGRAM_BYTES_MAX, QuicConfig};
-use super::setup::{Setup, is_near};
+use super::silence::{self, Silence};
 use super::{
-    Chunk, CloseReason, ConnStats, DialError, ReadError, Transmit, Transport, TransportEvent, WriteError,
-    close_code, tls,
+    Chunk, CloseReason, ConnStats, DatagramError, DialError, Outgoing, Packet, ReadError, Transport,
+    TransportEvent, WriteError, close_code, tls,
 };
-use crate::event::Datagram;
 use crate::few::Few;
 use crate::id::{ConnId, PublicKey, StreamId};
 use crate::limits::CONNECTIONS_DRAINING_MAX;
-use crate::place::SocketId;
+use crate::place::Place;
 use crate::time::Instant;
 use bytes::Bytes;
 use quinn_proto::{
@@ -38,10 +41,18 @@ const ANSWERS_MAX: usize = 64;
 const EVENTS_KEPT: usize = 4;
 /// The system takes so many bytes in one call, however many datagrams they are.
 const TRANSMIT_BYTES_MAX: usize = 65_000;
+/// What a relayed packet costs in the queue of the connection that carries it, beside its bytes.
+const RELAYED_OVERHEAD: usize = 96;
+
 struct Connection {
     handle: ConnectionHandle,
     quic: quinn_proto::Connection,
     synthetic: SocketAddr,
+    /// Where its packets are sent.
+    place: Place,
+    /// Where they last came from.
+    heard_from: Place,
+    silence: Silence,
     /// Who must answer, when we dialled somebody.
     expected: Option<PublicKey>,
     dialled: bool,
@@ -67,18 +78,21 @@ pub struct QuicTransport {
     /// Connections that were given packets at the time of the last input and are still to be pumped.
     fed: Vec<ConnId>,
     fed_at: Instant,
-    answers: VecDeque<(Transmit, Vec<u8>)>,
+    /// Stateless answers and nudges.
+    answers: VecDeque<(Outgoing, Vec<u8>)>,
     events: VecDeque<TransportEvent>,
     addresses: Addresses,
     handshakes: usize,
     next_conn: u64,
     token_clock: Arc<AtomicU64>,
+    cids: Arc<Cids>,
+    gate: Gate,
 }
 
 impl QuicTransport {
     /// A transport with nothing connected.
     pub fn new(config: QuicConfig) -> Self {
-        let Setup { endpoint, dial, accept_near, token_clock } = Setup::new(&config);
+        let Setup { endpoint, dial, accept_near, token_clock, cids, gate } = Setup::new(&config);
         Self {
             endpoint,
             dial,
@@ -97,6 +111,8 @@ impl QuicTransport {
             handshakes: 0,
             next_conn: 0,
             token_clock,
+            cids,
+            gate,
         }
     }
 
@@ -108,19 +124,29 @@ impl QuicTransport {
         &mut self,
         now: Instant,
         expected: Option<PublicKey>,
-        addr: SocketAddr,
+        place: Place,
     ) -> Result<ConnId, DialError> {
         if !self.has_room(now) {
             return Err(DialError::Full);
         }
-        if addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast() {
+        let usable = match place {
+            Place::Direct { addr, .. } => {
+                addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast()
+            }
+            Place::Relayed { relay, .. } => {
+                self.connections.get(&relay).is_some_and(|c| c.connected && !c.closed)
+            }
+            Place::Tunnel(_) => true,
+        };
+        if !usable {
             return Err(DialError::Address);
         }
-        let synthetic = self.addresses.synthetic(now, addr);
+        let synthetic = self.addresses.synthetic(now, place);
         let at = self.std(now);
-        let client = self.dial[usize::from(is_near(addr))].clone();
+        let client = self.dial[usize::from(is_near(place))].clone();
+        self.cids.serving(ConnId(self.next_conn + 1));
         match self.endpoint.connect(at, client, synthetic, "peer") {
-            Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, synthetic, expected, true)),
+            Ok((handle, quic)) => Ok(self.adopt(now, handle, quic, (synthetic, place), expected, true)),
             Err(_) => Err(DialError::Address),
         }
     }
@@ -145,7 +171,7 @@ impl QuicTransport {
         now: Instant,
         handle: ConnectionHandle,
         quic: quinn_proto::Connection,
-        synthetic: SocketAddr,
+        (synthetic, place): (SocketAddr, Place),
         expected: Option<PublicKey>,
         dialled: bool,
     ) -> ConnId {
@@ -160,6 +186,9 @@ impl QuicTransport {
                 handle,
                 quic,
                 synthetic,
+                place,
+                heard_from: place,
+                silence: Silence::default(),
                 expected,
                 dialled,
                 connected: false,
@@ -172,7 +201,7 @@ impl QuicTransport {
         conn
     }
 
-    fn accept(&mut self, now: Instant, incoming: Incoming) {
+    fn accept(&mut self, now: Instant, place: Place, incoming: Incoming) {
         let synthetic = incoming.remote_address();
         let mut answer = Vec::new();
         let transmit = if !self.has_room(now) {
@@ -185,43 +214,57 @@ impl QuicTransport {
             self.endpoint.retry(incoming, &mut answer).ok()
         } else {
             let at = self.std(now);
-            let near = self.addresses.real(synthetic).is_some_and(is_near).then(|| self.accept_near.clone());
+            let near = is_near(place).then(|| self.accept_near.clone());
+            self.cids.serving(ConnId(self.next_conn + 1));
             match self.endpoint.accept(incoming, at, &mut answer, near) {
                 Ok((handle, quic)) => {
-                    self.adopt(now, handle, quic, synthetic, None, false);
+                    self.adopt(now, handle, quic, (synthetic, place), None, false);
                     None
                 }
                 Err(e) => e.response,
             }
         };
         if let Some(t) = transmit {
-            self.answer(&t, &answer);
+            self.answer(&t, place, &answer);
         }
     }
 
-    fn answer(&mut self, transmit: &quinn_proto::Transmit, bytes: &[u8]) {
-        if self.answers.len() < ANSWERS_MAX
-            && let Some(t) = self.convert(transmit)
-        {
-            self.answers.push_back((t, bytes[..transmit.size].to_vec()));
+    fn answer(&mut self, transmit: &quinn_proto::Transmit, place: Place, bytes: &[u8]) {
+        if self.answers.len() < ANSWERS_MAX {
+            self.answers.push_back((outgoing(transmit, place, false), bytes[..transmit.size].to_vec()));
         }
     }
 
-    fn convert(&self, t: &quinn_proto::Transmit) -> Option<Transmit> {
-        Some(Transmit {
-            socket: SocketId::MAIN,
-            to: self.addresses.real(t.destination)?,
-            from: t.src_ip,
-            size: t.size,
-            segment_size: t.segment_size,
-            ecn: t.ecn.map(|e| e as u8),
-        })
+    /// The connection of which a packet says it is.
+    fn named_by(&self, packet: &[u8]) -> Option<ConnId> {
+        let low = self.cids.connection_of(packet)?;
+        // Ids count up; the packet carries the low half of one of the last.
+        let high = self.next_conn & !u64::from(u32::MAX);
+        let conn = ConnId(high | u64::from(low));
+        let conn = if conn.0 > self.next_conn { ConnId(conn.0.checked_sub(1 << 32)?) } else { conn };
+        self.connections.contains_key(&conn).then_some(conn)
+    }
+
+    /// Hands a packet to its connection, and notes where it came from once QUIC has authenticated it.
+    fn hand(&mut self, conn: ConnId, place: Place, event: quinn_proto::ConnectionEvent) {
+        let Some(c) = self.connections.get_mut(&conn) else { return };
+        if c.heard_from == place || !c.connected || c.closed {
+            c.quic.handle_event(event);
+            return;
+        }
+        let before = silence::heard(&c.quic.stats().frame_rx);
+        c.quic.handle_event(event);
+        if silence::heard(&c.quic.stats().frame_rx) != before {
+            c.heard_from = place;
+            self.events.push_back(TransportEvent::Moved { conn, place });
+        }
     }
 
     /// Lets a connection talk to its endpoint, tells what happened, and sets its timer. After any input to it.
     fn pump(&mut self, now: Instant, conn: ConnId) {
         let Some(c) = self.connections.get_mut(&conn) else { return };
         let mut drained = false;
+        self.cids.serving(conn);
         while let Some(event) = c.quic.poll_endpoint_events() {
             drained |= event.is_drained();
             if let Some(answer) = self.endpoint.handle_event(c.handle, event) {
@@ -230,16 +273,7 @@ impl QuicTransport {
         }
         while let Some(event) = c.quic.poll() {
             if !c.closed {
-                Self::tell(
-                    &mut self.events,
-                    &mut self.handshakes,
-                    now,
-                    self.base,
-                    &self.addresses,
-                    conn,
-                    c,
-                    event,
-                );
+                Self::tell(&mut self.events, &mut self.handshakes, now, self.base, conn, c, event);
             }
         }
         if drained {
@@ -247,6 +281,7 @@ impl QuicTransport {
             return;
         }
         let timer = c.quic.poll_timeout().map(|at| from_std(self.base, at));
+        let timer = timer.into_iter().chain(c.silence.due()).min();
         if timer != c.timer {
             if let Some(old) = c.timer {
                 self.timers.remove(&(old, conn));
@@ -283,26 +318,30 @@ impl QuicTransport {
         self.fed = fed;
     }
 
-    #[allow(clippy::too_many_arguments)] // the borrowed parts of `self` beside the connection
     fn tell(
         events: &mut VecDeque<TransportEvent>,
         handshakes: &mut usize,
         now: Instant,
         base: StdInstant,
-        addresses: &Addresses,
         conn: ConnId,
         c: &mut Connection,
         event: QuicEvent,
     ) {
         match event {
-            QuicEvent::HandshakeDataReady | QuicEvent::DatagramReceived | QuicEvent::DatagramsUnblocked => {}
+            QuicEvent::HandshakeDataReady | QuicEvent::DatagramsUnblocked => {}
+            QuicEvent::DatagramReceived => {
+                while let Some(bytes) = c.quic.datagrams().recv() {
+                    events.push_back(TransportEvent::Datagram { conn, bytes });
+                }
+            }
             QuicEvent::Connected => {
                 c.connected = true;
                 *handshakes = handshakes.saturating_sub(1);
                 let peer = peer_key(&c.quic);
-                match (peer, addresses.real(c.synthetic)) {
-                    (Some(peer), Some(addr)) if c.expected.is_none_or(|e| e == peer) => {
-                        events.push_back(TransportEvent::Connected { conn, peer, addr, dialled: c.dialled });
+                match peer {
+                    Some(peer) if c.expected.is_none_or(|e| e == peer) => {
+                        let (place, dialled) = (c.place, c.dialled);
+                        events.push_back(TransportEvent::Connected { conn, peer, place, dialled });
                     }
                     _ => {
                         let at = base + StdDuration::from_nanos(now.as_nanos());
@@ -353,6 +392,28 @@ impl QuicTransport {
         }
     }
 
+    /// Packets that may be taken out of a connection now: none while the relay that carries them has no room.
+    fn packets_for(&mut self, conn: ConnId, max: usize) -> usize {
+        let Some(c) = self.connections.get(&conn) else { return max };
+        let Place::Relayed { relay, .. } = c.place else { return max };
+        let packet = usize::from(c.quic.current_mtu()) + RELAYED_OVERHEAD;
+        // Without the relay the packets are lost, as on any dead path.
+        self.datagram_room(relay).map_or(max, |(_, free)| max.min(free / packet))
+    }
+
+    /// Up to `max` packets of a connection.
+    fn transmit_of(&mut self, now: Instant, conn: ConnId, max: usize, buf: &mut Vec<u8>) -> Option<Outgoing> {
+        let at = self.std(now);
+        let c = self.connections.get_mut(&conn)?;
+        let mtu = usize::from(c.quic.current_mtu());
+        let transmit = c.quic.poll_transmit(at, max.min(TRANSMIT_BYTES_MAX / mtu.max(1)), buf)?;
+        if c.silence.is_open() {
+            c.silence.sent(now, c.quic.rtt(), silence::heard(&c.quic.stats().frame_rx));
+        }
+        let probe = transmit.segment_size.is_none() && transmit.size > mtu;
+        Some(outgoing(&transmit, c.place, probe))
+    }
+
     /// Runs `f` on the connection's QUIC state, then pumps it at the time of the last input.
     fn touch<R>(&mut self, conn: ConnId, f: impl FnOnce(&mut quinn_proto::Connection) -> R) -> Option<R> {
         let c = self.connections.get_mut(&conn).filter(|c| !c.closed)?;
@@ -366,24 +427,27 @@ impl QuicTransport {
 }
 
 impl Transport for QuicTransport {
-    fn handle(&mut self, now: Instant, datagram: Datagram) {
+    fn handle(&mut self, now: Instant, packet: impl Into<Packet>) {
         self.token_clock.store(now.as_nanos(), Ordering::Relaxed);
         let at = self.std(now);
-        let synthetic = self.addresses.synthetic(now, datagram.from);
-        let ecn = datagram.ecn.and_then(EcnCodepoint::from_bits);
+        let Packet { place, to, ecn, payload } = packet.into();
+        let named = self.named_by(&payload).and_then(|conn| self.connections.get(&conn));
+        let synthetic = match named {
+            Some(c) => c.synthetic,
+            None => self.addresses.synthetic(now, place),
+        };
+        let ecn = ecn.and_then(EcnCodepoint::from_bits);
         let mut answer = Vec::new();
-        let outcome = self.endpoint.handle(at, synthetic, datagram.to, ecn, datagram.payload, &mut answer);
+        let outcome = self.endpoint.handle(at, synthetic, to, ecn, payload, &mut answer);
         match outcome {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(&conn) = self.by_handle.get(&handle.0) {
-                    if let Some(c) = self.connections.get_mut(&conn) {
-                        c.quic.handle_event(event);
-                    }
+                    self.hand(conn, place, event);
                     self.feed(now, conn);
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.accept(now, incoming),
-            Some(DatagramEvent::Response(transmit)) => self.answer(&transmit, &answer),
+            Some(DatagramEvent::NewConnection(incoming)) => self.accept(now, place, incoming),
+            Some(DatagramEvent::Response(transmit)) => self.answer(&transmit, place, &answer),
             None => {}
         }
     }
@@ -397,6 +461,14 @@ impl Transport for QuicTransport {
             if let Some(c) = self.connections.get_mut(&conn) {
                 c.timer = None;
                 c.quic.handle_timeout(at);
+                if c.silence.due().is_some_and(|at| at <= now) {
+                    let frames = c.quic.stats();
+                    let (heard, asked) =
+                        (silence::heard(&frames.frame_rx), silence::asking(&frames.frame_tx));
+                    if c.silence.over(now, heard, asked) && !c.closed {
+                        self.events.push_back(TransportEvent::Silent { conn });
+                    }
+                }
             }
             self.pump(now, conn);
         }
@@ -408,30 +480,25 @@ impl Transport for QuicTransport {
         fed.into_iter().chain(timer).min()
     }
 
-    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
+    fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Outgoing> {
         if let Some((transmit, bytes)) = self.answers.pop_front() {
             buf.extend_from_slice(&bytes);
             return Some(transmit);
         }
         self.pump_fed();
-        let at = self.std(now);
-        while let Some(&conn) = self.transmit_queue.front() {
-            let before = buf.len();
-            let transmit = match self.connections.get_mut(&conn) {
-                Some(c) => {
-                    let fit = TRANSMIT_BYTES_MAX / usize::from(c.quic.current_mtu()).max(1);
-                    c.quic.poll_transmit(at, max_datagrams.min(fit), buf)
-                }
-                None => None,
-            };
-            if let Some(t) = transmit {
+        // Connections whose relay has no room just now; when all that are left are such, nothing can be sent.
+        let mut waiting = 0;
+        while let Some(&conn) = self.transmit_queue.front().filter(|_| waiting < self.transmit_queue.len()) {
+            let max = self.packets_for(conn, max_datagrams);
+            if max == 0 {
+                waiting += 1;
+                self.transmit_queue.rotate_left(1);
+                continue;
+            }
+            if let Some(transmit) = self.transmit_of(now, conn, max, buf) {
                 // One batch per connection and turn, so that a bulk transfer does not starve the others.
                 self.transmit_queue.rotate_left(1);
-                if let Some(converted) = self.convert(&t) {
-                    return Some(converted);
-                }
-                buf.truncate(before);
-                continue;
+                return Some(transmit);
             }
             self.transmit_queue.pop_front();
             if let Some(c) = self.connections.get_mut(&conn) {
@@ -456,12 +523,76 @@ impl Transport for QuicTransport {
         event
     }
 
-    fn dial(&mut self, now: Instant, peer: &PublicKey, addr: SocketAddr) -> Result<ConnId, DialError> {
-        self.start(now, Some(*peer), addr)
+    fn dial(&mut self, now: Instant, peer: &PublicKey, place: impl Into<Place>) -> Result<ConnId, DialError> {
+        self.start(now, Some(*peer), place.into())
     }
 
     fn dial_any(&mut self, now: Instant, addr: SocketAddr) -> Result<ConnId, DialError> {
-        self.start(now, None, addr)
+        self.start(now, None, addr.into())
+    }
+
+    fn set_place(&mut self, now: Instant, conn: ConnId, place: Place, nudge: bool, worse: bool) {
+        let at = self.std(now);
+        let Some(c) = self.connections.get_mut(&conn).filter(|c| !c.closed) else { return };
+        let moved = c.place != place;
+        c.place = place;
+        if moved {
+            self.addresses.moved(c.synthetic, place);
+        }
+        // Datagrams of the size that loopback carries would vanish anywhere else.
+        if worse || (c.quic.current_mtu() > DATAGRAM_BYTES_MAX && !is_near(place)) {
+            c.quic.path_changed(at);
+        }
+        if nudge && c.connected {
+            let mut bytes = Vec::new();
+            c.quic.ping();
+            self.gate.set(true);
+            let transmit = c.quic.poll_transmit(at, 1, &mut bytes);
+            self.gate.set(false);
+            self.answers.extend(transmit.map(|t| (outgoing(&t, place, false), bytes)));
+        }
+        self.pump(now, conn);
+    }
+
+    fn place(&self, conn: ConnId) -> Option<Place> {
+        self.connections.get(&conn).map(|c| c.place)
+    }
+
+    fn watch(&mut self, conn: ConnId, watched: bool) {
+        if let Some(c) = self.connections.get_mut(&conn) {
+            c.silence.watch(watched);
+        }
+    }
+
+    fn secret(&self, conn: ConnId, label: &[u8]) -> Option<[u8; 32]> {
+        let c = self.connections.get(&conn).filter(|c| c.connected)?;
+        let mut secret = [0; 32];
+        c.quic.crypto_session().export_keying_material(&mut secret, label, b"").ok()?;
+        Some(secret)
+    }
+
+    fn send_datagram(&mut self, conn: ConnId, message: Bytes) -> Result<(), DatagramError> {
+        let sent = self.touch(conn, |q| {
+            let mut datagrams = q.datagrams();
+            match datagrams.send(message, true) {
+                Ok(()) => Ok(()),
+                Err(quinn_proto::SendDatagramError::TooLarge) => {
+                    Err(DatagramError::TooLarge(datagrams.max_size().unwrap_or_default()))
+                }
+                Err(
+                    quinn_proto::SendDatagramError::UnsupportedByPeer
+                    | quinn_proto::SendDatagramError::Disabled
+                    | quinn_proto::SendDatagramError::Blocked(_),
+                ) => Err(DatagramError::Unsupported),
+            }
+        });
+        sent.unwrap_or(Err(DatagramError::Unsupported))
+    }
+
+    fn datagram_room(&mut self, conn: ConnId) -> Option<(usize, usize)> {
+        let c = self.connections.get_mut(&conn).filter(|c| c.connected && !c.closed)?;
+        let datagrams = c.quic.datagrams();
+        Some((datagrams.max_size()?, datagrams.send_buffer_space()))
     }
 
     fn close(&mut self, now: Instant, conn: ConnId, code: u32, reason: &str) {
@@ -598,6 +729,11 @@ impl Transport for QuicTransport {
     fn connections(&self) -> usize {
         self.connections.len()
     }
+}
+
+fn outgoing(t: &quinn_proto::Transmit, place: Place, probe: bool) -> Outgoing {
+    let ecn = t.ecn.map(|e| e as u8);
+    Outgoing { place, from: t.src_ip, size: t.size, segment_size: t.segment_size, ecn, probe }
 }
 
 fn from_std(base: StdInstant, at: StdInstant) -> Instant {

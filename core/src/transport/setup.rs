@@ -4,32 +4,32 @@
 //! keys, token time) is replaced by a seeded one, so that equal seeds and inputs give equal packets. Every limit is set
 //! here, because its defaults are not safe ones (an unlimited receive window, 65,536 pending handshakes).
 
+use super::cids::{Cids, Issuer};
 use super::crypto::QuicCrypto;
+use super::gate::{Gate, Gated};
 use crate::limits::SERVES_PER_PEER_MAX;
+use crate::place::Place;
 use crate::rng::{Rng, derive_seed};
 use crate::time::Duration;
 use quinn_proto::crypto::{CryptoError, HmacKey};
 use quinn_proto::{
-    ClientConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, MtuDiscoveryConfig,
-    NoneTokenStore, ServerConfig, TimeSource, TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, NoneTokenStore, ServerConfig, TimeSource,
+    TransportConfig, VarInt,
 };
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration as StdDuration, Instant as StdInstant, SystemTime};
 
 /// The dialling side sends something after this much silence, a default.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A connection on which nothing is heard for this long is gone, a default.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Length of the connection ids issued here.
-const CID_BYTES: usize = 8;
 /// Bidirectional streams a peer may have open: its control stream, the `SERVES_PER_PEER_MAX` it fetches by, and two that
 /// just ended, because quinn-proto tells of room for new ones by twos. It keeps tables of all that may come and of those we
 /// opened; up to 14 together they are half as large as from 15 on, so that this leaves our own control stream and a fetch.
 const STREAMS_MAX: u32 = 1 + SERVES_PER_PEER_MAX as u32 + 2;
 /// Largest datagram probed for: what Ethernet carries over IPv6.
-const DATAGRAM_BYTES_MAX: u16 = 1_452;
+pub(super) const DATAGRAM_BYTES_MAX: u16 = 1_452;
 /// The same between nodes of one machine: loopback carries any, and most of the cost of QUIC is one for each datagram. No
 /// larger, so that ten still leave in one call.
 pub const NEAR_DATAGRAM_BYTES_MAX: u16 = 6_500;
@@ -39,6 +39,9 @@ const STREAM_WINDOW: u32 = 1_250_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Bytes sent but not acknowledged, per connection.
 const SEND_WINDOW: u64 = 8 << 20;
+
+/// DATAGRAM frames queued in either direction: enough for a window of 200 Mbit/s over 10 ms; more only adds delay.
+const DATAGRAM_QUEUE_BYTES: usize = 256 << 10;
 
 /// How QUIC is set up.
 #[derive(Clone)]
@@ -83,16 +86,21 @@ pub(super) struct Setup {
     pub(super) accept_near: Arc<ServerConfig>,
     /// Nanoseconds since the start, for the age of retry tokens.
     pub(super) token_clock: Arc<AtomicU64>,
+    pub(super) cids: Arc<Cids>,
+    pub(super) gate: Gate,
 }
 
 impl Setup {
     pub(super) fn new(config: &QuicConfig) -> Self {
-        let rng = Arc::new(Mutex::new(Rng::derive(&config.seed, "quic connection ids")));
+        let cids = Cids::new(Rng::derive(&config.seed, "quic connection ids"));
+        let gate = Gate::default();
         let token_clock = Arc::new(AtomicU64::new(0));
         let mut endpoint =
             EndpointConfig::new(Arc::new(KeyedHash(derive_seed(&config.crypto.secret, "stateless reset"))));
-        let generator = rng.clone();
-        endpoint.cid_generator(move || Box::new(SeededCids(generator.clone())));
+        let issuer = cids.clone();
+        endpoint.cid_generator(move || Box::new(Issuer(issuer.clone())));
+        // What has this bit clear is no QUIC packet but STUN or a probe (RFC 7983).
+        endpoint.grease_quic_bit(false);
         endpoint.rng_seed(Some(derive_seed(&config.seed, "quic endpoint")));
         // The constant is within what QUIC allows, the only reason for an error.
         let _always = endpoint.max_udp_payload_size(NEAR_DATAGRAM_BYTES_MAX);
@@ -101,25 +109,28 @@ impl Setup {
             .extract(&derive_seed(&config.crypto.secret, "retry token"));
         let mut server = ServerConfig::new(config.crypto.server.clone(), Arc::new(token_prk));
         server
-            .transport_config(Arc::new(transport_config(config, DATAGRAM_BYTES_MAX)))
+            .transport_config(Arc::new(transport_config(config, &gate, DATAGRAM_BYTES_MAX)))
             .migration(false)
             .max_incoming(256)
             .incoming_buffer_size(64 << 10)
             .incoming_buffer_size_total(4 << 20)
             .time_source(Arc::new(TokenClock(token_clock.clone())));
         let mut near_server = server.clone();
-        near_server.transport_config(Arc::new(transport_config(config, NEAR_DATAGRAM_BYTES_MAX)));
+        near_server.transport_config(Arc::new(transport_config(config, &gate, NEAR_DATAGRAM_BYTES_MAX)));
 
         let mut client = ClientConfig::new(config.crypto.client.clone());
         let dialling = |datagram_bytes_max| {
-            let mut t = transport_config(config, datagram_bytes_max);
+            let mut t = transport_config(config, &gate, datagram_bytes_max);
             t.keep_alive_interval(Some(config.keep_alive));
             Arc::new(t)
         };
         client
             .transport_config(dialling(DATAGRAM_BYTES_MAX))
             .token_store(Arc::new(NoneTokenStore))
-            .initial_dst_cid_provider(Arc::new(move || random_cid(&rng, 20)));
+            .initial_dst_cid_provider(Arc::new({
+                let cids = cids.clone();
+                move || cids.random(20)
+            }));
         let mut near_client = client.clone();
         near_client.transport_config(dialling(NEAR_DATAGRAM_BYTES_MAX));
         Self {
@@ -127,16 +138,18 @@ impl Setup {
             dial: [client, near_client],
             accept_near: Arc::new(near_server),
             token_clock,
+            cids,
+            gate,
         }
     }
 }
 
-/// Whether an address is one of this machine.
-pub(super) fn is_near(addr: SocketAddr) -> bool {
-    addr.ip().to_canonical().is_loopback()
+/// Whether a place is on this machine.
+pub(super) fn is_near(place: Place) -> bool {
+    place.addr().is_some_and(|addr| addr.ip().to_canonical().is_loopback())
 }
 
-fn transport_config(config: &QuicConfig, datagram_bytes_max: u16) -> TransportConfig {
+fn transport_config(config: &QuicConfig, gate: &Gate, datagram_bytes_max: u16) -> TransportConfig {
     let mut t = TransportConfig::default();
     let idle_ms = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     let mtu = config.mtu_discovery.then(|| {
@@ -154,39 +167,12 @@ fn transport_config(config: &QuicConfig, datagram_bytes_max: u16) -> TransportCo
         .initial_mtu(1200)
         .min_mtu(1200)
         .mtu_discovery_config(mtu)
-        .datagram_receive_buffer_size(None)
-        .datagram_send_buffer_size(0)
+        .datagram_receive_buffer_size(Some(DATAGRAM_QUEUE_BYTES))
+        .datagram_send_buffer_size(DATAGRAM_QUEUE_BYTES)
+        .congestion_controller_factory(Arc::new(Gated(gate.clone())))
         .allow_spin(false)
         .crypto_buffer_size(16 << 10);
     t
-}
-
-fn random_cid(rng: &Mutex<Rng>, len: usize) -> ConnectionId {
-    let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut bytes = [0u8; 20];
-    loop {
-        rng.fill(&mut bytes[..len]);
-        // `d1:` and `d2:` start KRPC messages: a short-header packet must not look like one on a shared socket.
-        if bytes[1] != b':' || !matches!(bytes[0], b'1' | b'2') {
-            return ConnectionId::new(&bytes[..len]);
-        }
-    }
-}
-
-struct SeededCids(Arc<Mutex<Rng>>);
-
-impl ConnectionIdGenerator for SeededCids {
-    fn generate_cid(&mut self) -> ConnectionId {
-        random_cid(&self.0, CID_BYTES)
-    }
-
-    fn cid_len(&self) -> usize {
-        CID_BYTES
-    }
-
-    fn cid_lifetime(&self) -> Option<StdDuration> {
-        None
-    }
 }
 
 /// Keyed BLAKE3 as the MAC of stateless reset tokens.

@@ -14,6 +14,12 @@ struct Wire {
     hosts: BTreeMap<SocketAddr, QuicTransport>,
     events: BTreeMap<SocketAddr, Vec<TransportEvent>>,
     in_flight: Vec<(Instant, SocketAddr, SocketAddr, Vec<u8>)>,
+    /// Packets for places that are no addresses, by their sender.
+    relayed: BTreeMap<SocketAddr, Vec<Vec<u8>>>,
+    /// What leaves the first address is seen to come from the second, where its host is reached from now on.
+    hop: Option<(SocketAddr, SocketAddr)>,
+    /// Everything is lost.
+    dead: bool,
 }
 
 fn key(n: u8) -> Keypair {
@@ -42,6 +48,9 @@ impl Wire {
             hosts: hosts.iter().map(|&n| (addr(n), transport(n, n))).collect(),
             events: BTreeMap::new(),
             in_flight: Vec::new(),
+            relayed: BTreeMap::new(),
+            hop: None,
+            dead: false,
         }
     }
 
@@ -54,12 +63,15 @@ impl Wire {
         for (&from, host) in &mut self.hosts {
             buf.clear();
             while let Some(t) = host.poll_transmit(self.now, 1, &mut buf) {
-                self.in_flight.push((
-                    self.now + Duration::from_millis(10),
-                    from,
-                    t.to,
-                    std::mem::take(&mut buf),
-                ));
+                let bytes = std::mem::take(&mut buf);
+                match t.datagrams() {
+                    None => self.relayed.entry(from).or_default().push(bytes),
+                    Some(_) if self.dead => {}
+                    Some(t) => {
+                        let from = self.hop.filter(|(old, _)| *old == from).map_or(from, |(_, new)| new);
+                        self.in_flight.push((self.now + Duration::from_millis(10), from, t.to, bytes));
+                    }
+                }
             }
             while let Some(e) = host.poll() {
                 self.events.entry(from).or_default().push(e);
@@ -91,6 +103,11 @@ impl Wire {
             self.in_flight = later;
             let due: Vec<(Instant, SocketAddr, SocketAddr, Vec<u8>)> = due;
             for (_, from, to, bytes) in due {
+                let to = match self.hop {
+                    Some((old, _)) if to == old => continue,
+                    Some((old, new)) if to == new => old,
+                    Some(_) | None => to,
+                };
                 if let Some(host) = self.hosts.get_mut(&to) {
                     let payload = BytesMut::from(&bytes[..]);
                     host.handle(
@@ -345,4 +362,176 @@ fn closed_connections_stand_in_nobodys_way_and_are_bounded_themselves() {
     assert!(wire.host(1).connections() <= crate::limits::CONNECTIONS_DRAINING_MAX + 2);
     wire.run(Duration::from_secs(60));
     assert_eq!(wire.host(1).connections(), 0);
+}
+
+/// A second address of a host: what it sends leaves from there, and what is sent there reaches it.
+fn alias(n: u8) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, n], 9))
+}
+
+/// Both sides connected: the dialler's connection and the other's.
+fn joined_pair(wire: &mut Wire) -> (ConnId, ConnId) {
+    let now = wire.now;
+    let conn = wire.host(1).dial(now, &key(2).public(), addr(2)).expect("room");
+    wire.run(Duration::from_millis(500));
+    wire.take(1);
+    (conn, connected(&wire.take(2))[0].0)
+}
+
+#[test]
+fn a_connection_follows_its_peer_by_connection_id_and_is_sent_where_it_is_told() {
+    let mut wire = Wire::of(&[1, 2]);
+    let (conn, far) = joined_pair(&mut wire);
+    // Host 1 moves: it is seen at its alias, and its old address is dead.
+    wire.hop = Some((addr(1), alias(1)));
+    let stream = wire.host(1).open(conn).expect("a stream");
+    wire.host(1).write(conn, stream, &mut Bytes::from_static(b"moved")).expect("room");
+    wire.run(Duration::from_millis(15));
+    let told = wire.take(2);
+    let place = Place::direct(alias(1));
+    assert!(told.contains(&TransportEvent::Moved { conn: far, place }), "{told:?}");
+    assert_eq!(wire.host(2).place(far), Some(Place::direct(addr(1))), "nothing moves by itself");
+    let now = wire.now;
+    wire.host(2).set_place(now, far, place, true, false);
+    wire.run(Duration::from_millis(500));
+    assert!(wire.take(2).iter().all(|e| !matches!(e, TransportEvent::Moved { .. })), "said once");
+    assert!(closed(&wire.take(1)).is_empty());
+    let (read, text) = (wire.host(2).read(far, stream, 100), Bytes::from_static(b"moved"));
+    assert_eq!(read, Ok(Chunk::Bytes(text)));
+}
+
+#[test]
+fn forged_packets_of_a_connection_move_nothing() {
+    let mut wire = Wire::of(&[1, 2]);
+    let (conn, _) = joined_pair(&mut wire);
+    // An observer repeats a packet with another payload from an address of its own.
+    let stream = wire.host(1).open(conn).expect("a stream");
+    wire.host(1).write(conn, stream, &mut Bytes::from_static(b"x")).expect("room");
+    let mut packet = Vec::new();
+    let now = wire.now;
+    wire.host(1).poll_transmit(now, 1, &mut packet).expect("a packet");
+    let last = packet.len() - 1;
+    packet[last] ^= 1;
+    let payload = BytesMut::from(&packet[..]);
+    let forged = Datagram { socket: SocketId::MAIN, from: addr(66), to: None, ecn: None, payload };
+    wire.host(2).handle(now, forged);
+    wire.run(Duration::from_millis(100));
+    assert!(wire.take(2).iter().all(|e| !matches!(e, TransportEvent::Moved { .. })));
+}
+
+#[test]
+fn messages_travel_in_datagram_frames_and_those_too_large_say_what_would_fit() {
+    let mut wire = Wire::of(&[1, 2]);
+    let now = wire.now;
+    let early = wire.host(1).dial(now, &key(2).public(), addr(2)).expect("room");
+    assert_eq!(wire.host(1).datagram_room(early), None, "not before the handshake");
+    let mut wire = Wire::of(&[1, 2]);
+    let (conn, _) = joined_pair(&mut wire);
+    let (largest, free) = wire.host(1).datagram_room(conn).expect("connected");
+    assert!(largest >= 1_162 && free > 200_000, "{largest} {free}");
+    let message = Bytes::from(vec![7; largest]);
+    assert_eq!(wire.host(1).send_datagram(conn, message.clone()), Ok(()));
+    let too_large = Bytes::from(vec![7; largest + 1]);
+    assert_eq!(wire.host(1).send_datagram(conn, too_large), Err(DatagramError::TooLarge(largest)));
+    assert_eq!(wire.host(1).send_datagram(ConnId(99), message.clone()), Err(DatagramError::Unsupported));
+    wire.run(Duration::from_millis(100));
+    let told = wire.take(2);
+    assert!(told.iter().any(|e| matches!(e, TransportEvent::Datagram { bytes, .. } if *bytes == message)));
+}
+
+/// Carries packets of connections within connections: from host `n` into its outer connection, and out of it again.
+/// Returns those that became connected within.
+fn carry(wire: &mut Wire, n: u8, outer: ConnId, peer: &Keypair) -> Vec<(ConnId, PublicKey, Place)> {
+    let way = Place::Relayed { relay: outer, peer: peer.public().peer_id() };
+    let now = wire.now;
+    for packet in std::mem::take(wire.relayed.entry(addr(n)).or_default()) {
+        let (largest, _) = wire.host(n).datagram_room(outer).expect("connected");
+        // What is longer than the outer connection carries is lost here: this test splits nothing.
+        if packet.len() <= largest {
+            wire.host(n).send_datagram(outer, packet.into()).expect("fits");
+        }
+    }
+    let mut met = Vec::new();
+    for event in wire.take(n) {
+        if let TransportEvent::Datagram { bytes, .. } = event {
+            let payload = BytesMut::from(&bytes[..]);
+            wire.host(n).handle(now, Packet { place: way, to: None, ecn: None, payload });
+        } else if let TransportEvent::Connected { conn, peer, place, .. } = event {
+            met.push((conn, peer, place));
+        }
+    }
+    met
+}
+
+#[test]
+fn a_connection_within_a_connection_is_carried_by_it() {
+    // 3 is a relay for 1 and 2: what it gets in a datagram frame goes out in one to the other side.
+    let mut wire = Wire::of(&[1, 2, 3]);
+    let now = wire.now;
+    let outer1 = wire.host(1).dial(now, &key(3).public(), addr(3)).expect("room");
+    let outer2 = wire.host(2).dial(now, &key(3).public(), addr(3)).expect("room");
+    // Long enough to learn that more than 1,200 bytes get through.
+    wire.run(Duration::from_secs(3));
+    (wire.take(1), wire.take(2));
+    let sides: Vec<(ConnId, PublicKey, bool)> = connected(&wire.take(3));
+    let now = wire.now;
+    let nobody = Place::Relayed { relay: ConnId(77), peer: key(2).public().peer_id() };
+    assert_eq!(wire.host(1).dial(now, &key(2).public(), nobody), Err(DialError::Address));
+    let way = Place::Relayed { relay: outer1, peer: key(2).public().peer_id() };
+    wire.host(1).dial(now, &key(2).public(), way).expect("room");
+    let mut met = [Vec::new(), Vec::new()];
+    for _ in 0..40 {
+        wire.run(Duration::from_millis(10));
+        met[0].extend(carry(&mut wire, 1, outer1, &key(2)));
+        met[1].extend(carry(&mut wire, 2, outer2, &key(1)));
+        for event in wire.take(3) {
+            if let TransportEvent::Datagram { conn, bytes } = event {
+                let other = sides.iter().find(|(c, ..)| *c != conn).expect("two sides").0;
+                wire.host(3).send_datagram(other, bytes).expect("fits");
+            }
+        }
+    }
+    let [(_, peer1, place1), (_, peer2, place2)] = [met[0][0], met[1][0]];
+    assert_eq!((peer1, place1), (key(2).public(), way));
+    assert_eq!(peer2, key(1).public());
+    assert_eq!(place2, Place::Relayed { relay: outer2, peer: key(1).public().peer_id() });
+    assert_eq!(sides.len(), 2);
+}
+
+#[test]
+fn silence_of_a_watched_connection_is_told_soon_and_of_others_never() {
+    for watched in [true, false] {
+        let mut wire = Wire::of(&[1, 2]);
+        let (conn, _) = joined_pair(&mut wire);
+        wire.host(1).watch(conn, watched);
+        let stream = wire.host(1).open(conn).expect("a stream");
+        wire.host(1).write(conn, stream, &mut Bytes::from_static(b"hello")).expect("room");
+        wire.run(Duration::from_secs(2));
+        let silent = |told: Vec<TransportEvent>| told.contains(&TransportEvent::Silent { conn });
+        assert!(!silent(wire.take(1)), "it is answered");
+        wire.dead = true;
+        wire.host(1).write(conn, stream, &mut Bytes::from_static(b"hello")).expect("room");
+        wire.run(Duration::from_millis(310));
+        assert_eq!(silent(wire.take(1)), watched);
+    }
+}
+
+#[test]
+fn a_nudge_ends_an_outage_under_a_full_window_in_two_round_trips() {
+    for nudge in [true, false] {
+        let mut wire = Wire::of(&[1, 2]);
+        let (conn, far) = joined_pair(&mut wire);
+        let stream = wire.host(1).open(conn).expect("a stream");
+        wire.dead = true;
+        let mut data = Bytes::from(vec![7; 1 << 20]);
+        while wire.host(1).write(conn, stream, &mut data).is_ok_and(|_| !data.is_empty()) {}
+        wire.run(Duration::from_secs(3));
+        wire.dead = false;
+        let now = wire.now;
+        wire.host(1).set_place(now, conn, Place::direct(addr(2)), nudge, false);
+        let before = wire.host(2).stats(far).expect("alive").bytes_rx;
+        wire.run(Duration::from_millis(45));
+        let got = wire.host(2).stats(far).expect("alive").bytes_rx - before;
+        assert_eq!(got > 2_000, nudge, "{got} bytes after 45 ms, two round trips");
+    }
 }

@@ -10,7 +10,7 @@ use remote_network_core::event::Event;
 use remote_network_core::id::{CommandId, ConnId, Keypair, PublicKey, StreamId};
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
-use remote_network_core::transport::{Chunk, Transmit, Transport, TransportEvent, tls};
+use remote_network_core::transport::{Chunk, Outgoing, Transmit, Transport, TransportEvent, tls};
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 
@@ -73,7 +73,10 @@ impl Talker {
                 TransportEvent::Writable { .. } => self.write(),
                 TransportEvent::Connected { .. }
                 | TransportEvent::Closed { .. }
-                | TransportEvent::StreamsAvailable { .. } => {}
+                | TransportEvent::StreamsAvailable { .. }
+                | TransportEvent::Datagram { .. }
+                | TransportEvent::Silent { .. }
+                | TransportEvent::Moved { .. } => {}
             }
         }
     }
@@ -101,7 +104,7 @@ impl Driven for Talker {
     }
 
     fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
-        self.transport.poll_transmit(now, max_datagrams, buf)
+        self.transport.poll_transmit(now, max_datagrams, buf).and_then(Outgoing::datagrams)
     }
 
     fn poll_action(&mut self) -> Option<Action> {

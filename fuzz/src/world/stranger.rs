@@ -18,7 +18,7 @@ use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transfer::message::{Fetch, PieceRanges};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
-use remote_network_core::transport::{Chunk, Transport, TransportEvent};
+use remote_network_core::transport::{Chunk, Outgoing, Transport, TransportEvent};
 use remote_network_sim::crypto::null::Realm;
 use std::net::SocketAddr;
 
@@ -131,7 +131,7 @@ impl Stranger {
     /// What it sends.
     pub fn take_datagrams(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let (mut all, mut buf) = (Vec::new(), Vec::new());
-        while let Some(transmit) = self.transport.poll_transmit(now, 8, &mut buf) {
+        while let Some(transmit) = self.transport.poll_transmit(now, 8, &mut buf).and_then(Outgoing::datagrams) {
             let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
             all.extend(buf.chunks(segment).map(|bytes| (transmit.to, bytes.to_vec())));
             buf.clear();
@@ -156,7 +156,10 @@ impl Stranger {
                 TransportEvent::Closed { conn, .. } => self.conns.retain(|c| *c != conn),
                 TransportEvent::Opened { .. }
                 | TransportEvent::Writable { .. }
-                | TransportEvent::StreamsAvailable { .. } => {}
+                | TransportEvent::StreamsAvailable { .. }
+                | TransportEvent::Datagram { .. }
+                | TransportEvent::Silent { .. }
+                | TransportEvent::Moved { .. } => {}
             }
         }
     }

@@ -16,7 +16,7 @@ use remote_network_core::rng::Rng;
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::{
-    Chunk, CloseReason, Transmit, Transport, TransportEvent, close_code, tls,
+    Chunk, CloseReason, Outgoing, Transmit, Transport, TransportEvent, close_code, tls,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -98,11 +98,11 @@ impl Caller {
                 TransportEvent::Connected { conn, dialled: true, .. } if !self.identify => {
                     self.met(now, conn)
                 }
-                TransportEvent::Connected { conn, peer, addr, dialled: true } => {
+                TransportEvent::Connected { conn, peer, place, dialled: true } => {
                     let Some(stream) = self.transport.open(conn) else {
                         return self.fail("the peer allows no stream");
                     };
-                    let exchange = Exchange::new(self.own.clone(), peer, Some(self.peer), addr);
+                    let exchange = Exchange::new(self.own.clone(), peer, Some(self.peer), place.addr());
                     self.meeting = Some(Meeting { conn, stream, reader: FrameReader::default(), exchange });
                     self.exchange(now, wall, Input::Start);
                 }
@@ -115,7 +115,10 @@ impl Caller {
                 TransportEvent::Connected { .. }
                 | TransportEvent::Opened { .. }
                 | TransportEvent::Writable { .. }
-                | TransportEvent::StreamsAvailable { .. } => {}
+                | TransportEvent::StreamsAvailable { .. }
+                | TransportEvent::Datagram { .. }
+                | TransportEvent::Silent { .. }
+                | TransportEvent::Moved { .. } => {}
             }
         }
     }
@@ -179,7 +182,7 @@ impl Driven for Caller {
     }
 
     fn poll_transmit(&mut self, now: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
-        self.transport.poll_transmit(now, max_datagrams, buf)
+        self.transport.poll_transmit(now, max_datagrams, buf).and_then(Outgoing::datagrams)
     }
 
     fn poll_action(&mut self) -> Option<Action> {

@@ -42,7 +42,7 @@ fn met(n: u8) -> Input {
         versions: vec![1],
     };
     let peer = PeerIdentity { identity, shared_topics: vec![TOPIC], version: 1, observed: None };
-    Input::Met { peer: Box::new(peer), addr: addr(n) }
+    Input::Met { peer: Box::new(peer), addr: Some(addr(n)) }
 }
 
 fn rig() -> Rig<Book> {

@@ -134,8 +134,8 @@ pub enum Input {
     Connected {
         /// Who.
         key: PublicKey,
-        /// Where its packets come from.
-        addr: SocketAddr,
+        /// Where its packets come from, unless through a relay.
+        addr: Option<SocketAddr>,
     },
     /// A peer is connected no more.
     Disconnected(PublicKey),

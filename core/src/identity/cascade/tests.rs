@@ -97,7 +97,7 @@ fn a_connected_peer_ends_its_effort_and_is_not_dialled_again() {
     rig.wait(START_WITHIN);
     let (dial, at) = dials(&rig.tell(found(1, &[addr(1)])))[0];
     rig.tell(Input::Dialled { dial, result: Ok(key(1)) });
-    rig.tell(Input::Connected { key: key(1), addr: at });
+    rig.tell(Input::Connected { key: key(1), addr: Some(at) });
     assert_eq!(rig.machine.efforts(), 0);
     rig.tell(learnt(1));
     rig.tell(Input::Hint(at));
@@ -132,7 +132,7 @@ fn four_lookups_and_four_dials_at_once_for_peers_nobody_asked_for() {
 fn nobody_unwanted_is_dialled_at_max_peers_but_the_wanted_are() {
     let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 1, ..config() }), [0; 32]);
     rig.tell(Input::Start);
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(Input::Connected { key: key(1), addr: Some(addr(1)) });
     rig.tell(learnt(2));
     rig.tell(Input::Hint(addr(7)));
     assert!(rig.wait(Duration::from_secs(300)).is_empty());
@@ -148,7 +148,7 @@ fn nobody_unwanted_is_dialled_at_max_peers_but_the_wanted_are() {
 #[test]
 fn lookups_of_peers_nobody_asked_for_are_no_more_than_there_is_room_for() {
     let mut rig = Rig::new(Cascade::new(CascadeConfig { max_peers: 2, ..config() }), [0; 32]);
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(Input::Connected { key: key(1), addr: Some(addr(1)) });
     rig.tell(learnt(2));
     rig.tell(learnt(3));
     let mut started = lookups(&rig.wait(START_WITHIN));
@@ -166,7 +166,7 @@ fn a_node_that_gets_its_last_peer_lets_the_others_go() {
     rig.wait(START_WITHIN);
     rig.tell(connect(50));
     for n in 60..63 {
-        rig.tell(Input::Connected { key: key(n), addr: addr(n) });
+        rig.tell(Input::Connected { key: key(n), addr: Some(addr(n)) });
     }
     assert_eq!(rig.machine.efforts(), 3 + 1, "three lookups under way, and the wanted one");
     assert!(rig.machine.lookup_queues[OTHERS].is_empty());
@@ -197,7 +197,7 @@ fn a_connect_is_answered_once_with_success_or_every_reason() {
     assert_eq!(answers(&out), [(1, Err(failed.clone())), (2, Err(failed))]);
     let out = rig.tell(connect(3));
     assert_eq!(out, [Output::Lookup(key(3))]);
-    assert_eq!(answers(&rig.tell(Input::Connected { key: key(3), addr: addr(3) })), [(3, Ok(()))]);
+    assert_eq!(answers(&rig.tell(Input::Connected { key: key(3), addr: Some(addr(3)) })), [(3, Ok(()))]);
     assert_eq!(answers(&rig.tell(connect(3))), [(3, Ok(()))], "already connected");
 }
 
@@ -327,7 +327,7 @@ fn an_address_where_nobody_of_ours_was_is_left_for_five_minutes() {
 #[test]
 fn a_peer_that_has_peers_enough_is_left_alone_for_a_while() {
     let mut rig = rig();
-    rig.tell(Input::Connected { key: key(1), addr: addr(1) });
+    rig.tell(Input::Connected { key: key(1), addr: Some(addr(1)) });
     rig.tell(Input::Disconnected(key(1)));
     rig.tell(Input::SentAway(key(1)));
     rig.tell(learnt(1));
@@ -345,14 +345,14 @@ fn too_few_peers_are_topped_up_from_the_book() {
     rig.tell(Input::Start);
     assert_eq!(rig.wait(Duration::from_secs(2)), [Output::WantPeers(20)]);
     for n in 1..=5 {
-        rig.tell(Input::Connected { key: key(n), addr: addr(n) });
+        rig.tell(Input::Connected { key: key(n), addr: Some(addr(n)) });
     }
     let some = rig.wait(TOP_UP_EVERY * 6 / 5);
     assert!(
         some.iter().all(|o| *o == Output::WantPeers(FAN_OUT)) && !some.is_empty(),
         "room for one: {some:?}"
     );
-    rig.tell(Input::Connected { key: key(6), addr: addr(6) });
+    rig.tell(Input::Connected { key: key(6), addr: Some(addr(6)) });
     assert!(rig.wait(Duration::from_secs(120)).is_empty());
 }
 
@@ -387,7 +387,7 @@ fn arb_input() -> impl Strategy<Value = Input> {
         2 => (0u8..9).prop_map(|a| Input::Hint(addr(a))),
         5 => (n(), result).prop_map(|(n, result)| Input::Found { key: key(n), result }),
         5 => (0u64..40, dialled).prop_map(|(d, result)| Input::Dialled { dial: DialId(d), result }),
-        2 => n().prop_map(|n| Input::Connected { key: key(n), addr: addr(n) }),
+        2 => n().prop_map(|n| Input::Connected { key: key(n), addr: Some(addr(n)) }),
         2 => n().prop_map(|n| Input::Disconnected(key(n))),
         1 => n().prop_map(|n| Input::SentAway(key(n))),
         2 => (any::<u64>(), n(), prop::option::of(0u8..6))

@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_nanos(1);
 fn rig_with(peers: u8) -> Rig<Cascade> {
     let mut rig = rig();
     for n in 50..50 + peers {
-        rig.tell(Input::Connected { key: key(n), addr: addr(n) });
+        rig.tell(Input::Connected { key: key(n), addr: Some(addr(n)) });
     }
     rig
 }
