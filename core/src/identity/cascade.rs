@@ -20,7 +20,7 @@
 use super::budget::DialBudget;
 use crate::dht::endpoint::{Scope, scope, usable};
 use crate::dht::lookup::LookupFailed;
-use crate::dht::record::NodeRecord;
+use crate::dht::record::{NodeRecord, NodeType};
 use crate::few::Few;
 use crate::id::{CommandId, PublicKey};
 use crate::machine::{Cx, Machine};
@@ -33,7 +33,7 @@ mod asking;
 mod effort;
 mod interface;
 use effort::{Effort, Stage};
-pub use interface::{CascadeConfig, ConnectFailed, DialFailed, DialId, Input, Output};
+pub use interface::{CascadeConfig, ConnectFailed, DialFailed, DialId, Input, Output, Way};
 
 /// Lookups, and dials, under way at once for peers nobody asked for.
 pub const FAN_OUT: usize = 4;
@@ -71,7 +71,7 @@ pub const VAIN_MIN: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug)]
 struct Dial {
     key: Option<PublicKey>,
-    addr: SocketAddr,
+    way: Way,
     wanted: bool,
     deadline: Instant,
 }
@@ -225,7 +225,7 @@ impl Cascade {
         }
         let known = self.own_addrs.contains(&addr)
             || self.connected.values().any(|a| *a == Some(addr))
-            || self.dials.values().any(|d| d.addr == addr)
+            || self.dials.values().any(|d| d.way == Way::Addr(addr))
             || self.hints.contains(&addr)
             || self.vain.get(&addr).is_some_and(|(_, until)| *until > cx.now);
         if known || self.room() == 0 {
@@ -250,14 +250,15 @@ impl Cascade {
         let Some(e) = self.efforts.get(&key).filter(|e| e.stage == Stage::LookingUp) else {
             return;
         };
-        let mut addrs = result.as_ref().map_or_else(|_| Vec::new(), |r| self.candidates(r));
-        addrs.extend(e.hint);
-        self.change(&key, |e| e.looked_up(&result, addrs));
+        let mut ways = result.as_ref().map_or_else(|_| Vec::new(), |r| self.candidates(&key, r));
+        ways.extend(e.hint.map(Way::Addr));
+        self.change(&key, |e| e.looked_up(&result, ways));
         self.next_step(cx, key);
     }
 
-    /// Where a record says that its node is and we may dial it, best first.
-    fn candidates(&self, record: &NodeRecord) -> Vec<SocketAddr> {
+    /// Where a record says that its node is and we may dial it, best first. A private node's addresses are those of its NAT:
+    /// they answer when somebody inside has just spoken to us, so its relays go first, and a hole is punched from there.
+    fn candidates(&self, key: &PublicKey, record: &NodeRecord) -> Vec<Way> {
         let c = &record.content;
         let is_ours =
             |a: &SocketAddr| self.own_addrs.iter().any(|o| scope(*o) == Scope::Public && o.ip() == a.ip());
@@ -267,12 +268,20 @@ impl Cascade {
             .iter()
             .filter(|a| self.config.private_networks || (neighbour && scope(**a) == Scope::Private));
         let public = c.public.iter();
-        let all: Vec<SocketAddr> = if neighbour {
+        let addrs: Vec<SocketAddr> = if neighbour {
             private.chain(public).copied().collect()
         } else {
             public.chain(private).copied().collect()
         };
-        all.into_iter().filter(|a| !self.own_addrs.contains(a)).collect()
+        let addrs = addrs.into_iter().filter(|a| !self.own_addrs.contains(a)).map(Way::Addr);
+        let relays = c.attachments.iter().filter(|a| {
+            a.relay != self.config.own && a.relay != *key && usable(a.addr, self.config.private_networks)
+        });
+        let relays = relays.map(|a| Way::Relay { relay: a.relay, addr: a.addr });
+        match c.node_type {
+            NodeType::Private => relays.chain(addrs).collect(),
+            NodeType::Public => addrs.chain(relays).collect(),
+        }
     }
 
     /// What an effort does after a lookup or dial: dial the next address, look up, ask, or give up.
@@ -312,14 +321,18 @@ impl Cascade {
     }
 
     fn dialled(&mut self, cx: &mut Cx<'_, Output>, dial: DialId, result: Result<PublicKey, DialFailed>) {
-        let Some(Dial { key, addr, .. }) = self.dials.remove(&dial) else { return };
-        if result == Ok(self.config.own) && !self.own_addrs.contains(&addr) && self.own_addrs.len() < 64 {
+        let Some(Dial { key, way, .. }) = self.dials.remove(&dial) else { return };
+        if let Way::Addr(addr) = way
+            && result == Ok(self.config.own)
+            && !self.own_addrs.contains(&addr)
+            && self.own_addrs.len() < 64
+        {
             self.own_addrs.push(addr);
         }
         let Some(key) = key else {
             match result {
-                Ok(_) => drop(self.vain.remove(&addr)),
-                Err(_) => self.remember_vain(cx.now, addr),
+                Ok(_) => drop(self.vain.remove(&way.addr())),
+                Err(_) => self.remember_vain(cx.now, way.addr()),
             }
             return;
         };
@@ -328,15 +341,15 @@ impl Cascade {
         }
         match result {
             Ok(k) if k == key => self.reached(cx, key),
-            Ok(_) => self.failed(cx, key, addr, DialFailed::OtherPeer),
-            Err(why) => self.failed(cx, key, addr, why),
+            Ok(_) => self.failed(cx, key, way, DialFailed::OtherPeer),
+            Err(why) => self.failed(cx, key, way, why),
         }
     }
 
-    fn failed(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey, addr: SocketAddr, why: DialFailed) {
+    fn failed(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey, way: Way, why: DialFailed) {
         self.change(&key, |e| {
-            e.to_try.retain(|a| *a != addr);
-            e.tried.push((addr, why));
+            e.to_try.retain(|w| *w != way);
+            e.tried.push((way, why));
             e.stage = Stage::Resting { until: None, again: false };
         });
         self.next_step(cx, key);
@@ -520,14 +533,14 @@ impl Cascade {
             if self.slots(under_way, queue) == 0 {
                 return;
             }
-            if let Some((key, addr)) = self.next_peer_dial(cx.now, queue) {
-                let dial = self.dial(cx, Some(key), addr, wanted);
+            if let Some((key, way)) = self.next_peer_dial(cx.now, queue) {
+                let dial = self.dial(cx, Some(key), way, wanted);
                 self.change(&key, |e| {
-                    e.to_try.retain(|a| *a != addr);
+                    e.to_try.retain(|w| *w != way);
                     e.stage = Stage::Dialling(dial);
                 });
             } else if let Some(addr) = (!wanted).then(|| self.next_hint_dial(cx.now)).flatten() {
-                self.dial(cx, None, addr, false);
+                self.dial(cx, None, addr.into(), false);
             } else {
                 self.others_wait |= !wanted;
                 return;
@@ -535,24 +548,18 @@ impl Cascade {
         }
     }
 
-    fn dial(
-        &mut self,
-        cx: &mut Cx<'_, Output>,
-        key: Option<PublicKey>,
-        addr: SocketAddr,
-        wanted: bool,
-    ) -> DialId {
+    fn dial(&mut self, cx: &mut Cx<'_, Output>, key: Option<PublicKey>, way: Way, wanted: bool) -> DialId {
         self.next_dial += 1;
         let dial = DialId(self.next_dial);
-        self.budget.spend(cx.now, addr);
+        self.budget.spend(cx.now, way.addr());
         self.others_wait = false;
-        self.dials.insert(dial, Dial { key, addr, wanted, deadline: cx.now + DIAL_TIMEOUT });
-        cx.emit(Output::Dial { dial, peer: key, addr });
+        self.dials.insert(dial, Dial { key, way, wanted, deadline: cx.now + DIAL_TIMEOUT });
+        cx.emit(Output::Dial { dial, peer: key, way });
         dial
     }
 
-    /// The first peer of the queue that has an address which may be dialled now.
-    fn next_peer_dial(&mut self, now: Instant, queue: usize) -> Option<(PublicKey, SocketAddr)> {
+    /// The first peer of the queue that has a way which may be tried now.
+    fn next_peer_dial(&mut self, now: Instant, queue: usize) -> Option<(PublicKey, Way)> {
         let mut at = 0;
         while let Some(key) = self.dial_queues[queue].get(at).copied() {
             let waiting = self.efforts.get(&key).filter(|e| e.stage == Stage::WaitDial);
@@ -561,9 +568,9 @@ impl Cascade {
                 continue;
             };
             let (budget, frees) = (&self.budget, &mut self.budget_frees[queue]);
-            if let Some(addr) = effort.next_addr(|addr| waits_for(budget, frees, now, addr)) {
+            if let Some(way) = effort.next_way(|addr| waits_for(budget, frees, now, addr)) {
                 self.dial_queues[queue].remove(at);
-                return Some((key, addr));
+                return Some((key, way));
             }
             at += 1;
         }

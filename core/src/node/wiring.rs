@@ -273,7 +273,7 @@ impl<T: Transport> Node<T> {
                 cascade::Output::Invalidate(key) => {
                     self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(key)))
                 }
-                cascade::Output::Dial { dial, peer, addr } => self.dial(dial, peer, addr),
+                cascade::Output::Dial { dial, peer, way } => self.dial(dial, peer, way),
                 cascade::Output::Seek { of, key } => self.send_frame(of, &Seek { key }.to_frame()),
                 cascade::Output::ConnectDone { id, key, result } => self.connect_done(id, key, result),
                 cascade::Output::WantPeers(n) => {

@@ -1,6 +1,6 @@
 //! What is being done to reach one peer.
 
-use super::{ConnectFailed, DialFailed, DialId};
+use super::{ConnectFailed, DialFailed, DialId, Way};
 use crate::dht::lookup::LookupFailed;
 use crate::dht::record::NodeRecord;
 use crate::id::{CommandId, PublicKey};
@@ -50,8 +50,8 @@ pub(super) struct Effort {
     pub(super) failures: u32,
     /// Lookups of this attempt.
     pub(super) lookups: u8,
-    pub(super) to_try: VecDeque<SocketAddr>,
-    pub(super) tried: Vec<(SocketAddr, DialFailed)>,
+    pub(super) to_try: VecDeque<Way>,
+    pub(super) tried: Vec<(Way, DialFailed)>,
     /// Why the last attempt failed.
     pub(super) last_failure: Option<Box<ConnectFailed>>,
     /// What is registered for it.
@@ -59,7 +59,6 @@ pub(super) struct Effort {
     lookup_failed: Option<LookupFailed>,
     /// Whom this attempt asked where it is, once it did.
     pub(super) asking: Option<Box<Asking>>,
-    only_relays: bool,
     /// How many of `tried` came before the last record.
     tried_before_record: usize,
 }
@@ -78,7 +77,6 @@ impl Effort {
             timer: None,
             lookup_failed: None,
             asking: None,
-            only_relays: false,
             tried_before_record: 0,
         }
     }
@@ -106,7 +104,6 @@ impl Effort {
         self.tried_before_record = 0;
         self.lookup_failed = None;
         self.asking = None;
-        self.only_relays = false;
         self.stage = Stage::WaitLookup;
     }
 
@@ -115,11 +112,11 @@ impl Effort {
         if matches!(self.stage, Stage::Resting { .. }) {
             self.begin();
             if let Some(addr) = addr {
-                self.to_try.push_back(addr);
+                self.to_try.push_back(addr.into());
                 self.stage = Stage::WaitDial;
             }
-        } else if let Some(addr) = addr.filter(|a| !self.knows(a)) {
-            self.to_try.push_front(addr);
+        } else if let Some(addr) = addr.filter(|a| !self.knows(&(*a).into())) {
+            self.to_try.push_front(addr.into());
             if matches!(self.stage, Stage::Asking { .. }) {
                 self.stage = Stage::WaitDial;
             }
@@ -128,33 +125,25 @@ impl Effort {
 
     /// A connected peer says that it may be there.
     pub(super) fn told(&mut self, addr: SocketAddr) {
-        let new = !self.knows(&addr);
+        let new = !self.knows(&addr.into());
         if let Some(asking) = self.asking.as_mut().filter(|_| new) {
             asking.told.push(addr);
-            self.to_try.push_back(addr);
+            self.to_try.push_back(addr.into());
         }
     }
 
-    fn knows(&self, addr: &SocketAddr) -> bool {
-        self.to_try.contains(addr) || self.tried.iter().any(|(a, _)| a == addr)
+    fn knows(&self, way: &Way) -> bool {
+        self.to_try.contains(way) || self.tried.iter().any(|(w, _)| w == way)
     }
 
-    /// A lookup ended: `addrs` are dialled, each once.
-    pub(super) fn looked_up(
-        &mut self,
-        result: &Result<Box<NodeRecord>, LookupFailed>,
-        addrs: Vec<SocketAddr>,
-    ) {
+    /// A lookup ended: `ways` are dialled, each once.
+    pub(super) fn looked_up(&mut self, result: &Result<Box<NodeRecord>, LookupFailed>, ways: Vec<Way>) {
         self.lookups = self.lookups.saturating_add(1);
         self.tried_before_record = self.tried.len();
         self.lookup_failed = result.as_ref().err().copied();
-        self.only_relays = result.as_ref().is_ok_and(|r| {
-            let c = &r.content;
-            c.public.is_empty() && c.private.is_empty() && !c.attachments.is_empty()
-        });
-        for addr in addrs {
-            if !self.knows(&addr) {
-                self.to_try.push_back(addr);
+        for way in ways {
+            if !self.knows(&way) {
+                self.to_try.push_back(way);
             }
         }
     }
@@ -175,14 +164,17 @@ impl Effort {
         open.map(|a| a.until)
     }
 
-    /// The next address, unless `waits` says that it must wait. What connected peers told may be passed over for another:
-    /// it may be a lie about a network where too much was dialled already.
-    pub(super) fn next_addr(&self, mut waits: impl FnMut(SocketAddr) -> bool) -> Option<SocketAddr> {
-        let told = |a: &SocketAddr| self.asking.as_ref().is_some_and(|asking| asking.told.contains(a));
+    /// The next way, unless `waits` says that its address must wait. What connected peers told may be passed over for
+    /// another: it may be a lie about a network where too much was dialled already.
+    pub(super) fn next_way(&self, mut waits: impl FnMut(SocketAddr) -> bool) -> Option<Way> {
+        let told = |w: &Way| match w {
+            Way::Addr(a) => self.asking.as_ref().is_some_and(|asking| asking.told.contains(a)),
+            Way::Relay { .. } => false,
+        };
         match self.is_wanted() {
             // What the user says and what the peer signed goes past the budget; hearsay does not.
-            true => self.to_try.iter().copied().find(|a| !told(a) || !waits(*a)),
-            false => self.to_try.front().copied().filter(|a| !waits(*a)),
+            true => self.to_try.iter().copied().find(|w| !told(w) || !waits(w.addr())),
+            false => self.to_try.front().copied().filter(|w| !waits(w.addr())),
         }
     }
 
@@ -190,7 +182,6 @@ impl Effort {
     pub(super) fn failure(&self, timed_out: bool) -> ConnectFailed {
         ConnectFailed::Unreachable {
             lookup: self.lookup_failed,
-            only_relays: self.only_relays,
             tried: self.tried.clone(),
             asked: self.asking.as_ref().map_or(0, |a| a.asked),
             timed_out,

@@ -27,6 +27,44 @@ pub struct CascadeConfig {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct DialId(pub u64);
 
+/// How a peer may be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// At an address.
+    Addr(SocketAddr),
+    /// Through a relay where it holds a session.
+    Relay {
+        /// The relay.
+        relay: PublicKey,
+        /// Where the relay is.
+        addr: SocketAddr,
+    },
+}
+
+impl Way {
+    /// The address that is dialled when nothing is connected yet: the peer's or its relay's.
+    pub const fn addr(&self) -> SocketAddr {
+        match self {
+            Way::Addr(addr) | Way::Relay { addr, .. } => *addr,
+        }
+    }
+}
+
+impl From<SocketAddr> for Way {
+    fn from(addr: SocketAddr) -> Self {
+        Way::Addr(addr)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Addr(addr) => write!(f, "{addr}"),
+            Way::Relay { addr, .. } => write!(f, "through the relay at {addr}"),
+        }
+    }
+}
+
 /// Why a dial came to nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DialFailed {
@@ -45,6 +83,12 @@ pub enum DialFailed {
     /// Nothing was heard of the dial any more.
     #[error("no answer")]
     NoAnswer,
+    /// The relay could not be reached.
+    #[error("the relay cannot be reached: {0}")]
+    Relay(String),
+    /// The relay knows the peer no more.
+    #[error("the peer has no session at the relay")]
+    NoSession,
 }
 
 /// Why a peer was not reached.
@@ -60,10 +104,8 @@ pub enum ConnectFailed {
     Unreachable {
         /// What the DHT said when there was no record.
         lookup: Option<LookupFailed>,
-        /// The record holds relay attachments and no address to dial.
-        only_relays: bool,
-        /// Each address in order, and why it failed.
-        tried: Vec<(SocketAddr, DialFailed)>,
+        /// Each way in order, and why it failed.
+        tried: Vec<(Way, DialFailed)>,
         /// Connected peers that were asked where it is.
         asked: usize,
         /// The time for a command was over before everything was tried.
@@ -77,22 +119,21 @@ impl fmt::Display for ConnectFailed {
             ConnectFailed::Own => f.write_str("that is this node"),
             ConnectFailed::Blocked => f.write_str("it is blocked here"),
             ConnectFailed::Busy => f.write_str("too many connects wait already"),
-            ConnectFailed::Unreachable { lookup, only_relays, tried, asked, timed_out } => {
+            ConnectFailed::Unreachable { lookup, tried, asked, timed_out } => {
                 let mut words: Vec<String> = lookup.iter().map(ToString::to_string).collect();
-                if *only_relays {
-                    words.push("its record offers relays only".into());
-                }
                 match asked {
                     0 => {}
                     1 => words.push("one connected peer was asked".into()),
                     n => words.push(format!("{n} connected peers were asked")),
                 }
-                words.extend(tried.iter().map(|(addr, why)| format!("{addr}: {why}")));
+                words.extend(tried.iter().map(|(way, why)| format!("{way}: {why}")));
                 if *timed_out {
                     words.push(format!("not finished within {} s", CONNECT_TIMEOUT.as_secs()));
                 }
                 if words.is_empty() {
-                    words.push("its record holds no address that may be dialled from here".into());
+                    words.push(
+                        "its record holds no address and no relay that may be dialled from here".into(),
+                    );
                 }
                 f.write_str(&words.join("; "))
             }
@@ -186,7 +227,7 @@ pub enum Output {
         /// Whom; `None`: whoever is there.
         peer: Option<PublicKey>,
         /// Where.
-        addr: SocketAddr,
+        way: Way,
     },
     /// The answer to a `Connect`, exactly once.
     ConnectDone {

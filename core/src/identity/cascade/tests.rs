@@ -53,7 +53,7 @@ fn closed() -> DialFailed {
 
 fn dials(out: &[Output]) -> Vec<(DialId, SocketAddr)> {
     out.iter()
-        .filter_map(|o| if let Output::Dial { dial, addr, .. } = o { Some((*dial, *addr)) } else { None })
+        .filter_map(|o| if let Output::Dial { dial, way, .. } = o { Some((*dial, way.addr())) } else { None })
         .collect()
 }
 
@@ -189,8 +189,11 @@ fn a_connect_is_answered_once_with_success_or_every_reason() {
     let out = fail(&mut rig, dial);
     let failed = ConnectFailed::Unreachable {
         lookup: None,
-        only_relays: false,
-        tried: vec![(addr(5), closed()), (addr(1), DialFailed::OtherPeer), (addr(6), closed())],
+        tried: vec![
+            (addr(5).into(), closed()),
+            (addr(1).into(), DialFailed::OtherPeer),
+            (addr(6).into(), closed()),
+        ],
         asked: 0,
         timed_out: false,
     };
@@ -431,5 +434,40 @@ proptest! {
         asked.sort_unstable();
         answered.sort_unstable();
         prop_assert_eq!(asked, answered);
+    }
+}
+
+#[test]
+fn a_private_peer_is_reached_through_its_relays_first_and_a_public_one_at_its_addresses() {
+    use crate::dht::record::Attachment;
+    for (node_type, through_relays_first) in [(NodeType::Private, true), (NodeType::Public, false)] {
+        let mut rig = rig();
+        let mut c = RecordContent { node_type, ..RecordContent::default() };
+        c.set_endpoints(&[addr(1)], true);
+        // Its own key and ours as a relay, or an address that nobody may dial, lead nowhere.
+        let attachment = |relay, at| Attachment { relay, session: [0; 8], addr: at };
+        let loopback = ([127, 0, 0, 1], 9).into();
+        let [ours, its_own, far] = [key(100), key(1), key(7)];
+        let lists = [vec![attachment(ours, addr(2)), attachment(its_own, addr(3)), attachment(far, addr(4))]];
+        c.attachments = [&lists[0][..], &[attachment(key(8), loopback)]].concat();
+        rig.tell(connect(1));
+        let record = Box::new(NodeRecord::issue(c, WALL_AT_START));
+        let mut out = rig.tell(Input::Found { key: key(1), result: Ok(record) });
+        let mut ways = Vec::new();
+        while let Some(Output::Dial { dial, way, .. }) =
+            out.iter().find(|o| matches!(o, Output::Dial { .. })).cloned()
+        {
+            ways.push(way);
+            out = fail(&mut rig, dial);
+        }
+        let mut expected = [Way::Relay { relay: far, addr: addr(4) }, Way::Addr(addr(1))];
+        if !through_relays_first {
+            expected.reverse();
+        }
+        assert_eq!(ways, expected);
+        assert_eq!(
+            format!("{}", expected[usize::from(!through_relays_first)]),
+            "through the relay at 203.0.4.1:30906"
+        );
     }
 }

@@ -74,9 +74,9 @@ fn a_lie_costs_one_dial_and_a_liar_has_one_word() {
     let out = rig.tell(Input::Dialled { dial, result: Ok(key(9)) });
     assert!(out.is_empty(), "somebody else lives there; another may know: {out:?}");
     let out = rig.wait(ASK_FOR);
-    let tried = vec![(addr(7), DialFailed::OtherPeer)];
+    let tried = vec![(addr(7).into(), DialFailed::OtherPeer)];
     let lookup = Some(LookupFailed::NotFound);
-    let failed = ConnectFailed::Unreachable { lookup, only_relays: false, tried, asked: 2, timed_out: false };
+    let failed = ConnectFailed::Unreachable { lookup, tried, asked: 2, timed_out: false };
     assert_eq!(answers(&out), [(1, Err(failed))]);
 }
 
