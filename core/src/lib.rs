@@ -27,6 +27,7 @@ pub mod node;
 pub mod place;
 pub mod port;
 pub mod problem;
+pub mod relay;
 pub mod rng;
 pub mod service;
 pub mod store;
