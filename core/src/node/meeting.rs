@@ -13,7 +13,7 @@ use crate::dht;
 use crate::dht::record::{NodeType, Role};
 use crate::few::Few;
 use crate::id::{CommandId, ConnId, OpId, PublicKey};
-use crate::identity::cascade::{ConnectFailed, DialFailed, DialId};
+use crate::identity::cascade::{ConnectFailed, DialFailed, DialId, Way};
 use crate::identity::exchange::{self, Exchange, Identity, PeerFault};
 use crate::identity::seek::{self, Seek, Seen};
 use crate::identity::{book, cascade};
@@ -46,20 +46,38 @@ impl<T: Transport> Node<T> {
     // ------------------------------------------------------------------------------------ dials
 
     /// Dials for the cascade.
-    pub(super) fn dial(&mut self, dial: DialId, peer: Option<PublicKey>, addr: SocketAddr) {
+    pub(super) fn dial(&mut self, dial: DialId, peer: Option<PublicKey>, way: Way) {
+        let addr = match (way, peer) {
+            (Way::Relay { relay, addr }, Some(peer)) => return self.dial_through(dial, peer, relay, addr),
+            (way, _) => way.addr(),
+        };
         let started = match &peer {
             Some(key) => self.transport.dial(self.now, key, addr),
             None => self.transport.dial_any(self.now, addr),
         };
         match started {
-            Ok(conn) => {
-                self.meeting.dials.insert(conn, (dial, peer));
-            }
+            Ok(conn) => self.dialling(conn, dial, peer),
             Err(e) => self.dialled(dial, Err(DialFailed::NotStarted(e))),
         }
     }
 
-    fn dialled(&mut self, dial: DialId, result: Result<PublicKey, DialFailed>) {
+    /// A dial is under way as this connection.
+    pub(super) fn dialling(&mut self, conn: ConnId, dial: DialId, peer: Option<PublicKey>) {
+        self.meeting.dials.insert(conn, (dial, peer));
+    }
+
+    /// Dials under way at a place. They are the caller's to answer.
+    pub(super) fn take_dials_at(&mut self, place: Place) -> Vec<(ConnId, DialId)> {
+        let there = |conn: &ConnId| self.transport.place(*conn) == Some(place);
+        let found: Vec<(ConnId, DialId)> =
+            self.meeting.dials.iter().filter(|(c, _)| there(c)).map(|(c, (dial, _))| (*c, *dial)).collect();
+        for (conn, _) in &found {
+            self.meeting.dials.remove(conn);
+        }
+        found
+    }
+
+    pub(super) fn dialled(&mut self, dial: DialId, result: Result<PublicKey, DialFailed>) {
         self.inbox.push_back(Inside::Cascade(cascade::Input::Dialled { dial, result }));
     }
 
@@ -72,12 +90,17 @@ impl<T: Transport> Node<T> {
     }
 
     fn connect_for_ourselves(&mut self, key: PublicKey) {
+        self.connect_at(key, None);
+    }
+
+    /// The same, at `addr` first.
+    pub(super) fn connect_at(&mut self, key: PublicKey, addr: Option<SocketAddr>) {
         self.meeting.next_connect += 1;
         let id = CommandId(OWN_CONNECTS | self.meeting.next_connect);
         if self.book.is_blocked(&key) {
             return self.connect_done(id, key, Err(ConnectFailed::Blocked));
         }
-        self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr: None }));
+        self.inbox.push_back(Inside::Cascade(cascade::Input::Connect { id, key, addr }));
     }
 
     /// A connect ended: a command's, or one of our own.
@@ -93,6 +116,7 @@ impl<T: Transport> Node<T> {
             self.inbox
                 .push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
             self.fail_opens(&key, &why);
+            self.relay_failed(&key, &why);
         }
     }
 
@@ -103,9 +127,8 @@ impl<T: Transport> Node<T> {
             TransportEvent::Connected { conn, peer, place, dialled } => {
                 self.connected(conn, peer, place, dialled)
             }
-            TransportEvent::Datagram { .. }
-            | TransportEvent::Silent { .. }
-            | TransportEvent::Moved { .. } => {}
+            TransportEvent::Datagram { conn, bytes } => self.datagram(conn, bytes),
+            TransportEvent::Silent { .. } | TransportEvent::Moved { .. } => {}
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
@@ -137,8 +160,14 @@ impl<T: Transport> Node<T> {
     }
 
     fn connected(&mut self, conn: ConnId, peer: PublicKey, place: Place, dialled: bool) {
+        let named = match place {
+            Place::Relayed { peer: named, .. } => named == peer.peer_id(),
+            Place::Direct { .. } | Place::Tunnel(_) => true,
+        };
         let refusal = if peer == self.me {
             Some((close_code::WRONG_PEER, "this is the node itself"))
+        } else if !named {
+            Some((close_code::WRONG_PEER, "the relay named another peer"))
         } else if self.book.is_blocked(&peer) {
             Some((close_code::BLOCKED, "blocked"))
         } else if !matches!(self.life, Life::Running) {
@@ -194,6 +223,7 @@ impl<T: Transport> Node<T> {
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.exchanges.remove(&conn);
         self.streams.connection_gone(conn);
+        self.relaying.gone(conn);
         let dial = self.meeting.dials.remove(&conn);
         if reason == CloseReason::WrongPeer {
             self.refuse("dial-found-another-peer");
@@ -290,6 +320,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Requester(requester::Input::PeerUp(key)));
         self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(key)));
         self.open_waiting(&key);
+        self.relay_is_up(&key, conn);
         self.notify_peer(&key);
     }
 

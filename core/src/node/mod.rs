@@ -5,6 +5,7 @@
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
 //! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
 //! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
+//! | `relaying` | what goes through relays, and comes |
 //! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
@@ -24,6 +25,7 @@ mod config;
 pub mod gate;
 mod links;
 mod meeting;
+mod relaying;
 mod sealing;
 mod seeking;
 mod streams;
@@ -45,6 +47,7 @@ use crate::job::executor::{self, Executor, ExecutorConfig};
 use crate::job::requester::{self, Requester};
 use crate::limits::{CACHED_RECORDS_MAX, SETTLE_ROUNDS_MAX};
 use crate::machine::Machine;
+use crate::place::Place;
 use crate::port::AnnouncePort;
 use crate::rng::Rng;
 use crate::service::catalogue::{self, Catalogue};
@@ -57,6 +60,7 @@ use commands::Commands;
 use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
+use relaying::Relaying;
 use sealing::Sealing;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -108,6 +112,7 @@ pub struct Node<T: Transport> {
     streams: Streams,
     exchanges: Few<ConnId, Exchange>,
     meeting: Meeting,
+    relaying: Relaying,
     seeks: SeekMeter,
 
     dht: Dht,
@@ -196,6 +201,7 @@ impl<T: Transport> Node<T> {
             streams: Streams::default(),
             exchanges: Few::new(),
             meeting: Meeting::default(),
+            relaying: Relaying::default(),
             seeks: SeekMeter::default(),
             dht,
             book,
@@ -275,7 +281,18 @@ impl<T: Transport> Node<T> {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        self.transport.poll_transmit(now, max_datagrams, buf).and_then(crate::transport::Outgoing::datagrams)
+        loop {
+            let start = buf.len();
+            let outgoing = self.transport.poll_transmit(now, max_datagrams, buf)?;
+            match outgoing.place {
+                Place::Direct { .. } => return outgoing.datagrams(),
+                Place::Relayed { relay, peer } => {
+                    let packets = buf.split_off(start);
+                    self.carry(relay, peer, &packets, &outgoing);
+                }
+                Place::Tunnel(_) => buf.truncate(start),
+            }
+        }
     }
 
     /// The next thing to do; call until `None`.
