@@ -37,7 +37,7 @@ pub enum Action {
         /// What.
         request: EngineRequest,
     },
-    /// Open or close a socket; a driver does this itself.
+    /// Open or close a socket. A driver does this itself; a sink gets to see it, but has nothing to do.
     Socket(SocketRequest),
     /// Ask the port for tunnels.
     Tunnel(TunnelRequest),

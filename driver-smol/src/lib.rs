@@ -20,29 +20,34 @@
 //! driver itself reports only what the socket says, at the start.
 #![warn(missing_docs)]
 
-// A socket and a clock are the same on every runtime: one source, compiled into both drivers.
+// Sockets and a clock are the same on every runtime: one source, compiled into both drivers.
 #[path = "../../driver-tokio/src/clock.rs"]
 mod clock;
 #[path = "../../driver-tokio/src/socket.rs"]
 mod socket;
+#[path = "../../driver-tokio/src/sockets.rs"]
+mod sockets;
 
 pub use clock::Clock;
 pub use socket::{BindOptions, Buffers, DATAGRAM_BYTES_MAX, Socket, bind};
 
 use async_channel::{Receiver, Sender};
 use async_io::{Async, Timer};
+use quinn_udp::UdpSockRef;
 use remote_network_core::action::ActionSink;
 use remote_network_core::drive::{Aside, Driven, DriverIo, EVENTS_QUEUED_MAX, Pump, Recorder, Sent, Turn};
 use remote_network_core::event::{Datagram, Event};
+use remote_network_core::place::{SocketId, SocketRequest};
 use remote_network_core::time::{Instant, UnixTime};
 use remote_network_core::transport::Transmit;
 use socket::Batches;
+use sockets::{Others, Watched};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::UdpSocket;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use thiserror::Error;
 
 /// The channel by which ports and the application reach a driver, bounded by [`EVENTS_QUEUED_MAX`].
@@ -118,6 +123,9 @@ impl<N: Driven, S: ActionSink> Driver<N, S> {
 struct Io {
     socket: Async<UdpSocket>,
     batches: Batches,
+    others: Others<Async<UdpSocket>>,
+    /// Which socket would not take a batch.
+    full: SocketId,
     /// Whether a receive call may find something; spares the call after a wait that ended for another reason.
     readable: bool,
     events: Receiver<Event>,
@@ -131,10 +139,11 @@ struct Io {
 
 impl Io {
     fn new(socket: Socket, events: Receiver<Event>, clock: Clock) -> io::Result<Self> {
+        let others = Others::like(&socket);
         let (socket, batches) = socket.into_parts();
-        let socket = Async::new_nonblocking(socket)?;
-        let timer = Timer::never();
-        Ok(Self { socket, batches, readable: true, events, next_event: None, clock, timer, armed: None })
+        let (socket, full, timer) = (Async::watch(socket)?, SocketId::MAIN, Timer::never());
+        let (readable, next_event, armed) = (true, None, None);
+        Ok(Self { socket, batches, others, full, readable, events, next_event, clock, timer, armed })
     }
 
     /// Sets the timer, unless it is set so already.
@@ -152,16 +161,18 @@ impl Io {
     /// Waits until there may be something for a turn to do.
     async fn wait(&mut self, until: Option<Instant>, writable: bool) -> Result<(), DriverError> {
         self.arm(until);
-        let Self { socket, readable, events, next_event, timer, armed, .. } = self;
+        let Self { socket, others, full, readable, events, next_event, timer, armed, .. } = self;
         let mut event = pin!(events.recv());
         poll_fn(|cx| {
-            let mut woken = false;
+            let mut woken = others.poll(cx);
             if let Poll::Ready(ready) = socket.poll_readable(cx) {
                 ready?;
                 *readable = true;
                 woken = true;
             }
-            if writable && let Poll::Ready(ready) = socket.poll_writable(cx) {
+            if writable && *full != SocketId::MAIN {
+                woken |= others.poll_writable(*full, cx);
+            } else if writable && let Poll::Ready(ready) = socket.poll_writable(cx) {
                 ready?;
                 woken = true;
             }
@@ -180,6 +191,24 @@ impl Io {
     }
 }
 
+impl Watched for Async<UdpSocket> {
+    fn watch(socket: UdpSocket) -> io::Result<Self> {
+        Async::new_nonblocking(socket)
+    }
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_readable(cx)
+    }
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_writable(cx)
+    }
+    fn read(&self, call: impl FnOnce(UdpSockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        call(self.get_ref().into())
+    }
+    fn write(&self, call: impl FnOnce(UdpSockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        call(self.get_ref().into())
+    }
+}
+
 impl DriverIo for Io {
     type Error = DriverError;
 
@@ -188,15 +217,15 @@ impl DriverIo for Io {
     }
 
     fn receive(&mut self, arrived: &mut VecDeque<Datagram>) -> Result<bool, DriverError> {
-        if self.readable {
-            let result = self.batches.receive(self.socket.get_ref().into(), arrived);
-            self.readable = socket::received(result)?;
+        let Self { socket, batches, others, readable, .. } = self;
+        if *readable {
+            *readable = socket::received(socket.read(|socket| batches.receive(socket, arrived)))?;
         }
-        Ok(self.readable)
+        Ok(others.receive(batches, arrived) || *readable)
     }
 
     fn next_event(&mut self) -> Result<Option<Event>, DriverError> {
-        if let Some(event) = self.next_event.take() {
+        if let Some(event) = self.others.next_event().or_else(|| self.next_event.take()) {
             return Ok(Some(event));
         }
         match self.events.try_recv() {
@@ -210,9 +239,17 @@ impl DriverIo for Io {
         self.batches.datagrams_per_send()
     }
 
+    fn socket(&mut self, request: SocketRequest) {
+        self.others.request(request);
+    }
+
     fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> Result<Sent, DriverError> {
-        let result = self.batches.send(self.socket.get_ref().into(), transmit, bytes);
-        Ok(socket::sent(result)?)
+        self.full = transmit.socket;
+        let Self { socket, batches, others, .. } = self;
+        if transmit.socket != SocketId::MAIN {
+            return Ok(others.send(batches, transmit, bytes));
+        }
+        Ok(socket::sent(socket.write(|socket| batches.send(socket, transmit, bytes)))?)
     }
 }
 

@@ -26,22 +26,26 @@ pub struct Readme;
 
 mod clock;
 mod socket;
+mod sockets;
 
 pub use clock::Clock;
 pub use socket::{BindOptions, Buffers, DATAGRAM_BYTES_MAX, Socket, bind};
 
 use async_channel::{Receiver, Sender};
+use quinn_udp::UdpSockRef;
 use remote_network_core::action::ActionSink;
 use remote_network_core::drive::{Aside, Driven, DriverIo, EVENTS_QUEUED_MAX, Pump, Recorder, Sent, Turn};
 use remote_network_core::event::{Datagram, Event};
+use remote_network_core::place::{SocketId, SocketRequest};
 use remote_network_core::time::{Instant, UnixTime};
 use remote_network_core::transport::Transmit;
 use socket::Batches;
+use sockets::{Others, Watched};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -117,6 +121,9 @@ impl<N: Driven, S: ActionSink> Driver<N, S> {
 struct Io {
     socket: UdpSocket,
     batches: Batches,
+    others: Others<UdpSocket>,
+    /// Which socket would not take a batch.
+    full: SocketId,
     events: Receiver<Event>,
     /// Taken from the channel by the waiting.
     next_event: Option<Event>,
@@ -128,10 +135,11 @@ struct Io {
 
 impl Io {
     fn new(socket: Socket, events: Receiver<Event>, clock: Clock) -> io::Result<Self> {
+        let others = Others::like(&socket);
         let (socket, batches) = socket.into_parts();
-        let socket = UdpSocket::from_std(socket)?;
+        let (socket, full) = (UdpSocket::watch(socket)?, SocketId::MAIN);
         let timer = Box::pin(tokio::time::sleep_until(clock.base().into()));
-        Ok(Self { socket, batches, events, next_event: None, clock, timer, armed: None })
+        Ok(Self { socket, batches, others, full, events, next_event: None, clock, timer, armed: None })
     }
 
     /// Sets the timer, unless it is set so already.
@@ -148,15 +156,17 @@ impl Io {
     /// Waits until there may be something for a turn to do.
     async fn wait(&mut self, until: Option<Instant>, writable: bool) -> Result<(), DriverError> {
         self.arm(until);
-        let Self { socket, events, next_event, timer, armed, .. } = self;
+        let Self { socket, others, full, events, next_event, timer, armed, .. } = self;
         let mut event = pin!(events.recv());
         poll_fn(|cx| {
-            let mut woken = false;
-            if let Poll::Ready(ready) = socket.poll_recv_ready(cx) {
+            let mut woken = others.poll(cx);
+            if let Poll::Ready(ready) = socket.poll_readable(cx) {
                 ready?;
                 woken = true;
             }
-            if writable && let Poll::Ready(ready) = socket.poll_send_ready(cx) {
+            if writable && *full != SocketId::MAIN {
+                woken |= others.poll_writable(*full, cx);
+            } else if writable && let Poll::Ready(ready) = socket.poll_writable(cx) {
                 ready?;
                 woken = true;
             }
@@ -175,6 +185,26 @@ impl Io {
     }
 }
 
+// System calls happen inside `try_io`: readiness is edge-triggered, and forgetting it after a call of our own could
+// forget an edge that came between the two.
+impl Watched for UdpSocket {
+    fn watch(socket: std::net::UdpSocket) -> io::Result<Self> {
+        UdpSocket::from_std(socket)
+    }
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_recv_ready(cx)
+    }
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send_ready(cx)
+    }
+    fn read(&self, call: impl FnOnce(UdpSockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.try_io(Interest::READABLE, || call(self.into()))
+    }
+    fn write(&self, call: impl FnOnce(UdpSockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.try_io(Interest::WRITABLE, || call(self.into()))
+    }
+}
+
 impl DriverIo for Io {
     type Error = DriverError;
 
@@ -182,16 +212,14 @@ impl DriverIo for Io {
         (self.clock.now(), self.clock.wall())
     }
 
-    // The system call happens inside `try_io`: readiness is edge-triggered, and forgetting it after a call of our own
-    // could forget an edge that came between the two.
     fn receive(&mut self, arrived: &mut VecDeque<Datagram>) -> Result<bool, DriverError> {
-        let Self { socket, batches, .. } = self;
-        let result = socket.try_io(Interest::READABLE, || batches.receive((&*socket).into(), arrived));
-        Ok(socket::received(result)?)
+        let Self { socket, batches, others, .. } = self;
+        let own = socket::received(socket.read(|socket| batches.receive(socket, arrived)))?;
+        Ok(others.receive(batches, arrived) || own)
     }
 
     fn next_event(&mut self) -> Result<Option<Event>, DriverError> {
-        if let Some(event) = self.next_event.take() {
+        if let Some(event) = self.others.next_event().or_else(|| self.next_event.take()) {
             return Ok(Some(event));
         }
         match self.events.try_recv() {
@@ -205,10 +233,17 @@ impl DriverIo for Io {
         self.batches.datagrams_per_send()
     }
 
+    fn socket(&mut self, request: SocketRequest) {
+        self.others.request(request);
+    }
+
     fn send(&mut self, transmit: &Transmit, bytes: &[u8]) -> Result<Sent, DriverError> {
-        let Self { socket, batches, .. } = self;
-        let result = socket.try_io(Interest::WRITABLE, || batches.send((&*socket).into(), transmit, bytes));
-        Ok(socket::sent(result)?)
+        self.full = transmit.socket;
+        let Self { socket, batches, others, .. } = self;
+        if transmit.socket != SocketId::MAIN {
+            return Ok(others.send(batches, transmit, bytes));
+        }
+        Ok(socket::sent(socket.write(|socket| batches.send(socket, transmit, bytes)))?)
     }
 }
 

@@ -50,9 +50,10 @@ pub struct Buffers {
 /// has them, no fragmentation, never blocking.
 #[derive(Debug)]
 pub struct Socket {
-    io: UdpSocket,
-    state: UdpSocketState,
-    local: SocketAddr,
+    pub(crate) io: UdpSocket,
+    pub(crate) state: UdpSocketState,
+    pub(crate) local: SocketAddr,
+    pub(crate) options: BindOptions,
     buffers: Buffers,
 }
 
@@ -72,7 +73,7 @@ pub fn bind(addr: SocketAddr, options: BindOptions) -> io::Result<Socket> {
     let state = UdpSocketState::new(UdpSockRef::from(&io))?;
     let local = io.local_addr()?;
     tracing::debug!(%local, ?buffers, gso = state.max_gso_segments(), gro = state.gro_segments(), "bound");
-    Ok(Socket { io, state, local, buffers })
+    Ok(Socket { io, state, local, options, buffers })
 }
 
 impl Socket {
@@ -105,9 +106,16 @@ impl Socket {
 pub(crate) struct Batches {
     state: UdpSocketState,
     v6: bool,
-    /// `BATCH_SIZE` messages; each holds as many datagrams as the system may join.
+    /// `BATCH_SIZE` messages; each holds as many datagrams as the system may join. All sockets of a node share it.
     receive_buf: Vec<u8>,
     message_bytes: usize,
+}
+
+/// The socket of a call that is not about the node's own one.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside<'a> {
+    pub(crate) id: SocketId,
+    pub(crate) state: &'a UdpSocketState,
 }
 
 impl Batches {
@@ -117,18 +125,29 @@ impl Batches {
         socket: UdpSockRef<'_>,
         arrived: &mut VecDeque<Datagram>,
     ) -> io::Result<()> {
+        self.receive_of(None, socket, arrived)
+    }
+
+    /// One receive call of the node's own socket, or of another.
+    pub(crate) fn receive_of(
+        &mut self,
+        beside: Option<Beside<'_>>,
+        socket: UdpSockRef<'_>,
+        arrived: &mut VecDeque<Datagram>,
+    ) -> io::Result<()> {
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut chunks = self.receive_buf.chunks_exact_mut(self.message_bytes);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
-        let messages = match self.state.recv(socket, &mut slices, &mut metas) {
+        let state = beside.map_or(&self.state, |b| b.state);
+        let messages = match state.recv(socket, &mut slices, &mut metas) {
             Ok(messages) => messages,
             Err(error) if is_about_a_peer(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         for (meta, slice) in metas.iter().zip(&slices).take(messages) {
             let arrival = Arrival {
-                socket: SocketId::MAIN,
+                socket: beside.map_or(SocketId::MAIN, |b| b.id),
                 from: canonical(meta.addr),
                 to: meta.dst_ip.map(|ip| ip.to_canonical()),
                 ecn: meta.ecn.map(|ecn| ecn as u8),
@@ -152,7 +171,18 @@ impl Batches {
         transmit: &Transmit,
         contents: &[u8],
     ) -> io::Result<()> {
-        self.state.send(
+        self.send_of(&self.state, socket, transmit, contents)
+    }
+
+    /// One send call of the socket that `state` belongs to.
+    pub(crate) fn send_of(
+        &self,
+        state: &UdpSocketState,
+        socket: UdpSockRef<'_>,
+        transmit: &Transmit,
+        contents: &[u8],
+    ) -> io::Result<()> {
+        state.send(
             socket,
             &quinn_udp::Transmit {
                 destination: if self.v6 { mapped(transmit.to) } else { transmit.to },

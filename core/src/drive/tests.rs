@@ -1,7 +1,7 @@
 use super::*;
 use crate::command::Command;
 use crate::id::{CommandId, Lsn};
-use crate::place::SocketId;
+use crate::place::{SocketEvent, SocketId, SocketRequest};
 use proptest::prelude::*;
 use std::convert::Infallible;
 
@@ -65,6 +65,7 @@ struct Memory {
     now: Instant,
     receives: VecDeque<Vec<usize>>,
     events: VecDeque<Event>,
+    sockets: Vec<SocketRequest>,
     sent: Vec<Vec<u8>>,
     /// Batches the socket takes before it is full.
     room: usize,
@@ -85,6 +86,12 @@ impl DriverIo for Memory {
     }
     fn next_event(&mut self) -> Result<Option<Event>, Infallible> {
         Ok(self.events.pop_front())
+    }
+    fn socket(&mut self, request: SocketRequest) {
+        self.sockets.push(request);
+        if let SocketRequest::Open(id) = request {
+            self.events.push_front(Event::Socket(SocketEvent::Failed(id, "none left".into())));
+        }
     }
     fn datagrams_per_send(&self) -> usize {
         self.gso
@@ -326,4 +333,25 @@ proptest! {
             prop_assert_eq!(datagram.ecn, Some(2));
         }
     }
+}
+
+#[test]
+fn sockets_are_the_driver_s_to_open_and_both_the_recorder_and_the_sink_only_hear_of_it() {
+    let (open, close) = (SocketRequest::Open(SocketId(3)), SocketRequest::Close(SocketId(3)));
+    let node = Script { actions: [Action::Socket(open), Action::Socket(close)].into(), ..Script::default() };
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let recorded = heard.clone();
+    let recorder: Recorder = Box::new(move |_, _, call| {
+        if let Call::Event(event) = call {
+            recorded.lock().unwrap().push(event.clone());
+        }
+    });
+    let mut pump = Pump::new(node, Kept::default(), Some(recorder));
+    let mut io = memory();
+    assert_eq!(turn(&mut pump, &mut io), IDLE);
+    assert_eq!(io.sockets, [open, close]);
+    assert_eq!(pump.sink.0, [Action::Socket(open), Action::Socket(close)]);
+    let answer = Event::Socket(SocketEvent::Failed(SocketId(3), "none left".into()));
+    assert_eq!(pump.node.told, [format!("{answer:?}")]);
+    assert_eq!(*heard.lock().unwrap(), [answer]);
 }

@@ -14,10 +14,10 @@ use remote_network_core::command::{Command, Reply};
 use remote_network_core::drive::{Call, Driven, EVENTS_PER_TURN, EVENTS_QUEUED_MAX};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::CommandId;
-use remote_network_core::place::SocketId;
+use remote_network_core::place::{SocketEvent, SocketId, SocketRequest};
 use remote_network_core::time::{Deadline, Instant, UnixTime};
 use remote_network_core::transport::Transmit;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -71,6 +71,22 @@ macro_rules! suite {
                 law::quic_carries_a_body_larger_than_its_windows($run);
             }
             #[test]
+            fn hundreds_of_other_sockets_carry_datagrams_both_ways() {
+                law::hundreds_of_other_sockets_carry_datagrams_both_ways($run);
+            }
+            #[test]
+            fn another_socket_carries_batches_like_the_own_one() {
+                law::another_socket_carries_batches_like_the_own_one($run);
+            }
+            #[test]
+            fn a_closed_socket_is_gone_and_its_number_is_free() {
+                law::a_closed_socket_is_gone_and_its_number_is_free($run);
+            }
+            #[test]
+            fn other_sockets_that_are_silent_take_no_turns() {
+                law::other_sockets_that_are_silent_take_no_turns($run);
+            }
+            #[test]
             fn a_closed_event_channel_ends_it_after_what_was_queued() {
                 law::a_closed_event_channel_ends_it_after_what_was_queued($run);
             }
@@ -84,6 +100,7 @@ pub(crate) use suite;
 pub enum Told {
     Local(Vec<SocketAddr>),
     Datagram(Datagram),
+    Socket(SocketEvent),
     Timeout { now: Instant, due: Vec<Instant> },
     Action(Action),
 }
@@ -97,13 +114,15 @@ impl ActionSink for Heard {
 }
 
 /// One datagram to send.
-type Out = (SocketAddr, Option<IpAddr>, Vec<u8>);
+type Out = (SocketId, SocketAddr, Option<IpAddr>, Vec<u8>);
 
 pub struct Peer {
     tell: mpsc::Sender<Told>,
     out: VecDeque<Out>,
     echo: bool,
     actions: VecDeque<Action>,
+    /// What is asked for at each `Command::Status`, after its answer.
+    on_status: VecDeque<Vec<SocketRequest>>,
     deadlines: VecDeque<Instant>,
 }
 
@@ -121,14 +140,22 @@ impl Driven for Peer {
             }
             Event::Datagram(datagram) => {
                 if self.echo {
-                    self.out.push_back((datagram.from, datagram.to, datagram.payload.to_vec()));
+                    let Datagram { socket, from, to, payload, .. } = &datagram;
+                    self.out.push_back((*socket, *from, *to, payload.to_vec()));
                 }
                 let _ = self.tell.send(Told::Datagram(datagram));
             }
             Event::Command { command: Command::Shutdown, .. } => {
                 self.actions.push_back(Action::Stopped { fault: None });
             }
-            Event::Command { id, .. } => self.actions.push_back(Action::Reply { id, reply: Reply::Done }),
+            Event::Command { id, .. } => {
+                self.actions.push_back(Action::Reply { id, reply: Reply::Done });
+                let next = self.on_status.pop_front().unwrap_or_default();
+                self.actions.extend(next.into_iter().map(Action::Socket));
+            }
+            Event::Socket(event) => {
+                let _ = self.tell.send(Told::Socket(event));
+            }
             Event::PersistFailed { why } => self.actions.push_back(Action::Stopped { fault: Some(why) }),
             other => panic!("no test sends {other:?}"),
         }
@@ -144,25 +171,19 @@ impl Driven for Peer {
 
     /// Joins datagrams to one receiver as QUIC does: all of one size, the last may be shorter.
     fn poll_transmit(&mut self, _: Instant, max_datagrams: usize, buf: &mut Vec<u8>) -> Option<Transmit> {
-        let (to, from, first) = self.out.pop_front()?;
+        let (socket, to, from, first) = self.out.pop_front()?;
         let segment = first.len();
         let mut last = segment;
         buf.extend_from_slice(&first);
         for _ in 1..max_datagrams {
-            let fits =
-                |next: &mut Out| last == segment && (next.0, next.1) == (to, from) && next.2.len() <= segment;
-            let Some((_, _, next)) = self.out.pop_front_if(fits) else { break };
+            let fits = |(by, receiver, sender, next): &mut Out| {
+                last == segment && (*by, *receiver, *sender) == (socket, to, from) && next.len() <= segment
+            };
+            let Some((_, _, _, next)) = self.out.pop_front_if(fits) else { break };
             buf.extend_from_slice(&next);
             last = next.len();
         }
-        Some(Transmit {
-            socket: SocketId::MAIN,
-            to,
-            from,
-            size: buf.len(),
-            segment_size: Some(segment),
-            ecn: Some(2),
-        })
+        Some(Transmit { socket, to, from, size: buf.len(), segment_size: Some(segment), ecn: Some(2) })
     }
 
     fn poll_action(&mut self) -> Option<Action> {
@@ -193,6 +214,7 @@ fn prepare(
         out: VecDeque::new(),
         echo: false,
         actions: VecDeque::new(),
+        on_status: VecDeque::new(),
         deadlines: VecDeque::new(),
     };
     edit(&mut peer);
@@ -209,6 +231,21 @@ fn start(run: Run, socket: Socket, edit: impl FnOnce(&mut Peer)) -> Running {
 impl Running {
     fn next(&self) -> Told {
         self.told.recv_timeout(PATIENCE).expect("the driver hangs")
+    }
+
+    fn next_socket(&self) -> SocketEvent {
+        loop {
+            if let Told::Socket(event) = self.next() {
+                return event;
+            }
+        }
+    }
+
+    fn next_opened(&self) -> (SocketId, SocketAddr) {
+        match self.next_socket() {
+            SocketEvent::Opened(id, addr) => (id, addr),
+            SocketEvent::Failed(id, why) => panic!("socket {}: {why}", id.0),
+        }
     }
 
     fn next_datagram(&self) -> Datagram {
@@ -233,16 +270,20 @@ fn command(id: u64, command: Command) -> Event {
     Event::Command { id: CommandId(id), command }
 }
 
-pub fn datagrams_of_all_sizes_go_both_ways_in_order(run: Run) {
-    let (a, b) = (socket(), socket());
-    // 70 kB in all: fits a receive buffer of any system, so that nothing may be lost.
+/// 70 kB in all: fits a receive buffer of any system, so that nothing may be lost.
+fn payloads_of_all_sizes() -> Vec<Vec<u8>> {
     let sizes =
         [1, 1_200, 1_452, 2].into_iter().chain([1_200; 35]).chain([700]).chain([1_350; 12]).chain([9; 20]);
-    let expected: Vec<Vec<u8>> = sizes.enumerate().map(|(i, size)| vec![i as u8; size]).collect();
+    sizes.enumerate().map(|(i, size)| vec![i as u8; size]).collect()
+}
+
+pub fn datagrams_of_all_sizes_go_both_ways_in_order(run: Run) {
+    let (a, b) = (socket(), socket());
+    let expected = payloads_of_all_sizes();
     let (a_addr, b_addr) = (a.local_addr(), b.local_addr());
     let b = start(run, b, |peer| peer.echo = true);
     let a = start(run, a, |peer| {
-        peer.out = expected.iter().map(|payload| (b_addr, None, payload.clone())).collect();
+        peer.out = expected.iter().map(|payload| (SocketId::MAIN, b_addr, None, payload.clone())).collect();
     });
     for (node, from) in [(&b, a_addr), (&a, b_addr)] {
         for payload in &expected {
@@ -356,7 +397,7 @@ pub fn hostile_datagrams_and_dead_receivers_do_not_stop_it(run: Run) {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (here, there) = (stranger.local_addr().unwrap(), "[2001:db8::1]:9".parse().unwrap());
     let node = start(run, socket(), |peer| {
-        peer.out = [nobody, there, here].map(|to| (to, None, b"hello".to_vec())).into();
+        peer.out = [nobody, there, here].map(|to| (SocketId::MAIN, to, None, b"hello".to_vec())).into();
     });
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut buf = [0; 10];
@@ -394,4 +435,117 @@ pub fn a_closed_event_channel_ends_it_after_what_was_queued(run: Run) {
     assert!(matches!(run(driver), Err(DriverError::EventsClosed)));
     let answers = |told: Told| matches!(told, Told::Action(Action::Reply { id: CommandId(7), .. }));
     assert_eq!(told.iter().filter_map(|told| answers(told).then_some(())).count(), 1);
+}
+
+fn friend() -> UdpSocket {
+    let friend = UdpSocket::bind("127.0.0.1:0").unwrap();
+    friend.set_read_timeout(Some(PATIENCE)).unwrap();
+    friend
+}
+
+pub fn hundreds_of_other_sockets_carry_datagrams_both_ways(run: Run) {
+    let ids = 1..=256u16;
+    let requests = ids.clone().map(|id| Action::Socket(SocketRequest::Open(SocketId(id))));
+    let node = start(run, socket(), |peer| {
+        peer.actions = requests.collect();
+        peer.echo = true;
+    });
+    let mut addrs: BTreeMap<SocketId, SocketAddr> = ids.map(|_| node.next_opened()).collect();
+    addrs.insert(SocketId::MAIN, node.addr);
+    assert_eq!(addrs.len(), 257);
+    let friend = friend();
+    for round in 0..3u8 {
+        // So many at a time that they fit the friend's buffer.
+        for some in addrs.iter().collect::<Vec<_>>().chunks(64) {
+            for (id, addr) in some {
+                friend.send_to(&[id.0 as u8, round], addr).unwrap();
+            }
+            let mut answered: BTreeMap<SocketAddr, [u8; 2]> = BTreeMap::new();
+            for _ in some.iter() {
+                let datagram = node.next_datagram();
+                assert_eq!(datagram.to, Some(node.addr.ip()));
+                assert_eq!(datagram.payload, [datagram.socket.0 as u8, round][..]);
+                let mut buf = [0; 2];
+                let (_, from) = friend.recv_from(&mut buf).unwrap();
+                answered.insert(from, buf);
+            }
+            let expected = some.iter().map(|(id, addr)| (**addr, [id.0 as u8, round])).collect();
+            assert_eq!(answered, expected, "each answers from its own port");
+        }
+    }
+    node.stop();
+}
+
+pub fn another_socket_carries_batches_like_the_own_one(run: Run) {
+    let b = start(run, socket(), |peer| peer.echo = true);
+    let expected = payloads_of_all_sizes();
+    let (socket, other) = (socket(), SocketId(7));
+    let a = start(run, socket, |peer| {
+        peer.actions = [Action::Socket(SocketRequest::Open(other))].into();
+        peer.out = expected.iter().map(|payload| (other, b.addr, None, payload.clone())).collect();
+    });
+    let (_, from) = a.next_opened();
+    for (node, by, from) in [(&b, SocketId::MAIN, from), (&a, other, b.addr)] {
+        for payload in &expected {
+            let datagram = node.next_datagram();
+            assert_eq!(datagram.payload, payload);
+            assert_eq!((datagram.socket, datagram.from, datagram.ecn), (by, from, Some(2)));
+        }
+    }
+    a.stop();
+    b.stop();
+}
+
+pub fn a_closed_socket_is_gone_and_its_number_is_free(run: Run) {
+    let (open, close) = (SocketRequest::Open(SocketId(9)), SocketRequest::Close(SocketId(9)));
+    let friend = friend();
+    let to = friend.local_addr().unwrap();
+    let node = start(run, socket(), |peer| {
+        peer.echo = true;
+        peer.actions = [Action::Socket(open)].into();
+        peer.on_status = [vec![close], vec![open, SocketRequest::Close(SocketId(1_000))]].into();
+        peer.out = [(SocketId(8), to, None, b"lost".to_vec())].into();
+    });
+    let (_, first) = node.next_opened();
+    let mut buf = [0; 10];
+    friend.send_to(b"one", first).unwrap();
+    assert_eq!(
+        friend.recv_from(&mut buf).unwrap(),
+        (3, first),
+        "what was for a socket that is not there was lost"
+    );
+    node.events.send_blocking(command(1, Command::Status)).unwrap();
+    // The sink hears of it once it is done.
+    while !matches!(node.next(), Told::Action(Action::Socket(request)) if request == close) {}
+    assert!(UdpSocket::bind(first).is_ok(), "the port is free");
+    node.events.send_blocking(command(2, Command::Status)).unwrap();
+    let (id, second) = node.next_opened();
+    assert_eq!(id, SocketId(9));
+    friend.send_to(b"two", second).unwrap();
+    assert_eq!(friend.recv_from(&mut buf).unwrap(), (3, second));
+    friend.send_to(b"own", node.addr).unwrap();
+    assert_eq!(friend.recv_from(&mut buf).unwrap(), (3, node.addr));
+    node.stop();
+}
+
+pub fn other_sockets_that_are_silent_take_no_turns(run: Run) {
+    let far = Instant::from_millis(300);
+    let (driver, events, told) = prepare(socket(), |peer| {
+        peer.deadlines = [far].into();
+        peer.actions = (1..=32).map(|id| Action::Socket(SocketRequest::Open(SocketId(id)))).collect();
+    });
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let driver = driver.with_recorder(Box::new(move |_, _, call| {
+        if matches!(call, Call::Transmit { .. }) {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    let thread = std::thread::spawn(move || run(driver));
+    while !matches!(told.recv_timeout(PATIENCE).expect("the driver hangs"), Told::Timeout { .. }) {}
+    let taken = turns.load(Ordering::Relaxed);
+    // Some at the start: the answers, and the reactor's first word about each socket, which says that it can be written.
+    assert!(taken <= 40, "not {taken}");
+    events.send_blocking(command(0, Command::Shutdown)).unwrap();
+    assert_eq!(thread.join().unwrap().unwrap(), Stopped { fault: None });
 }
