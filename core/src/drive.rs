@@ -11,7 +11,8 @@
 //! 2. Input: datagrams, then events of the ports, then time. Actions are drained after each input. What concerns sockets
 //!    is done by the driver itself; the sink hears of it only because recordings hold every action.
 //! 3. Datagrams leave. A batch that the socket would not take is kept with its bytes and goes first next time; until
-//!    then the node is not asked for more, which is all the back-pressure QUIC needs.
+//!    then the node is not asked for more, which is all the back-pressure QUIC needs. Packets that leave by a tunnel
+//!    become actions here, which are handed out at once.
 //! 4. The turn is bounded (constants below), so that one busy socket starves neither the ports nor the other tasks of
 //!    the runtime: when a bound ends it, the driver yields and takes another turn.
 
@@ -207,6 +208,7 @@ impl<N: Driven, S: ActionSink> Pump<N, S> {
                 false
             }
         };
+        more |= !self.drain_actions(io, &mut actions_left);
         if let Some(fault) = self.stopped.take() {
             return Ok(Turn::Stopped { fault });
         }
