@@ -10,6 +10,10 @@
 //! |---|---|
 //! | [`wire`] | the header of a relayed packet; packets that are too large for one datagram |
 //! | [`message`] | control frames between a relay and those it serves |
+//! | [`server`] | who may be served, and whose packet is next |
+
+mod bucket;
 
 pub mod message;
+pub mod server;
 pub mod wire;
