@@ -4,6 +4,7 @@ use crate::command::{Notice, Reply};
 use crate::id::{CommandId, JobId, Lsn, OpId};
 use crate::place::{SocketRequest, TunnelRequest};
 use crate::port::{BlobRequest, DhtRequest, EngineRequest};
+use crate::relay::server::Account;
 use crate::store::StoreOp;
 
 /// Everything the core may ask for, and what answers it.
@@ -41,6 +42,8 @@ pub enum Action {
     Socket(SocketRequest),
     /// Ask the port for tunnels.
     Tunnel(TunnelRequest),
+    /// Write to the books of the relay what a session cost.
+    Account(Box<Account>),
     /// The answer to a command, exactly once.
     Reply {
         /// The command.

@@ -2,10 +2,12 @@
 //!
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
+use crate::dht::record::NatType;
 use crate::id::{Digest, PeerId, PeerName, PublicKey, RunId};
 use crate::job::workflow::Workflow;
 use crate::port::{ExitClass, Port, Usage};
 use crate::problem::Problem;
+use crate::relay::server::{SessionView, Stats};
 use crate::service::Service;
 use crate::time::{Duration, UnixTime};
 use bytes::Bytes;
@@ -86,6 +88,10 @@ pub enum Command {
         /// The permission, as [`Command::Share`] gave it there.
         ticket: Bytes,
     },
+    /// How this node relays for others. → [`Reply::Relay`]
+    Relay,
+    /// End the session of a peer at this relay. → [`Reply::Done`]
+    RelayDisconnect(PublicKey),
     /// Finish what is durable, say goodbye, stop. → [`Reply::Done`], then `Action::Stopped`
     Shutdown,
 }
@@ -113,6 +119,8 @@ pub enum Reply {
     Run(Box<RunView>),
     /// A signed permission to fetch an object, canonical bencode.
     Ticket(Bytes),
+    /// How this node relays.
+    Relay(Box<RelayView>),
     /// It cannot be done.
     Error(CommandError),
 }
@@ -154,6 +162,9 @@ pub enum CommandError {
         /// Everything that was tried.
         why: String,
     },
+    /// The peer holds no session at this relay.
+    #[error("peer {0} has no session at this relay")]
+    NoSession(PublicKey),
     /// A node is never its own stranger.
     #[error("a node cannot block itself")]
     BlockSelf,
@@ -196,8 +207,53 @@ pub struct StatusView {
     pub runs_active: u32,
     /// Jobs not yet released.
     pub jobs_active: u32,
+    /// How others reach it.
+    pub reach: ReachView,
     /// What was refused since start, by reason: malformed frames, forged records, wrong keys …
     pub refused: Vec<(&'static str, u64)>,
+}
+
+/// How others reach a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ReachView {
+    /// The NAT it is behind, by the familiar name.
+    pub nat: NatType,
+    /// What is known of it, in RFC 4787 terms: words for people.
+    pub nat_words: String,
+    /// Addresses at which a router forwards to it on request.
+    pub mapped: Vec<SocketAddr>,
+    /// Relays that hold a session for it, the active one first.
+    pub relays: Vec<RelayUse>,
+    /// What it does about relays: words for people.
+    pub relay_words: String,
+    /// Holes punched, by the pair of NATs.
+    pub punches: Vec<PunchCount>,
+}
+
+/// A relay that holds a session for a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RelayUse {
+    /// Which.
+    pub relay: PublicKey,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// Whether it is the one others should use.
+    pub active: bool,
+}
+
+/// What became of holes punched between two kinds of NAT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PunchCount {
+    /// This node's.
+    pub ours: NatType,
+    /// The peer's.
+    pub theirs: NatType,
+    /// Rounds that came to an end.
+    pub tried: u32,
+    /// Those that ended in a direct path.
+    pub punched: u32,
+    /// Those that did at the first attempt.
+    pub first_try: u32,
 }
 
 /// Connection state of a peer (SPEC 3.4).
@@ -242,6 +298,21 @@ pub struct PeerView {
     pub services: u32,
     /// Whether the user blocks it.
     pub blocked: bool,
+}
+
+/// How a node relays for others.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RelayView {
+    /// Whether it is configured to.
+    pub willing: bool,
+    /// Whether it is known that others can reach it: only then it does.
+    pub proven: bool,
+    /// How it is in all.
+    pub stats: Stats,
+    /// Its sessions.
+    pub sessions: Vec<SessionView>,
+    /// Peers that its operator does not want.
+    pub blocked: Vec<PublicKey>,
 }
 
 /// A service and who offers it.

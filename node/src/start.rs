@@ -404,7 +404,7 @@ impl ActionSink for Ports {
                 self.engine.submit(job, request);
                 Ok(())
             }
-            Action::Tunnel(_) => Ok(()),
+            Action::Tunnel(_) | Action::Account(_) => Ok(()),
             Action::Socket(_) | Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused

@@ -201,7 +201,7 @@ impl ActionSink for MemoryPorts {
                 self.tell(Event::Blob { op, result });
             }
             Action::Engine { job, request } => self.ask_engine(job, request),
-            Action::Socket(_) | Action::Tunnel(_) => {}
+            Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
             Action::Reply { id, reply } => self.say(Said::Reply(self.host, id, reply)),
             Action::Notify(notice) => self.say(Said::Notice(self.host, notice)),
             Action::Stopped { fault } => self.say(Said::Stopped(self.host, fault)),

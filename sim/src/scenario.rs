@@ -647,6 +647,7 @@ impl<C: Core> Scenario<C> {
             | Reply::Peer(_)
             | Reply::Services(_)
             | Reply::Planned(_)
+            | Reply::Relay(_)
             | Reply::Submitted(_)
             | Reply::Ticket(_)
             | Reply::Runs(_) => None,

@@ -571,6 +571,7 @@ impl<C: Core> World<C> {
                 self.feed(id, Event::Tunnel(TunnelEvent::Closed { tunnel, why }));
             }
             Action::Tunnel(TunnelRequest::Send { .. } | TunnelRequest::Close(_)) => {}
+            Action::Account(_) => {}
             Action::Reply { id: command, reply } => {
                 if !host.commands.remove(&command) {
                     self.checks.found(now_ns, id, Violation::AnsweredTwice(command));
@@ -632,6 +633,7 @@ fn trace_action(trace: &mut Trace, now_ns: u64, id: HostId, action: &Action) {
         | Action::Engine { .. }
         | Action::Socket(_)
         | Action::Tunnel(_)
+        | Action::Account(_)
         | Action::Reply { .. }
         | Action::Notify(_)
         | Action::Stopped { .. } => {

@@ -105,6 +105,8 @@ impl<T: Transport> Node<T> {
             Command::Keep { digest, kept: false } => self.let_go(id, digest),
             Command::Share { digest, consumer, valid } => self.share(id, digest, consumer, valid),
             Command::Fetch { digest, len, from, ticket } => self.fetch(id, digest, len, from, &ticket),
+            Command::Relay => self.reply(id, Reply::Relay(Box::new(self.relay_view()))),
+            Command::RelayDisconnect(peer) => self.relay_disconnect(id, peer),
             Command::Shutdown => self.begin_stop(id),
         }
     }
@@ -141,6 +143,7 @@ impl<T: Transport> Node<T> {
         if self.book.is_blocked(&key) != blocked {
             return self.reply(id, Reply::Error(CommandError::Limit("peers that are known")));
         }
+        self.relay_blocks(key, blocked);
         if blocked {
             self.cut(&key);
         }
@@ -308,6 +311,7 @@ impl<T: Transport> Node<T> {
             services: count(self.catalogue.own().count()),
             runs_active: count(self.requester.active()),
             jobs_active: count(self.executor.held().len()),
+            reach: self.reach_view(),
             refused,
         }
     }
@@ -355,6 +359,7 @@ impl<T: Transport> Node<T> {
             node_type: if self.config.public { NodeType::Public } else { NodeType::Private },
             services,
             catalogue: (services > 0).then_some(catalogue),
+            relay_offer: self.relay_offer(),
             ..RecordContent::default()
         }
     }

@@ -1,7 +1,8 @@
 //! What a node is told at its start.
 
-use crate::id::{DhtId, Keypair, Lsn};
+use crate::id::{DhtId, Keypair, Lsn, PublicKey};
 use crate::limits::{IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, PEERS_MAX};
+use crate::relay::server;
 use crate::store::StoredRecord;
 use crate::time::Duration;
 use std::net::SocketAddr;
@@ -34,6 +35,14 @@ pub struct NodeConfig {
     pub accept_jobs: bool,
     /// A connection without activity for this long is closed.
     pub idle_close_after: Duration,
+    /// Whether it relays for others, once it is known that they can reach it.
+    pub relay: bool,
+    /// Within these bounds.
+    pub relay_limits: server::Config,
+    /// Relays to use before any other, and where they are.
+    pub relays: Vec<(PublicKey, SocketAddr)>,
+    /// Whether many sockets may be opened, and many ports tried, for a direct path through a NAT that chooses ports at random.
+    pub birthday_probing: bool,
     /// How often the record is stored again.
     pub republish_every: Duration,
     /// How often topics are searched.
@@ -56,6 +65,10 @@ impl NodeConfig {
             jobs_running_max: JOBS_RUNNING_MAX,
             accept_jobs: true,
             idle_close_after: IDLE_CLOSE_AFTER,
+            relay: false,
+            relay_limits: server::Config::default(),
+            relays: Vec::new(),
+            birthday_probing: true,
             republish_every: Duration::from_secs(1800),
             discover_every: Duration::from_secs(30),
         }

@@ -7,7 +7,7 @@ use super::links::{Admission, Identified, Link, LinkFault};
 use super::streams::{Owner, StreamNews};
 use super::wiring::{Inside, drive};
 use super::{Life, Node};
-use crate::codec::Frame;
+use crate::codec::{DecodeError, Frame};
 use crate::command::{Notice, PeerState};
 use crate::dht;
 use crate::dht::record::{NodeType, Role};
@@ -22,6 +22,8 @@ use crate::job::{executor, requester};
 use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
 use crate::machine::Machine;
 use crate::place::Place;
+use crate::relay;
+use crate::relay::whereabouts::{self, Tell};
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
 use crate::transfer::{StreamKey, fetch, serve};
@@ -51,6 +53,7 @@ impl<T: Transport> Node<T> {
             (Way::Relay { relay, addr }, Some(peer)) => return self.dial_through(dial, peer, relay, addr),
             (way, _) => way.addr(),
         };
+        self.speaks_to(addr);
         let started = match &peer {
             Some(key) => self.transport.dial(self.now, key, addr),
             None => self.transport.dial_any(self.now, addr),
@@ -223,6 +226,7 @@ impl<T: Transport> Node<T> {
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.exchanges.remove(&conn);
         self.streams.connection_gone(conn);
+        self.passing_down(conn);
         self.relaying.gone(conn);
         let dial = self.meeting.dials.remove(&conn);
         if reason == CloseReason::WrongPeer {
@@ -258,7 +262,7 @@ impl<T: Transport> Node<T> {
             dht_id: self.dht_id,
             node_type: if self.config.public { NodeType::Public } else { NodeType::Private },
             role: Role::default(),
-            is_relay: false,
+            is_relay: self.passing.as_ref().is_some_and(|p| p.serves()),
             topics: self.config.topics.iter().copied().take(exchange::TOPICS_MAX).collect(),
             versions: exchange::VERSIONS.to_vec(),
         }
@@ -291,6 +295,7 @@ impl<T: Transport> Node<T> {
     fn identified(&mut self, conn: ConnId, peer: Box<exchange::PeerIdentity>) {
         let key = peer.identity.key;
         let addr = self.addr_of(conn);
+        let dialled = self.links.get(conn).is_some_and(|l| l.dialled);
         if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
             self.dialled(dial, Ok(key));
         }
@@ -320,6 +325,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Requester(requester::Input::PeerUp(key)));
         self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(key)));
         self.open_waiting(&key);
+        self.passing_up(conn, key, dialled);
         self.relay_is_up(&key, conn);
         self.notify_peer(&key);
     }
@@ -395,15 +401,31 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
+            whereabouts::KIND_TELL => {
+                Tell::from_frame(frame).map(|tell| self.tell_whereabouts(conn, peer, tell)).err()
+            }
+            kind if relay::message::Message::is_kind(kind) => {
+                if relay::message::Message::is_from_relay(kind) {
+                    self.relay_frame(conn, peer, frame);
+                } else {
+                    self.passing_frame(conn, frame);
+                }
+                None
+            }
             _ => {
                 self.refuse("message-unknown");
                 None
             }
         };
         if let Some(e) = broken {
-            self.refuse("message-malformed");
-            self.transport.close(self.now, conn, close_code::PROTOCOL, &e.to_string());
+            self.broke(conn, &e);
         }
+    }
+
+    /// A peer's message does not decode.
+    pub(super) fn broke(&mut self, conn: ConnId, why: &DecodeError) {
+        self.refuse("message-malformed");
+        self.transport.close(self.now, conn, close_code::PROTOCOL, &why.to_string());
     }
 
     /// Sends a frame to a peer, or to this node's own machines. Without a link it is dropped: every machine sends again

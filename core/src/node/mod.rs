@@ -5,6 +5,7 @@
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
 //! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
 //! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
+//! | `passing` | the node as a relay |
 //! | `relaying` | what goes through relays, and comes |
 //! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
@@ -25,6 +26,7 @@ mod config;
 pub mod gate;
 mod links;
 mod meeting;
+mod passing;
 mod relaying;
 mod sealing;
 mod seeking;
@@ -60,6 +62,7 @@ use commands::Commands;
 use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
+use passing::Passing;
 use relaying::Relaying;
 use sealing::Sealing;
 use std::collections::{BTreeSet, VecDeque};
@@ -113,6 +116,7 @@ pub struct Node<T: Transport> {
     exchanges: Few<ConnId, Exchange>,
     meeting: Meeting,
     relaying: Relaying,
+    passing: Option<Box<Passing>>,
     seeks: SeekMeter,
 
     dht: Dht,
@@ -202,6 +206,7 @@ impl<T: Transport> Node<T> {
             exchanges: Few::new(),
             meeting: Meeting::default(),
             relaying: Relaying::default(),
+            passing: config.relay.then(|| Box::new(Passing::new(config.relay_limits.clone()))),
             seeks: SeekMeter::default(),
             dht,
             book,
@@ -264,6 +269,7 @@ impl<T: Transport> Node<T> {
         self.transport.handle_timeout(now);
         self.machines_timeout();
         self.meeting_timeout();
+        self.passing_timeout();
         self.commands_timeout();
         if let Life::Stopping { asked, until } = self.life
             && now >= until
@@ -323,6 +329,7 @@ impl<T: Transport> Node<T> {
             self.requester.poll_timeout(),
             self.executor.poll_timeout(),
             self.meeting_deadline(),
+            self.passing.as_ref().and_then(|p| p.poll_timeout()),
             self.commands.poll_timeout(),
         ]
         .into_iter()
@@ -355,6 +362,12 @@ impl<T: Transport> Node<T> {
         }
     }
 
+    /// What our record says may have changed.
+    fn content_changed(&mut self) {
+        let content = Box::new(self.record_content());
+        self.inbox.push_back(Inside::Dht(dht::Input::Content(content)));
+    }
+
     fn begin(&mut self) {
         self.life = Life::Running;
         // The node is a peer of itself that is always up: its own jobs take the same way as everybody's.
@@ -364,8 +377,8 @@ impl<T: Transport> Node<T> {
         self.settle_inside();
         self.inbox.push_back(Inside::Executor(executor::Input::Started));
         self.inbox.push_back(Inside::Requester(requester::Input::Started));
-        let content = Box::new(self.record_content());
-        self.inbox.push_back(Inside::Dht(dht::Input::Content(content)));
+        self.passing_begins();
+        self.content_changed();
         self.inbox.push_back(Inside::Dht(dht::Input::Start));
         self.inbox.push_back(Inside::Cascade(cascade::Input::Start));
         for (key, addr) in self.book.most_recent(self.config.max_peers, |_| true) {

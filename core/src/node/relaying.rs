@@ -9,7 +9,8 @@ use super::Node;
 use crate::few::Few;
 use crate::id::{ConnId, PeerId, PublicKey};
 use crate::identity::cascade::{DialFailed, DialId};
-use crate::place::Place;
+use crate::place::{Place, TunnelId};
+use crate::relay::message::Message;
 use crate::relay::wire::{Cutter, Direction, Fragmenter, Header, Reassembler};
 use crate::transport::{DialError, Outgoing, Packet, Transport, close_code};
 use bytes::{Bytes, BytesMut};
@@ -166,11 +167,28 @@ impl<T: Transport> Node<T> {
 }
 
 impl<T: Transport> Node<T> {
-    fn pass_on(&mut self, _conn: ConnId, _bytes: Bytes) {
-        self.refuse("relay-none");
+    /// A relay says something.
+    pub(super) fn relay_frame(&mut self, conn: ConnId, peer: PublicKey, frame: &crate::codec::Frame) {
+        match Message::from_frame(frame) {
+            Ok(Message::Gone { peer: gone }) if gone != self.me.peer_id() => self.no_session(conn, gone),
+            Ok(_) => {}
+            Err(e) => self.broke(conn, &e),
+        }
+        let _ = peer;
     }
 
     fn place_gone(&mut self, _place: Place) {}
+
+    pub(super) fn reach_view(&self) -> crate::command::ReachView {
+        crate::command::ReachView::default()
+    }
+}
+
+impl Relaying {
+    /// Where a tunnel came from.
+    pub(super) fn tunnel_from(&self, _tunnel: TunnelId) -> Option<std::net::SocketAddr> {
+        None
+    }
 }
 
 impl Relaying {

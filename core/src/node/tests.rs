@@ -123,6 +123,7 @@ impl World {
                 | Action::Engine { .. }
                 | Action::Socket(_)
                 | Action::Tunnel(_)
+                | Action::Account(_)
                 | Action::Notify(_) => {}
             }
         }

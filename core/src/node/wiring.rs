@@ -61,6 +61,7 @@ pub(super) struct Rngs {
     catalogue: Rng,
     requester: Rng,
     executor: Rng,
+    pub(super) passing: Rng,
 }
 
 impl Rngs {
@@ -76,6 +77,7 @@ impl Rngs {
             catalogue: rng(seed, "catalogue"),
             requester: rng(seed, "requester"),
             executor: rng(seed, "executor"),
+            passing: rng(seed, "relay server"),
         }
     }
 }
@@ -202,6 +204,9 @@ impl<T: Transport> Node<T> {
         own.dedup();
         if self.own_addrs != own {
             self.own_addrs.clone_from(&own);
+            if self.passing.is_some() {
+                self.content_changed();
+            }
             self.inbox.push_back(Inside::Cascade(cascade::Input::OwnAddrs(own)));
         }
     }
@@ -381,8 +386,7 @@ impl<T: Transport> Node<T> {
                 catalogue::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 catalogue::Output::Own(services) => {
                     self.inbox.push_back(Inside::Executor(executor::Input::Services(services)));
-                    let content = Box::new(self.record_content());
-                    self.inbox.push_back(Inside::Dht(dht::Input::Content(content)));
+                    self.content_changed();
                 }
                 catalogue::Output::Offers { peer, services } => {
                     self.inbox.push_back(Inside::Requester(requester::Input::Offers { peer, services }));

@@ -16,4 +16,5 @@ mod bucket;
 
 pub mod message;
 pub mod server;
+pub mod whereabouts;
 pub mod wire;

@@ -214,7 +214,7 @@ impl Host {
                 let command = command.unwrap_or_else(|| panic!("{id:?} was answered twice, or never given"));
                 self.answered(command, reply);
             }
-            Action::Notify(_) | Action::Socket(_) | Action::Tunnel(_) => {}
+            Action::Notify(_) | Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
             Action::Stopped { fault } => {
                 assert_eq!(fault.is_some(), self.journal_failed || !self.pending.is_empty(), "{fault:?}");
                 self.crash(0);
@@ -273,6 +273,8 @@ impl Host {
                 | Command::Cancel(_)
                 | Command::Block { .. }
                 | Command::Keep { .. }
+                | Command::Relay
+                | Command::RelayDisconnect(_)
                 | Command::Shutdown,
                 _,
             ) => {}

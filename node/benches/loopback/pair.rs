@@ -67,6 +67,7 @@ impl ActionSink for Ports {
             | Action::Engine { .. }
             | Action::Socket(_)
             | Action::Tunnel(_)
+            | Action::Account(_)
             | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused {

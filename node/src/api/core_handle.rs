@@ -173,7 +173,8 @@ impl CoreHandle {
             | Action::Blob { .. }
             | Action::Engine { .. }
             | Action::Socket(_)
-            | Action::Tunnel(_) => Some(action),
+            | Action::Tunnel(_)
+            | Action::Account(_) => Some(action),
         }
     }
 
@@ -286,6 +287,8 @@ fn answer_within(command: &Command) -> Duration {
         | Command::Services
         | Command::Block { .. }
         | Command::Keep { .. }
+        | Command::Relay
+        | Command::RelayDisconnect(_)
         | Command::Share { .. }
         | Command::Submit { .. }
         | Command::Runs

@@ -18,6 +18,7 @@ use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
     EngineOutput, EngineReport, ExitClass, MutableItem, Port, Usage,
 };
+use remote_network_core::relay::server::Config;
 use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility};
 use remote_network_core::store::{Room, StoredRecord, Subject};
 use remote_network_core::time::{Instant, UnixTime};
@@ -368,9 +369,14 @@ record! {
     Subject { room, key }
     StoredRecord { lsn, subject, record }
     Journal { id, last, records }
+    Config {
+        sessions_max, sessions_per_address_max, accepts_per_second, accepts_at_once, session_rate, address_rate, total_rate,
+        queue_bytes, keepalive, lifetime, price,
+    }
     NodeConfig {
         keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
-        jobs_running_max, accept_jobs, idle_close_after, republish_every, discover_every,
+        jobs_running_max, accept_jobs, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
+        discover_every,
     }
 }
 
@@ -409,6 +415,7 @@ choice! {
         1 => Status, 2 => Peers, 3 => Peer(name), 4 => Connect { peer, addr }, 5 => AddService(service),
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
-        15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept },
+        15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept }, 18 => Relay,
+        19 => RelayDisconnect(key),
     }
 }

@@ -270,6 +270,12 @@ impl Server {
         })
     }
 
+    /// The connection of a peer that holds a session.
+    pub fn connection_of(&self, peer: &PeerId) -> Option<ConnId> {
+        let conn = *self.by_id.get(peer)?;
+        self.peers.get(&conn).is_some_and(|p| p.session.is_some()).then_some(conn)
+    }
+
     /// How the relay is.
     pub fn stats(&self) -> Stats {
         Stats {

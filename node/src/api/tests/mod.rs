@@ -93,6 +93,7 @@ fn status_view() -> StatusView {
         services: 1,
         runs_active: 0,
         jobs_active: 0,
+        reach: Default::default(),
         refused: vec![("forged records", 2)],
     }
 }
@@ -170,9 +171,11 @@ fn answer(command: &Command) -> Reply {
         | Command::RemoveService(_)
         | Command::Block { .. }
         | Command::Keep { .. }
+        | Command::RelayDisconnect(_)
         | Command::Cancel(_)
         | Command::Shutdown => Reply::Done,
         Command::Services => Reply::Services(Vec::new()),
+        Command::Relay => Reply::Relay(Box::default()),
         Command::Plan(w) if w.name == "cycle" => Reply::Planned(Err(vec![Problem {
             place: "nodes.count.service".into(),
             reason: "nobody offers `count`".into(),
