@@ -26,7 +26,8 @@ use std::time::Duration;
 pub(super) const APPLICATION_ID: i64 = 0x524e_6a6c;
 
 /// One step per schema version; `user_version` counts the steps that were taken. Steps are never edited.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (
         key   TEXT PRIMARY KEY NOT NULL,
         value BLOB NOT NULL,
@@ -41,7 +42,37 @@ pub(super) const MIGRATIONS: &[&str] = &["
         chk     BLOB NOT NULL
     ) STRICT;
     CREATE INDEX journal_subject ON journal (room, subject);
-"];
+",
+    "
+    CREATE TABLE relay_accounts (
+        id          INTEGER PRIMARY KEY,
+        peer        BLOB NOT NULL,
+        session     BLOB NOT NULL,
+        kind        TEXT NOT NULL,
+        addr        TEXT NOT NULL,
+        since       INTEGER NOT NULL,
+        begun       INTEGER NOT NULL,
+        until       INTEGER NOT NULL,
+        ended       INTEGER NOT NULL,
+        packets_in  INTEGER NOT NULL,
+        bytes_in    INTEGER NOT NULL,
+        packets_out INTEGER NOT NULL,
+        bytes_out   INTEGER NOT NULL,
+        dropped     INTEGER NOT NULL,
+        drops       TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX relay_accounts_until ON relay_accounts (until);
+    CREATE TABLE relay_days (
+        day         INTEGER PRIMARY KEY,
+        sessions    INTEGER NOT NULL,
+        packets_in  INTEGER NOT NULL,
+        bytes_in    INTEGER NOT NULL,
+        packets_out INTEGER NOT NULL,
+        bytes_out   INTEGER NOT NULL,
+        dropped     INTEGER NOT NULL
+    ) STRICT;
+",
+];
 
 /// Pragmas and what they must read back as.
 const PRAGMAS: &[(&str, &str)] = &[
@@ -57,6 +88,17 @@ const PRAGMAS: &[(&str, &str)] = &[
     ("fullfsync", "1"),
     #[cfg(target_os = "macos")]
     ("checkpoint_fullfsync", "1"),
+];
+
+/// Pragmas of connections beside the journal's. What they write lasts with the journal's next sync; they never checkpoint,
+/// so that every sync of the file, and every failure of one, is the journal's.
+const BESIDE: &[(&str, &str)] = &[
+    ("synchronous", "1"),
+    ("trusted_schema", "0"),
+    ("cell_size_check", "1"),
+    ("mmap_size", "0"),
+    ("wal_autocheckpoint", "0"),
+    ("busy_timeout", "5000"),
 ];
 
 const SWITCHES: &[(DbConfig, bool)] = &[
@@ -129,7 +171,7 @@ impl Database {
             .open(path)
             .map_err(|e| StoreError::Io { path: path.to_owned(), why: e.to_string() })?;
         let mut conn = connect(path)?;
-        configure(&conn)?;
+        configure(&conn, PRAGMAS)?;
         if let Some(pages) = pages_max {
             conn.pragma_update(None, "max_page_count", pages)?;
         }
@@ -184,9 +226,33 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-fn configure(conn: &Connection) -> Result<(), StoreError> {
+/// What a connection beside the journal's is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// It writes tables that are not the journal's.
+    Write,
+    /// It only reads.
+    Read,
+}
+
+/// A further connection to an open journal's file, for what is kept in it besides.
+pub(super) fn beside(path: &Path, access: Access) -> Result<Connection, StoreError> {
+    let conn = connect(path)?;
+    configure(&conn, BESIDE)?;
+    // The journal's connection is the one that tidies up.
+    let switch = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    if !conn.set_db_config(switch, true)? {
+        return Err(StoreError::Setting { name: format!("{switch:?}"), value: "false".into() });
+    }
+    if access == Access::Read {
+        configure(&conn, &[("query_only", "1")])?;
+    }
+    Ok(conn)
+}
+
+fn configure(conn: &Connection, pragmas: &[(&str, &str)]) -> Result<(), StoreError> {
     conn.busy_timeout(Duration::from_millis(5000))?;
-    for (name, wanted) in PRAGMAS {
+    for (name, wanted) in pragmas {
         // Some pragmas answer with a row and some do not; what counts is the reading back.
         conn.pragma_update_and_check(None, name, wanted, |_| Ok(())).optional()?;
         let value = pragma(conn, name)?;

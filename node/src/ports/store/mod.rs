@@ -11,10 +11,12 @@
 //!
 //! What a power cut leaves is SQLite's promise for WAL and FULL; what a `kill -9` leaves is tested here.
 
+mod accounts;
 mod backup;
 mod data_dir;
 mod database;
 
+pub use accounts::{AccountBook, AccountPort, Entry, PAGE_ROWS_MAX, Totals};
 pub use backup::{BackupSummary, backup};
 pub use data_dir::{DataDir, DataDirError};
 
