@@ -16,7 +16,18 @@ export interface Status {
   services: number
   runs_active: number
   jobs_active: number
+  reach: Reach
   refused: Record<string, number>
+}
+
+/** How others reach the node. */
+export interface Reach {
+  nat: string
+  nat_words: string
+  mapped: string[]
+  relays: { relay: string; addr: string; active: boolean }[]
+  relay_words: string
+  punches: { ours: string; theirs: string; tried: number; punched: number; first_try: number }[]
 }
 
 export type PeerState = 'connecting' | 'connected' | 'idle' | 'stale' | 'closed'

@@ -137,6 +137,14 @@ describe('the node', () => {
       services: 0,
       runs_active: 0,
       jobs_active: 0,
+      reach: {
+        nat: 'symmetric',
+        nat_words: '',
+        mapped: ['192.0.2.1:30906'],
+        relays: [{ relay: 'key_r', addr: '192.0.2.2:30906', active: false }],
+        relay_words: 'looking for a second relay',
+        punches: [],
+      },
       refused: { 'forged records': 2, none: 0 },
     }
     const text = mount(NodePanel, { props: { status, now: 0 } }).text()
@@ -144,5 +152,9 @@ describe('the node', () => {
     expect(text).toContain('an address peers agree on')
     expect(text).toContain('forged records: 2')
     expect(text).not.toContain('none: 0')
+    expect(text).toContain('symmetric')
+    expect(text).toContain('192.0.2.1:30906')
+    expect(text).toContain('looking for a second relay')
+    expect(text).toContain('standby')
   })
 })
