@@ -3,6 +3,7 @@
 use crate::config::Settings;
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use remote_network_core::id::Digest;
+use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
@@ -25,17 +26,15 @@ pub struct Finding {
     pub mend: Option<String>,
 }
 
-/// Socket buffers below this lose packets at a few hundred Mbit/s.
-const UDP_BUFFER_WANTED: u64 = 2 << 20;
 /// Free space below this is soon full.
 const DISK_WANTED: u64 = 1 << 30;
 /// A clock before this moment (2025-01-01) was never set.
 const CLOCK_FLOOR: u64 = 1_735_689_600;
 
-/// Looks at everything a node needs.
-pub fn examine(s: &Settings) -> Vec<Finding> {
-    let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(), clock(), dht(s)];
-    first.into_iter().chain([jobs(s), engine()]).collect()
+/// Looks at everything a node needs. `running`: what the node that runs here answers to `GET /relay`.
+pub fn examine(s: &Settings, running: Option<&Value>) -> Vec<Finding> {
+    let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(s), clock(), dht(s)];
+    first.into_iter().chain([relay(s, running), jobs(s), engine()]).collect()
 }
 
 fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
@@ -83,17 +82,18 @@ fn udp_port(s: &Settings) -> Finding {
     }
 }
 
-fn udp_buffers() -> Finding {
+/// Smaller buffers than the node asks for lose packets at a few hundred Mbit/s; a relay asks for more.
+fn udp_buffers(s: &Settings) -> Finding {
+    let wanted = u64::try_from(s.socket_buffer_bytes()).unwrap_or(u64::MAX);
     let read = |name: &str| -> Option<u64> {
         std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?.trim().parse().ok()
     };
     match (read("rmem_max"), read("wmem_max")) {
         (Some(r), Some(w)) => {
-            let mend = format!(
-                "sudo sysctl -w net.core.rmem_max={UDP_BUFFER_WANTED} net.core.wmem_max={UDP_BUFFER_WANTED}"
-            );
-            let ok = r.min(w) >= UDP_BUFFER_WANTED;
-            finding("UDP buffers", ok, false, format!("at most {r} B received, {w} B sent"), Some(mend))
+            let mend = format!("sudo sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}");
+            let ok = r.min(w) >= wanted;
+            let found = format!("at most {r} B received, {w} B sent; {wanted} B wanted");
+            finding("UDP buffers", ok, false, found, Some(mend))
         }
         _ => finding("UDP buffers", true, false, "not told by this system".into(), None),
     }
@@ -127,6 +127,33 @@ fn dht(s: &Settings) -> Finding {
         }
         DhtModeKey::Public => finding("DHT", true, false, "public Mainline DHT".into(), None),
     }
+}
+
+fn relay(s: &Settings, running: Option<&Value>) -> Finding {
+    let told = |ok, found: String, mend: Option<String>| finding("relay", ok, false, found, mend);
+    let sees = |field: &str| running.is_some_and(|r| r[field] == Value::Bool(true));
+    // A flag may have told the node that runs more than the configuration says.
+    if !s.relay && !sees("willing") {
+        return told(true, "this node is no relay (`relay = false`)".into(), None);
+    }
+    let Some(running) = running else {
+        let found = "configured; whether others can reach it shows once the node runs";
+        return told(true, found.into(), None);
+    };
+    if !sees("willing") {
+        let mend = "stop the node and start it again".to_owned();
+        return told(false, "configured, but the node that runs was started without it".into(), Some(mend));
+    }
+    if !sees("proven") {
+        let mend = format!(
+            "let UDP port {} through the firewall, and have the router forward it to this machine",
+            s.quic_port
+        );
+        return told(false, "willing, but nobody has reached it from outside yet".into(), Some(mend));
+    }
+    let number = |field: &str| running[field].as_u64().unwrap_or(0);
+    let sessions = number("reserved") + number("visitors");
+    told(true, format!("relaying: {sessions} of {} sessions", number("sessions_max")), None)
 }
 
 fn jobs(s: &Settings) -> Finding {
@@ -174,5 +201,35 @@ fn engine() -> Finding {
             )
         }
         Err(e) => finding("engine", false, false, format!("workers cannot be started: {e}"), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_relay_is_told_what_keeps_it_from_relaying() {
+        let s = Settings { relay: true, ..Settings::default() };
+        let seen = |willing, proven| json!({"willing": willing, "proven": proven, "reserved": 2, "visitors": 1, "sessions_max": 9});
+        assert!(relay(&Settings::default(), None).ok);
+        assert!(relay(&Settings::default(), Some(&seen(true, true))).found.contains("3 of 9"));
+        assert!(relay(&s, None).found.contains("once the node runs"));
+        let restarted = relay(&s, Some(&seen(false, false)));
+        assert!(!restarted.ok && restarted.found.contains("started without it"), "{restarted:?}");
+        let hidden = relay(&s, Some(&seen(true, false)));
+        assert!(!hidden.ok && !hidden.fatal && hidden.mend.unwrap().contains("UDP port 30906"));
+        assert_eq!(relay(&s, Some(&seen(true, true))).found, "relaying: 3 of 9 sessions");
+    }
+
+    #[test]
+    fn a_relay_wants_larger_buffers() {
+        let wanted = |relay| udp_buffers(&Settings { relay, ..Settings::default() }).found;
+        // A system without these files tells nothing.
+        if Path::new("/proc/sys/net/core/rmem_max").exists() {
+            assert!(wanted(false).ends_with("2097152 B wanted"), "{}", wanted(false));
+            assert!(wanted(true).ends_with("8388608 B wanted"), "{}", wanted(true));
+        }
     }
 }

@@ -7,12 +7,12 @@
 
 use crate::api::{ApiBlobs, ApiConfig, ApiDht, ApiServer, BlobError, CoreHandle, OpenBlob};
 use crate::cli::{ADDRESS_FILE, Failure};
-use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings};
+use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings, resolve_relays};
 use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
-use crate::ports::store::{self, JournalOptions, JournalPort};
+use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
 use crate::recording::{self, Seeded};
 use async_channel::{Receiver, Sender};
 use remote_network_core::action::{Action, ActionSink};
@@ -66,6 +66,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
     let (dht_config, sharing) = dht_config(s, &dir);
     let ports = Ports {
+        accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
         blobs: BlobPort::start(&blobs, &events)?,
         dht: DhtPort::start(dht_config, events.clone())?,
@@ -83,7 +84,11 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         node: node_config(s, keypair.clone()),
         journal,
         seed: random()?,
-        bound: Bound { addr: SocketAddr::new(s.listen, s.quic_port), sharing },
+        bound: Bound {
+            addr: SocketAddr::new(s.listen, s.quic_port),
+            buffer_bytes: s.socket_buffer_bytes(),
+            sharing,
+        },
     };
 
     let api = ApiServer::start(
@@ -91,6 +96,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         core.clone(),
         shared,
         ApiDht { handle: ports.dht.handle(), keypair: keypair.clone() },
+        ports.accounts.book(),
     )
     .map_err(|e| Failure::work(e.to_string()))?;
     let address_file = dir.join(ADDRESS_FILE);
@@ -180,6 +186,8 @@ fn dht_config(s: &Settings, dir: &Path) -> (DhtConfig, Option<Sender<Shared>>) {
 #[derive(Clone)]
 struct Bound {
     addr: SocketAddr,
+    /// Wanted size of the system's buffers, each.
+    buffer_bytes: usize,
     sharing: Option<Sender<Shared>>,
 }
 
@@ -210,6 +218,10 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
         jobs_running_max: s.jobs_running_max,
         accept_jobs: s.accept_jobs,
         idle_close_after: Duration::from_secs(s.quic_idle_timeout),
+        relay: s.relay,
+        relay_limits: s.relay_limits(),
+        relays: resolve_relays(&s.relays, s.listen),
+        birthday_probing: s.birthday_probing,
         republish_every: Duration::from_secs(s.metadata_republish_interval),
         discover_every: Duration::from_secs(s.discovery_interval),
     }
@@ -295,8 +307,12 @@ fn drive<N: Driven, S: ActionSink>(
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let clock = Clock::start();
             let node = build(clock.base(), clock.now(), clock.wall())?;
-            let socket =
-                bind(bound.addr, BindOptions::default()).map_err(|e| listen_failed(bound.addr, &e))?;
+            let options = BindOptions {
+                receive_buffer_bytes: bound.buffer_bytes,
+                send_buffer_bytes: bound.buffer_bytes,
+                ..BindOptions::default()
+            };
+            let socket = bind(bound.addr, options).map_err(|e| listen_failed(bound.addr, &e))?;
             let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
             if let Some(sharing) = &bound.sharing {
@@ -312,8 +328,12 @@ fn drive<N: Driven, S: ActionSink>(
             use remote_network_driver_smol::{BindOptions, Clock, Driver, bind};
             let clock = Clock::start();
             let node = build(clock.base(), clock.now(), clock.wall())?;
-            let socket =
-                bind(bound.addr, BindOptions::default()).map_err(|e| listen_failed(bound.addr, &e))?;
+            let options = BindOptions {
+                receive_buffer_bytes: bound.buffer_bytes,
+                send_buffer_bytes: bound.buffer_bytes,
+                ..BindOptions::default()
+            };
+            let socket = bind(bound.addr, options).map_err(|e| listen_failed(bound.addr, &e))?;
             let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
             if let Some(sharing) = &bound.sharing {
@@ -385,6 +405,8 @@ async fn shut_down(handle: &CoreHandle) {
 
 /// Hands every action of the core to its port.
 struct Ports {
+    /// Dropped before the journal, whose lock covers it.
+    accounts: AccountPort,
     journal: JournalPort,
     blobs: BlobPort,
     dht: DhtPort,
@@ -404,7 +426,11 @@ impl ActionSink for Ports {
                 self.engine.submit(job, request);
                 Ok(())
             }
-            Action::Tunnel(_) | Action::Account(_) => Ok(()),
+            Action::Account(account) => {
+                self.accounts.submit(account);
+                Ok(())
+            }
+            Action::Tunnel(_) => Ok(()),
             Action::Socket(_) | Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused

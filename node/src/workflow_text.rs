@@ -194,6 +194,7 @@ impl ParsedWorkflow {
             | CommandError::UnknownService(_)
             | CommandError::Fetch { .. }
             | CommandError::UnknownObject(_)
+            | CommandError::NoSession(_)
             | CommandError::BlockSelf
             | CommandError::Limit(_)
             | CommandError::ShuttingDown => None,

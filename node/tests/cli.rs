@@ -52,6 +52,8 @@ fn wrong_words_are_explained() {
         (&["peers", "show", "key_11111111111111111111111111111111"], &["usable Ed25519"]),
         (&["peers", "show", "key_1111"], &["expected 32 bytes, got 4"]),
         (&["peers", "connect", SOME_KEY, "--addr", "localhost"], &["localhost", "--addr"]),
+        (&["relay", "disconnect", "nobody"], &["nobody", "key_", "40 hex digits"]),
+        (&["start", "--set", "relays=relay.example:1"], &["relays", "key_…@host:port"]),
         (&["service", "remove", "12"], &["12", "64 hex digits"]),
         (&["service", "add", "wasm", "x.wasm", "--memory-mib", "0"], &["--memory-mib", "1..=4096"]),
         (&["service", "add", "wasm", "x.wasm", "--private", "--allow", SOME_KEY], &["--private", "--allow"]),
@@ -88,6 +90,7 @@ fn without_a_node_every_command_that_needs_one_says_so() {
         &["stop"],
         &["peers", "list"],
         &["peers", "connect", SOME_KEY],
+        &["relay", "sessions"],
         &["data", "add", &workflow],
         &["service", "list"],
         &["service", "add", "wasm", &module("count")],
@@ -122,7 +125,7 @@ fn a_generated_configuration_is_valid_and_every_mistake_is_placed() {
     let wrong = write(
         dir.path(),
         "wrong.toml",
-        "quic_port = \"lots\"\nmax_pears = 3\nrelay_keepalive_interval = 5\naccept_jobs = 1\nmin_peers = 60\nlisten = \"here\"\n",
+        "quic_port = \"lots\"\nmax_pears = 3\ngossip_fanout = 5\naccept_jobs = 1\nmin_peers = 60\nlisten = \"here\"\n",
     );
     let said = run(&["config", "check", &wrong]);
     let places: Vec<String> = (1..=6).filter(|n| *n != 5).map(|n| format!("{wrong}:{n}:")).collect();
@@ -130,7 +133,7 @@ fn a_generated_configuration_is_valid_and_every_mistake_is_placed() {
     words.extend([
         "lots",
         "did you mean `max_peers`?",
-        "this version has no relays",
+        "this version has no gossip",
         "accept_jobs",
         "an IP address",
     ]);
@@ -209,6 +212,45 @@ fn tools_of_the_command_line_work() {
     }
     let file = write(dir.path(), "file", "");
     run(&["doctor", "--data-dir", &format!("{file}/inside")]).fails(1, &["cannot run here"]);
+}
+
+// ---------------------------------------------------------------------------------------------- relay
+
+#[test]
+fn an_operator_sees_what_the_relay_does_and_why_it_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Plan::alone(dir.path(), "none").start();
+    let sessions = node.cli(&["relay", "sessions"]).ok();
+    assert!(
+        sessions.stdout.starts_with("PEER") && sessions.stderr.contains("`relay = true`"),
+        "{sessions:?}"
+    );
+    let stats = node.cli(&["relay", "stats"]).ok().stdout;
+    assert!(stats.contains("state      no relay") && stats.contains("30 days    in 0 packets"), "{stats}");
+    node.cli(&["relay", "disconnect", SOME_KEY]).fails(4, &[SOME_KEY, "no session at this relay"]);
+    assert!(node.cli(&["status"]).ok().stdout.contains("\n  NAT        "));
+    let finding = |node: &Node| {
+        let findings = node.cli(&["doctor", "--json"]).ok().json();
+        let all = findings["findings"].as_array().unwrap();
+        all.iter().find(|f| f["check"] == "relay").unwrap()["found"].as_str().unwrap().to_owned()
+    };
+    assert!(finding(&node).contains("no relay"));
+
+    // In a network that is private by configuration, being willing is enough.
+    let node = Plan::alone(dir.path(), "relay").set("relay=true").set("relay_max_sessions=7").start();
+    let relay = node.cli(&["relay", "sessions", "--json"]).ok();
+    assert_eq!(
+        (relay.json()["proven"].as_bool(), relay.json()["sessions_max"].as_u64()),
+        (Some(true), Some(7))
+    );
+    assert_eq!(relay.stderr, "");
+    let stats = node.cli(&["relay", "stats", "--json"]).ok().json();
+    assert_eq!((&stats["serving"], &stats["books"]["lost"]), (&json!(true), &json!(0)));
+    assert_eq!(finding(&node), "relaying: 0 of 7 sessions");
+    node.cli(&["relay", "block", SOME_KEY]).ok();
+    assert!(node.cli(&["relay", "stats"]).ok().stdout.contains(&format!("blocked    {SOME_KEY}")));
+    node.cli(&["relay", "unblock", SOME_KEY]).ok();
+    assert_eq!(node.cli(&["relay", "stats", "--json"]).ok().json()["blocked"], json!([]));
 }
 
 // ---------------------------------------------------------------------------------------------- the story

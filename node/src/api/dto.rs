@@ -2,6 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
+use super::relay::ReachDto;
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,
@@ -31,6 +32,7 @@ pub struct StatusDto {
     services: u32,
     runs_active: u32,
     jobs_active: u32,
+    reach: ReachDto,
     refused: BTreeMap<&'static str, u64>,
 }
 
@@ -66,6 +68,7 @@ impl From<&StatusView> for StatusDto {
             services: v.services,
             runs_active: v.runs_active,
             jobs_active: v.jobs_active,
+            reach: ReachDto::from(&v.reach),
             refused: v.refused.iter().copied().collect(),
         }
     }

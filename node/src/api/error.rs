@@ -117,6 +117,7 @@ impl ApiError {
             | Reply::Submitted(_)
             | Reply::Runs(_)
             | Reply::Run(_)
+            | Reply::Relay(_)
             | Reply::Ticket(_) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
@@ -149,6 +150,9 @@ impl From<CommandError> for ApiError {
                 (StatusCode::NOT_FOUND, "unknown_service", "GET /api/v1/services lists the services")
             }
             CommandError::UnknownObject(_) => (StatusCode::NOT_FOUND, "unknown_object", "send it (again)"),
+            CommandError::NoSession(_) => {
+                (StatusCode::NOT_FOUND, "no_session", "GET /api/v1/relay lists the sessions at this relay")
+            }
             CommandError::BlockSelf => (StatusCode::BAD_REQUEST, "block_self", "name another peer"),
             CommandError::Invalid(problems) => {
                 let located: Vec<Problem> = problems

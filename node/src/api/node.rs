@@ -7,7 +7,7 @@ use super::state::ApiState;
 use axum::Json as Answer;
 use axum::extract::State;
 use remote_network_core::command::{Command, Reply};
-use remote_network_core::id::PeerName;
+use remote_network_core::id::{PeerName, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -109,15 +109,19 @@ pub async fn block(
     State(state): State<ApiState>,
     Json(request): Json<Block>,
 ) -> Result<Answer<Done>, ApiError> {
-    let key = match parse_id("peer", &request.peer, PEER_HINT)? {
-        PeerName::Key(key) => key,
-        // A peer id is only a name: what is blocked is the key of the known peer behind it.
-        name @ PeerName::Id(_) => match state.ask(Command::Peer(name)).await? {
-            Reply::Peer(view) => view.key,
-            other => return Err(ApiError::unexpected(&other)),
-        },
-    };
+    let key = key_of(&state, &request.peer).await?;
     Done::of(&state.ask(Command::Block { key, blocked: request.blocked }).await?)
+}
+
+/// The key of a peer that is named in a body. A peer id is only a name: what counts is the key of the known peer behind it.
+pub async fn key_of(state: &ApiState, name: &str) -> Result<PublicKey, ApiError> {
+    match parse_id("peer", name, PEER_HINT)? {
+        PeerName::Key(key) => Ok(key),
+        name @ PeerName::Id(_) => match state.ask(Command::Peer(name)).await? {
+            Reply::Peer(view) => Ok(view.key),
+            other => Err(ApiError::unexpected(&other)),
+        },
+    }
 }
 
 fn one_peer(reply: &Reply) -> Result<Answer<PeerDto>, ApiError> {

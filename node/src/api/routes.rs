@@ -5,10 +5,10 @@ use super::auth::Refusal;
 use super::error::ApiError;
 use super::guard::{guard, only};
 use super::state::ApiState;
-use super::{dht, events, node, objects, page, runs, services, sessions, workflows};
+use super::{dht, events, node, objects, page, relay, runs, services, sessions, workflows};
 use axum::Router;
 use axum::body::{Body as HttpBody, HttpBody as _, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::header::{self, HeaderMap};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -86,6 +86,9 @@ routes! {
     POST   "/peers/connect"                      Token   Body::Json(SMALL)     => node::connect;
     POST   "/peers/block"                        Token   Body::Json(SMALL)     => node::block;
     GET    "/peers/{peer}"                       Token   Body::None            => node::peer;
+    GET    "/relay"                              Token   Body::None            => relay::show;
+    GET    "/relay/accounts"                     Token   Body::None            => relay::accounts;
+    POST   "/relay/disconnect"                   Token   Body::Json(SMALL)     => relay::disconnect;
     GET    "/dht/status"                         Token   Body::None            => dht::status;
     POST   "/dht/get"                            Token   Body::Json(SMALL)     => dht::get;
     POST   "/dht/put"                            Token   Body::Json(SMALL)     => dht::put;
@@ -319,6 +322,20 @@ impl<T: DeserializeOwned + Send> FromRequestParts<ApiState> for Segments<T> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
             Err(e) => Err(ApiError::bad_request("path", e.body_text(), "percent-encode UTF-8 in the path")),
+        }
+    }
+}
+
+/// What follows the `?`, read strictly.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<ApiState> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiError> {
+        match Query::<T>::try_from_uri(&parts.uri) {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(e) => Err(ApiError::bad_request("query", e.body_text(), "write `?name=value&name=value`")),
         }
     }
 }

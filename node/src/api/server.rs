@@ -8,6 +8,7 @@ use super::guard::Hosts;
 use super::routes::router;
 use super::sessions::sign_in_link;
 use super::state::{ApiState, Ending};
+use crate::ports::store::AccountBook;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -95,6 +96,7 @@ impl ApiServer {
         core: CoreHandle,
         blobs: Arc<dyn ApiBlobs>,
         dht: ApiDht,
+        books: AccountBook,
     ) -> Result<Self, ApiStartError> {
         if !config.listen.ip().is_loopback() {
             return Err(ApiStartError::NotLoopback(config.listen));
@@ -113,6 +115,7 @@ impl ApiServer {
             core,
             blobs,
             dht,
+            books,
             gatekeeper: Arc::new(Gatekeeper::new(&token, Instant::now())),
             hosts: Hosts::loopback(addr.port()),
             addr,

@@ -6,6 +6,7 @@ use super::core_handle::CoreHandle;
 use super::dht::ApiDht;
 use super::error::ApiError;
 use super::guard::Hosts;
+use crate::ports::store::AccountBook;
 use remote_network_core::command::{Command, Reply};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct ApiState {
     pub blobs: Arc<dyn ApiBlobs>,
     /// The DHT.
     pub dht: ApiDht,
+    /// The relay's books.
+    pub books: AccountBook,
     /// Who may come in.
     pub gatekeeper: Arc<Gatekeeper>,
     /// Under which names.

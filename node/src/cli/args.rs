@@ -54,6 +54,9 @@ pub enum Command {
     /// Peers the node knows.
     #[command(subcommand)]
     Peers(PeersCommand),
+    /// This node as a relay for others.
+    #[command(subcommand)]
+    Relay(RelayCommand),
     /// Items and announcements in the DHT.
     #[command(subcommand)]
     Dht(DhtCommand),
@@ -200,6 +203,30 @@ pub enum PeersCommand {
         #[arg(long, value_name = "ADDR")]
         addr: Option<SocketAddr>,
     },
+}
+
+/// `relay …`
+#[derive(Subcommand, Debug)]
+pub enum RelayCommand {
+    /// Who has a session here, and what was passed on for whom.
+    Sessions,
+    /// End the session of a peer; it may come back after a minute.
+    Disconnect {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
+    /// Refuse everything of a peer, here and everywhere else on this node: the same as `peers block`.
+    Block {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
+    /// Refuse a peer no more.
+    Unblock {
+        /// Its key (key_…) or the peer id (40 hex digits) of a known peer.
+        peer: PeerName,
+    },
+    /// What was passed on and dropped since the start, today and in the last thirty days (of UTC).
+    Stats,
 }
 
 /// `dht …`

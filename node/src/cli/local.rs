@@ -13,6 +13,10 @@ use serde_json::json;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long `doctor` waits for a node that may hang.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// `start`
 pub fn start(global: &Global, args: &StartArgs) -> Result<(), Failure> {
@@ -268,10 +272,18 @@ pub fn receipt(global: &Global, command: &ReceiptCommand) -> Result<(), Failure>
     Ok(())
 }
 
+/// What the node that runs on this data directory says of itself as a relay; `None` when none runs, or none answers soon.
+fn running_relay(data_dir: &Path) -> Option<serde_json::Value> {
+    let client = super::Client::of(data_dir).ok()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(async { tokio::time::timeout(ANSWER_WITHIN, client.get("/relay")).await.ok()?.ok() })
+}
+
 /// `doctor`
 pub fn doctor(global: &Global) -> Result<(), Failure> {
     let settings = configuration(global, &[])?.settings;
-    let findings = examination::examine(&settings);
+    let running = running_relay(&settings.data_dir);
+    let findings = examination::examine(&settings, running.as_ref());
     if global.json {
         let list: Vec<_> = findings
             .iter()

@@ -9,6 +9,7 @@ mod dht;
 mod local;
 mod output;
 mod receipts;
+mod relay;
 mod remote;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
@@ -133,6 +134,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Stop
         | Command::Status
         | Command::Peers(_)
+        | Command::Relay(_)
         | Command::Dht(_)
         | Command::Data(_)
         | Command::Service(_)

@@ -5,7 +5,7 @@ use super::args::{
     WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration};
+use super::{Client, Failure, configuration, relay};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -32,6 +32,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Stop => stop(&client, shown).await,
             Command::Status => status(&client, shown).await,
             Command::Dht(c) => super::dht::run(&client, shown, c).await,
+            Command::Relay(c) => relay::run(&client, shown, c).await,
             Command::Peers(c) => peers(&client, shown, c).await,
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
@@ -93,6 +94,9 @@ async fn status(client: &Client, shown: Shown) -> Result<(), Failure> {
         for o in s["observed_addrs"].as_array().into_iter().flatten() {
             println!("  seen as    {} by {} peer(s)", text(o, "addr"), text(o, "peers"));
         }
+        for (label, words) in relay::reach_words(&s["reach"]) {
+            println!("  {label:<9}  {words}");
+        }
         println!("  peers      {} connected, {} known", text(s, "connected"), text(s, "known"));
         let reachable =
             if s["dht_reachable"].as_bool() == Some(true) { "reachable" } else { "not reachable" };
@@ -127,7 +131,7 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
                         vec![
                             text(p, "key"),
                             text(p, "state"),
-                            text(p, "addr"),
+                            relay::path_cell(p),
                             rtt,
                             text(p, "services"),
                             ago(p["last_seen"].as_u64()),
@@ -153,7 +157,7 @@ async fn peers(client: &Client, shown: Shown, command: PeersCommand) -> Result<(
     Ok(())
 }
 
-async fn block(client: &Client, shown: Shown, peer: &str, blocked: bool) -> Result<(), Failure> {
+pub(super) async fn block(client: &Client, shown: Shown, peer: &str, blocked: bool) -> Result<(), Failure> {
     client.post("/peers/block", &json!({"peer": peer, "blocked": blocked})).await?;
     shown.value(&json!({"peer": peer, "blocked": blocked}), |_| {
         println!("{} {peer}", if blocked { "blocked" } else { "no longer blocked:" });
@@ -165,7 +169,9 @@ fn show_peer(p: &Value) {
     println!("{}", text(p, "key"));
     println!("  peer id    {}", text(p, "peer_id"));
     println!("  state      {} since {}", text(p, "state"), ago(p["since"].as_u64()));
-    println!("  path       {}", p["addr"].as_str().map_or("-".into(), |a| format!("direct, {}", plain(a))));
+    for (n, line) in relay::path_words(p).iter().enumerate() {
+        println!("  {:<9}  {line}", if n == 0 { "path" } else { "" });
+    }
     if let Some(us) = p["rtt_us"].as_u64() {
         println!("  rtt        {:.1} ms", us as f64 / 1000.0);
     }
@@ -183,7 +189,7 @@ fn show_peer(p: &Value) {
 }
 
 /// The list in an answer: the answer itself, or its field.
-fn items<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn items<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     let list = if answer.is_array() { answer } else { &answer[field] };
     list.as_array().into_iter().flatten()
 }

@@ -1,7 +1,8 @@
 //! The table of keys: one row each, and nothing about a key anywhere else.
 
+use super::relays::RELAYS_MAX;
 use super::source::Raw;
-use super::{DhtBackendKey, DhtModeKey, DhtPortKey, DriverKey, Settings};
+use super::{DhtBackendKey, DhtModeKey, DhtPortKey, DriverKey, RelayAt, Settings};
 use remote_network_core::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,13 @@ pub(super) struct Key {
     pub(super) show: fn(&Settings) -> String,
 }
 
+/// Smallest limit of a rate, in bytes a second.
+const RATE_MIN: i128 = 10_000;
+/// Largest one: more than any network card carries.
+const RATE_MAX: i128 = 1_000_000_000_000;
+
 /// Names that are kept for later and why they have no effect in this version.
 pub(super) const RESERVED: &[(&str, &str)] = &[
-    ("relay_keepalive_interval", "this version has no relays"),
     ("gossip_fanout", "this version has no gossip"),
     ("initial_trust_score", "this version keeps no trust scores"),
     ("trust_decay_rate", "this version keeps no trust scores"),
@@ -119,7 +124,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         public_addrs,
         addresses,
-        quoted_addresses,
+        quoted_list,
         "ip:port addresses to publish. Empty: those that peers observe."
     ),
     key!(publish_private_addrs, boolean, shown, "Whether addresses of the local network are published too."),
@@ -162,6 +167,63 @@ pub(super) const KEYS: &[Key] = &[
         shown,
         "Bytes that stored objects may take on the disk."
     ),
+    key!(
+        relays,
+        relays,
+        quoted_list,
+        "Relays to use before any other, each \"key_…@host:port\". Names of hosts are looked up when the node starts.",
+        "Empty: the relays that peers and records tell of."
+    ),
+    key!(
+        birthday_probing,
+        boolean,
+        shown,
+        "Whether many sockets may be opened, and many ports tried, for a direct path through a NAT that chooses ports at",
+        "random. Some networks take that for a flood: false goes through a relay there."
+    ),
+    key!(
+        relay,
+        boolean,
+        shown,
+        "Whether this node relays for others once one of them has shown that it can be reached from outside."
+    ),
+    key!(
+        relay_max_sessions,
+        number(1, 100_000),
+        shown,
+        "As a relay: sessions at the most, reservations and visitors together."
+    ),
+    key!(
+        relay_sessions_per_address,
+        number(1, 100_000),
+        shown,
+        "As a relay: sessions of one address (IPv6: of one /64); peers behind one NAT share it."
+    ),
+    key!(
+        relay_session_rate,
+        rate,
+        shown,
+        "As a relay: bytes a second that one session may send; 0: no limit."
+    ),
+    key!(
+        relay_address_rate,
+        rate,
+        shown,
+        "As a relay: bytes a second that all sessions of one address may send; 0: no limit."
+    ),
+    key!(relay_total_rate, rate, shown, "As a relay: bytes a second that are passed on in all; 0: no limit."),
+    key!(
+        relay_price,
+        number(0, u32::MAX as i128),
+        shown,
+        "As a relay: price that is told to others, in micro-units per GiB; 0: free."
+    ),
+    key!(
+        relay_keepalive_interval,
+        number(1, 25),
+        shown,
+        "As a relay: seconds between two signs of life that its clients are asked for. Mappings of NATs may end after 30."
+    ),
 ];
 
 fn number<T: TryFrom<i128>>(min: i128, max: i128) -> impl Fn(&Raw) -> Result<T, String> {
@@ -176,6 +238,13 @@ fn number<T: TryFrom<i128>>(min: i128, max: i128) -> impl Fn(&Raw) -> Result<T, 
             .and_then(|v| T::try_from(v).ok())
             .ok_or_else(|| format!("a whole number from {min} to {max}"))
     }
+}
+
+/// Bytes a second. Below the smallest, not even a handshake gets through in reasonable time.
+fn rate(raw: &Raw) -> Result<u64, String> {
+    let wanted = || format!("0 or a whole number from {RATE_MIN} to {RATE_MAX}");
+    let rate = number(0, RATE_MAX)(raw).map_err(|_| wanted())?;
+    if rate == 0 || i128::from(rate) >= RATE_MIN { Ok(rate) } else { Err(wanted()) }
 }
 
 fn boolean(raw: &Raw) -> Result<bool, String> {
@@ -265,6 +334,13 @@ fn addresses(raw: &Raw) -> Result<Vec<SocketAddr>, String> {
     addresses.filter(|all| all.len() <= 8 && all.iter().all(usable)).ok_or_else(wanted)
 }
 
+fn relays(raw: &Raw) -> Result<Vec<RelayAt>, String> {
+    let wanted = || format!("a list of at most {RELAYS_MAX} \"key_…@host:port\"");
+    let items = list(raw).map_err(|_| wanted())?;
+    let relays: Option<Vec<RelayAt>> = items.iter().map(|r| r.parse().ok()).collect();
+    relays.filter(|all| all.len() <= RELAYS_MAX).ok_or_else(wanted)
+}
+
 fn dht_mode(raw: &Raw) -> Result<DhtModeKey, String> {
     match text(raw) {
         Ok("public") => Ok(DhtModeKey::Public),
@@ -346,12 +422,7 @@ fn optional_quoted_path(path: &Option<PathBuf>) -> String {
     path.as_deref().map_or_else(|| quoted(""), quoted_path)
 }
 
-fn quoted_list(list: &[String]) -> String {
-    let items: Vec<String> = list.iter().map(quoted).collect();
-    format!("[{}]", items.join(", "))
-}
-
-fn quoted_addresses(list: &[SocketAddr]) -> String {
+fn quoted_list<T: std::fmt::Display>(list: &[T]) -> String {
     let items: Vec<String> = list.iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }

@@ -7,12 +7,15 @@
 //! All problems of all sources are told at once, each with its place and its mend.
 
 mod keys;
+mod relays;
 mod source;
 
+pub use relays::{RelayAt, resolve_relays};
 pub use source::{ConfigProblem, Place};
 
 use keys::{KEYS, Key, RESERVED};
 use remote_network_core::limits;
+use remote_network_core::relay::server;
 use source::{Given, suggestion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -91,6 +94,16 @@ pub struct Settings {
     pub accept_jobs: bool,
     pub jobs_running_max: usize,
     pub blobs_quota_bytes: u64,
+    pub relays: Vec<RelayAt>,
+    pub birthday_probing: bool,
+    pub relay: bool,
+    pub relay_max_sessions: usize,
+    pub relay_sessions_per_address: usize,
+    pub relay_session_rate: u64,
+    pub relay_address_rate: u64,
+    pub relay_total_rate: u64,
+    pub relay_price: u32,
+    pub relay_keepalive_interval: u64,
 }
 
 impl Settings {
@@ -115,6 +128,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let limits = server::Config::default();
         Self {
             data_dir: default_data_dir(
                 std::env::var_os("XDG_DATA_HOME").map(PathBuf::from),
@@ -145,6 +159,16 @@ impl Default for Settings {
             accept_jobs: true,
             jobs_running_max: limits::JOBS_RUNNING_MAX,
             blobs_quota_bytes: 20 << 30,
+            relays: Vec::new(),
+            birthday_probing: true,
+            relay: false,
+            relay_max_sessions: limits.sessions_max,
+            relay_sessions_per_address: limits.sessions_per_address_max,
+            relay_session_rate: limits.session_rate,
+            relay_address_rate: limits.address_rate,
+            relay_total_rate: limits.total_rate,
+            relay_price: limits.price,
+            relay_keepalive_interval: limits.keepalive.as_secs(),
         }
     }
 }
@@ -317,6 +341,9 @@ fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, proble
             "`dht_seed` is true, but a seed needs `dht_mode = \"private\"` and a fixed `dht_port`".into(),
             "set both, or remove dht_seed",
         );
+    }
+    if s.relays.iter().map(RelayAt::key).collect::<BTreeSet<_>>().len() != s.relays.len() {
+        broken(&["relays"], "`relays` names one twice".into(), "name each key once, with one place");
     }
     if s.topics.iter().collect::<BTreeSet<_>>().len() != s.topics.len() {
         broken(&["topics"], "`topics` names one twice".into(), "remove the repeated one");

@@ -53,6 +53,7 @@ fn the_seeds_names_and_ports_are_the_known_ones() {
     assert_eq!((s.quic_port, s.dht_port, s.api_port), (30906, DhtPortKey::Own(30609), 30069));
     assert_eq!((s.quic_idle_timeout, s.metadata_republish_interval, s.discovery_interval), (300, 1800, 30));
     assert_eq!((s.max_peers, s.min_peers), (50, 5));
+    assert_eq!((s.relay, s.relay_max_sessions, s.relay_keepalive_interval), (false, 1_000, 5));
 }
 
 #[test]
@@ -144,6 +145,36 @@ fn keys_that_contradict_each_other_are_told() {
     assert!(problems_of("dht_mode = \"private\"\n")[0].contains("dht_bootstrap"));
     assert!(problems_of("dht_seed = true\n")[0].contains("a seed needs"));
     assert!(problems_of("topics = [\"a\", \"a\"]\n")[0].contains("twice"));
+}
+
+#[test]
+fn relays_are_named_by_key_and_place() {
+    let key = remote_network_core::id::Keypair::from_seed(&[3; 32]).public().to_string();
+    let (_dir, path) =
+        file(&format!("relays = [\"{key}@relay.example:30906\"]\nrelay = true\nrelay_total_rate = 0\n"));
+    let config = check(&path).unwrap();
+    let shown = config.effective().into_iter().find(|e| e.key == "relays").unwrap().value;
+    assert_eq!(shown, format!("[\"{key}@relay.example:30906\"]"));
+    let by_env =
+        load(None, [pair("REMOTE_NETWORK_RELAYS", &format!("{key}@192.0.2.1:1, "))], []).unwrap_err();
+    assert!(
+        by_env[0].to_string().contains("it must be a list of at most 8 \"key_…@host:port\""),
+        "{by_env:?}"
+    );
+
+    let twice = problems_of(&format!("relays = [\"{key}@a.example:1\", \"{key}@b.example:1\"]\n"));
+    assert!(twice[0].contains("`relays` names one twice"), "{twice:?}");
+    for wrong in ["relays = [\"relay.example:30906\"]", "relays = \"relay.example\"", "relays = [7]"] {
+        assert!(problems_of(wrong)[0].contains("key_…@host:port"), "{wrong}");
+    }
+    for wrong in [
+        "relay_session_rate = 9999",
+        "relay_total_rate = -1",
+        "relay_max_sessions = 0",
+        "relay_keepalive_interval = 26",
+    ] {
+        assert!(problems_of(wrong)[0].contains("it must be"), "{wrong}");
+    }
 }
 
 #[test]

@@ -250,11 +250,11 @@ fn a_head_that_never_ends_or_is_too_big_is_cut_off() {
 
 #[test]
 fn only_loopback_can_be_listened_on() {
-    let (events, _) = async_channel::bounded(1);
+    let rig = Rig::start();
     let dir = tempfile::tempdir().unwrap();
     let config = ApiConfig { listen: "0.0.0.0:0".parse().unwrap(), data_dir: dir.path().to_path_buf() };
     let started =
-        ApiServer::start(&config, CoreHandle::new(events, 1), Arc::new(MemoryBlobs::default()), no_dht());
+        ApiServer::start(&config, rig.handle.clone(), rig.blobs.clone(), no_dht(), rig.books.book());
     assert!(matches!(started, Err(ApiStartError::NotLoopback(_))));
     assert!(!dir.path().join(TOKEN_FILE).exists());
 }

@@ -1,10 +1,12 @@
 //! The API over real loopback HTTP, with a core that answers from a script and a store in memory.
 
 mod abuse;
+mod relay;
 mod socket;
 mod usage;
 
 use super::*;
+use crate::ports::store::{self, AccountPort, JournalOptions};
 use async_channel::{Receiver, Sender};
 use remote_network_core::action::Action;
 use remote_network_core::command::*;
@@ -55,6 +57,9 @@ pub struct Rig {
     seen: Arc<Mutex<Vec<Command>>>,
     token: String,
     dir: tempfile::TempDir,
+    /// The relay's books, and the journal they are in.
+    books: AccountPort,
+    _store: (store::Opened, tempfile::TempDir),
     _events: Sender<Event>,
 }
 
@@ -93,7 +98,7 @@ fn status_view() -> StatusView {
         services: 1,
         runs_active: 0,
         jobs_active: 0,
-        reach: Default::default(),
+        reach: relay::reach_view(),
         refused: vec![("forged records", 2)],
     }
 }
@@ -171,11 +176,12 @@ fn answer(command: &Command) -> Reply {
         | Command::RemoveService(_)
         | Command::Block { .. }
         | Command::Keep { .. }
-        | Command::RelayDisconnect(_)
         | Command::Cancel(_)
         | Command::Shutdown => Reply::Done,
+        Command::RelayDisconnect(peer) if *peer == key(2) => Reply::Done,
+        Command::RelayDisconnect(peer) => Reply::Error(CommandError::NoSession(*peer)),
         Command::Services => Reply::Services(Vec::new()),
-        Command::Relay => Reply::Relay(Box::default()),
+        Command::Relay => Reply::Relay(Box::new(relay::relay_view())),
         Command::Plan(w) if w.name == "cycle" => Reply::Planned(Err(vec![Problem {
             place: "nodes.count.service".into(),
             reason: "nobody offers `count`".into(),
@@ -221,9 +227,14 @@ impl Rig {
         blobs.put(LOG);
         let dir = tempfile::tempdir().unwrap();
         let config = ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), data_dir: dir.path().to_path_buf() };
-        let server = ApiServer::start(&config, handle.clone(), blobs.clone(), no_dht()).expect("starts");
+        let home = tempfile::tempdir().unwrap();
+        let journal = store::open(home.path(), JournalOptions::default(), events.clone()).unwrap();
+        let books = AccountPort::start(home.path()).unwrap();
+        let server = ApiServer::start(&config, handle.clone(), blobs.clone(), no_dht(), books.book());
+        let server = server.expect("starts");
         let token = std::fs::read_to_string(server.token_file()).unwrap().trim().to_owned();
-        Self { server: Some(server), handle, blobs, seen, token, dir, _events: events }
+        let _store = (journal, home);
+        Self { server: Some(server), handle, blobs, seen, token, dir, books, _store, _events: events }
     }
 
     fn port(&self) -> u16 {
