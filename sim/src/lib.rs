@@ -41,6 +41,7 @@ pub mod engine;
 pub mod expect;
 pub mod fold;
 pub mod host;
+pub mod nat;
 pub mod net;
 pub mod plan;
 pub mod ports;

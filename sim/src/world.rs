@@ -14,7 +14,7 @@ use crate::disk::{Commit, Disk, DiskSpec};
 use crate::draw::Draw;
 use crate::engine::{Engine, EngineSpec};
 use crate::host::{Birth, Clock, Core, Cryptography, Host, Inbox, SOCKET_BUFFER_DATAGRAMS};
-use crate::net::{Arrival, Flight, Gateway, HostId, Net, Open, Quality};
+use crate::net::{Arrival, Flight, Hop, HostId, Net, Outgoing, Quality, Site};
 use crate::queue::{Due, Queue};
 use crate::replay::Tape;
 use crate::trace::{Kind, Trace};
@@ -24,12 +24,13 @@ use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
 use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
-use remote_network_core::place::{SocketEvent, SocketId, SocketRequest, TunnelEvent, TunnelRequest};
+use remote_network_core::place::{SocketEvent, SocketRequest, TunnelEvent, TunnelRequest};
 use remote_network_core::port::{
     BlobAnswer, BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
 };
 use remote_network_core::rng::derive_seed;
 use remote_network_core::time::Duration;
+use remote_network_core::transport::Transmit;
 use remote_network_core::transport::quic::QuicTransport;
 use std::collections::VecDeque;
 use std::io::Write;
@@ -152,12 +153,12 @@ impl<C: Core> World<C> {
 
     /// Adds a machine, not yet started.
     pub fn add(&mut self, spec: HostSpec) -> HostId {
-        self.add_behind(spec, Box::new(Open))
+        self.add_at(spec, Site::default())
     }
 
-    /// Adds a machine behind a gateway, not yet started.
-    pub fn add_behind(&mut self, spec: HostSpec, gateway: Box<dyn Gateway>) -> HostId {
-        let id = self.net.add(spec.region, spec.quality, gateway);
+    /// Adds a machine in a network behind boxes, not yet started.
+    pub fn add_at(&mut self, spec: HostSpec, site: Site) -> HostId {
+        let id = self.net.add_at(spec.region, spec.quality, site);
         let disk = Disk::new(spec.disk, Draw::derive(self.seed, "disk", u64::from(id)), self.depot.clone());
         let engine = Engine::new(spec.engine, Draw::derive(self.seed, "engine", u64::from(id)));
         self.checks.meet(id, spec.config.keypair.public());
@@ -258,7 +259,7 @@ impl<C: Core> World<C> {
         }
         match host.rise(birth) {
             Ok(()) => {
-                let addrs = self.net.address(id).into_iter().collect();
+                let addrs = self.net.addresses(id);
                 self.feed(id, Event::LocalAddrs(addrs));
                 let health = self.dht.health();
                 self.owe(now_ns + 500_000_000, id, Answer::Dht(health));
@@ -321,8 +322,15 @@ impl<C: Core> World<C> {
 
     /// Moves a machine to a new address, which it is told.
     pub fn move_host(&mut self, id: HostId) {
-        if let Some(address) = self.net.readdress(id) {
-            self.feed(id, Event::LocalAddrs(vec![address]));
+        if let Some(site) = self.net.site(id) {
+            self.roam(id, site);
+        }
+    }
+
+    /// Moves a machine into other networks, while it runs; it is told.
+    pub fn roam(&mut self, id: HostId, site: Site) {
+        if self.net.relocate(id, site).is_some() {
+            self.feed(id, Event::LocalAddrs(self.net.addresses(id)));
             self.drain(id);
         }
     }
@@ -341,7 +349,7 @@ impl<C: Core> World<C> {
         let Some(to) = self.net.address(id) else { return };
         let now_ns = self.now_ns();
         let payload = bytes::BytesMut::from(payload);
-        let flight = Flight { host: id, from, to, ecn: None, queued: true, payload };
+        let flight = Flight { host: id, from, to, ecn: None, hop: Hop::Queued, payload };
         self.queue.push(now_ns, Happening::Flight(flight));
     }
 
@@ -406,10 +414,9 @@ impl<C: Core> World<C> {
     }
 
     fn arrive(&mut self, now_ns: u64, mut flight: Flight) -> Step {
-        match self.net.arrive(now_ns, &flight) {
+        match self.net.arrive(now_ns, &mut flight) {
             Arrival::Lost => Step::Nothing,
             Arrival::At(at_ns) => {
-                flight.queued = true;
                 self.queue.push(at_ns, Happening::Flight(flight));
                 Step::Nothing
             }
@@ -428,6 +435,7 @@ impl<C: Core> World<C> {
 
     fn receive(&mut self, flight: Flight) {
         let (now_ns, id) = (self.now_ns(), flight.host);
+        let Some(socket) = self.net.socket_at(id, flight.to.port()) else { return self.net.unheard() };
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
         if let Some(inbox) = &mut host.inbox {
             if inbox.flights.len() < SOCKET_BUFFER_DATAGRAMS {
@@ -440,8 +448,7 @@ impl<C: Core> World<C> {
         let head = (flight.payload.len() as u64) << 16 | u64::from(flight.from.port());
         self.trace.step(now_ns, id, Kind::Received, &head.to_le_bytes());
         let Flight { from, to, ecn, payload, .. } = flight;
-        let event =
-            Event::Datagram(Datagram { socket: SocketId::MAIN, from, to: Some(to.ip()), ecn, payload });
+        let event = Event::Datagram(Datagram { socket, from, to: Some(to.ip()), ecn, payload });
         host.handle(now_ns, event);
     }
 
@@ -513,7 +520,8 @@ impl<C: Core> World<C> {
                 for payload in buf[..size].chunks(segment) {
                     self.trace.step(now_ns, id, Kind::Sent, payload);
                     let queue = &mut self.queue;
-                    self.net.send(now_ns, id, transmit.to, transmit.ecn, payload, |at_ns, flight| {
+                    let Transmit { socket, to, ecn, .. } = transmit;
+                    self.net.send(now_ns, id, Outgoing { socket, to, ecn, payload }, |at_ns, flight| {
                         queue.push(at_ns, Happening::Flight(flight));
                     });
                 }
@@ -596,7 +604,7 @@ impl<C: Core> World<C> {
     }
 
     fn ask_dht(&mut self, now_ns: u64, id: HostId, op: OpId, request: DhtRequest) {
-        let Some(address) = self.net.address(id) else { return };
+        let Some(address) = self.net.seen_as(id) else { return };
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
         let life = host.life;
         if request == DhtRequest::Cancel {
