@@ -9,8 +9,7 @@ use super::Node;
 use crate::few::Few;
 use crate::id::{ConnId, PeerId, PublicKey};
 use crate::identity::cascade::{DialFailed, DialId};
-use crate::place::{Place, TunnelId};
-use crate::relay::message::Message;
+use crate::place::Place;
 use crate::relay::wire::{Cutter, Direction, Fragmenter, Header, Reassembler};
 use crate::transport::{DialError, Outgoing, Packet, Transport, close_code};
 use bytes::{Bytes, BytesMut};
@@ -38,6 +37,8 @@ struct Waiting {
 pub(super) struct Relaying {
     carriers: Few<ConnId, Box<Carrier>>,
     waiting: Vec<Waiting>,
+    /// Connections to peers that run, or ran, through a relay, and the relayed places known of them.
+    relayed: Few<ConnId, Vec<Place>>,
 }
 
 impl Relaying {
@@ -53,9 +54,36 @@ impl Relaying {
         self.carriers.contains_key(&conn)
     }
 
+    /// Whether any connection may need this one to its relay.
+    pub(super) fn is_in_use(&self, conn: ConnId) -> bool {
+        let through = |p: &Place| matches!(p, Place::Relayed { relay, .. } if *relay == conn);
+        self.relayed.values().any(|places| places.iter().any(through))
+    }
+
+    /// The connection runs through a relay.
+    pub(super) fn is_relayed(&mut self, conn: ConnId) {
+        self.relayed.get_or_insert_with(conn, Vec::new);
+    }
+
+    /// Whether it does, or did.
+    pub(super) fn knows(&self, conn: ConnId) -> bool {
+        self.relayed.contains_key(&conn)
+    }
+
+    /// Connections that run, or ran, through a relay.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnId> {
+        self.relayed.keys().copied()
+    }
+
+    /// The relayed places of a connection.
+    pub(super) fn told(&mut self, conn: ConnId, places: Vec<Place>) {
+        self.relayed.insert(conn, places);
+    }
+
     /// The connection is gone.
     pub(super) fn gone(&mut self, conn: ConnId) {
         self.carriers.remove(&conn);
+        self.relayed.remove(&conn);
     }
 }
 
@@ -163,31 +191,6 @@ impl<T: Transport> Node<T> {
                 self.transport.handle(self.now, Packet { place, to: None, ecn: None, payload });
             }
         }
-    }
-}
-
-impl<T: Transport> Node<T> {
-    /// A relay says something.
-    pub(super) fn relay_frame(&mut self, conn: ConnId, peer: PublicKey, frame: &crate::codec::Frame) {
-        match Message::from_frame(frame) {
-            Ok(Message::Gone { peer: gone }) if gone != self.me.peer_id() => self.no_session(conn, gone),
-            Ok(_) => {}
-            Err(e) => self.broke(conn, &e),
-        }
-        let _ = peer;
-    }
-
-    fn place_gone(&mut self, _place: Place) {}
-
-    pub(super) fn reach_view(&self) -> crate::command::ReachView {
-        crate::command::ReachView::default()
-    }
-}
-
-impl Relaying {
-    /// Where a tunnel came from.
-    pub(super) fn tunnel_from(&self, _tunnel: TunnelId) -> Option<std::net::SocketAddr> {
-        None
     }
 }
 
