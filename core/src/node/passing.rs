@@ -85,9 +85,7 @@ impl<T: Transport> Node<T> {
 
     /// A peer is identified: it may use the relay. That it could dial us is proof that others can, if we never spoke to it.
     pub(super) fn passing_up(&mut self, conn: ConnId, peer: PublicKey, dialled: bool) {
-        let Some(Place::Direct { addr, .. }) = self.transport.place(conn) else {
-            return self.passing_tunnelled(conn, peer);
-        };
+        let Some(Place::Direct { addr, .. }) = self.transport.place(conn) else { return };
         let Some(passing) = &mut self.passing else { return };
         let now = self.now;
         let ip = addr.ip().to_canonical();
@@ -96,14 +94,6 @@ impl<T: Transport> Node<T> {
             self.proven_reachable();
         }
         self.to_server(server::Input::PeerUp { conn, peer, addr });
-    }
-
-    fn passing_tunnelled(&mut self, conn: ConnId, peer: PublicKey) {
-        if let Some(Place::Tunnel(tunnel)) = self.transport.place(conn)
-            && let Some(addr) = self.relaying.tunnel_from(tunnel)
-        {
-            self.to_server(server::Input::PeerUp { conn, peer, addr });
-        }
     }
 
     /// What our record says of the relay; its address is ours, and filled in when there is one.

@@ -139,6 +139,13 @@ impl<T: Transport> Node<T> {
         }
     }
 
+    /// Whether a connection serves relaying, in either role, and is not idle for that.
+    pub(super) fn is_relaying_with(&self, conn: ConnId, peer: &PublicKey) -> bool {
+        self.relaying.is_in_use(conn)
+            || self.reserving.holds(peer)
+            || self.passing.as_ref().is_some_and(|p| p.holds(peer))
+    }
+
     /// A relay says that a peer has no session there: nothing that is sent to it through this relay arrives.
     pub(super) fn no_session(&mut self, relay: ConnId, peer: PeerId) {
         let place = Place::Relayed { relay, peer };

@@ -32,7 +32,7 @@ const WAYS_BYTES_MAX: usize = 1_024;
 const KNOWN_RELAYS_MAX: usize = 16;
 
 /// What the node holds of relays.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reserving {
     client: Client,
     /// As in our record.
@@ -45,6 +45,16 @@ pub(super) struct Reserving {
 }
 
 impl Reserving {
+    pub(super) fn new(me: &PublicKey) -> Self {
+        Self {
+            client: Client::new(me),
+            attachments: Vec::new(),
+            words: String::new(),
+            ways: Few::new(),
+            keepalive: None,
+        }
+    }
+
     pub(super) fn attachments(&self) -> &[Attachment] {
         &self.attachments
     }
@@ -124,9 +134,10 @@ impl<T: Transport> Node<T> {
     }
 
     fn to_client(&mut self, input: client::Input) {
-        let out = drive(&mut self.reserving.client, &mut self.rngs.reserving, self.now, self.wall, |m, cx| {
-            m.handle(cx, input);
-        });
+        let out =
+            drive(&mut self.reserving.client, &mut self.rngs.reserving, self.now, self.wall, |m, cx| {
+                m.handle(cx, input);
+            });
         self.after_client(out);
     }
 

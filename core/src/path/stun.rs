@@ -212,6 +212,11 @@ fn read_addr(value: &[u8]) -> Result<SocketAddr, StunError> {
     Ok(SocketAddr::new(ip, u16::from_be_bytes([high, low])))
 }
 
+/// Whether a STUN message is a request: somebody asks us.
+pub fn is_request(datagram: &[u8]) -> bool {
+    matches!(datagram, [first, second, ..] if first & 0x01 == 0 && second & 0x10 == 0)
+}
+
 /// A Binding request.
 pub fn request(id: TransactionId) -> Vec<u8> {
     message(BINDING_REQUEST, id)

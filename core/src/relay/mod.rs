@@ -14,6 +14,7 @@
 
 mod bucket;
 
+pub mod client;
 pub mod message;
 pub mod server;
 pub mod whereabouts;

@@ -112,6 +112,7 @@ fn peer_view() -> PeerView {
         trouble: None,
         services: 1,
         blocked: false,
+        path: None,
     }
 }
 
