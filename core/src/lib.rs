@@ -24,6 +24,7 @@ pub mod laws;
 pub mod limits;
 pub mod machine;
 pub mod node;
+pub mod path;
 pub mod place;
 pub mod port;
 pub mod problem;
