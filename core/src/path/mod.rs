@@ -16,4 +16,5 @@
 pub mod budget;
 pub mod candidate;
 pub mod choice;
+pub mod paths;
 pub mod probe;

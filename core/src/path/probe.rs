@@ -50,6 +50,9 @@ const BODY_AT: usize = 18;
 const FLAGS_AT: usize = 22;
 const ADDR_AT: usize = 19;
 
+/// Of a ping: its sender uses this address and is not answered. Who is asked so asks back, because perhaps only its answers are lost.
+pub const FLAG_SILENT: u8 = 0x01;
+
 /// Names a connection and a direction of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Tag(pub [u8; 8]);
@@ -63,7 +66,7 @@ pub enum Probe {
         nonce: [u8; 8],
         /// The number of this ping among those of its sender on this connection.
         count: u32,
-        /// None is defined yet. Sent as 0, ignored when read.
+        /// [`FLAG_SILENT`] or nothing. Others are ignored.
         flags: u8,
         /// Whether it has 1,200 bytes.
         full: bool,
