@@ -16,8 +16,8 @@ use crate::time::{Deadline, Duration, Instant};
 const SUSPICION_MIN: Duration = Duration::from_millis(300);
 /// Pings in that time: where a fifth of all datagrams is lost each way, all of them are lost in one of 160 suspicions.
 const SUSPICION_PINGS: u32 = 5;
-/// The peer's changes of place start suspicions at most so often.
-const SUSPICION_EVERY: Duration = Duration::from_secs(1);
+/// What the peer does starts suspicions at most so often.
+const SUSPICION_EVERY: Duration = Duration::from_millis(300);
 /// Pause between pings of a place that has not answered the last one while nothing is being sent, and while a place is new.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 /// So many of them in a row unanswered, and an idle place in use has failed. Of probes of which a fifth is lost each way this
@@ -42,6 +42,8 @@ pub(super) struct Suspicion {
     left: u32,
     /// QUIC waits for an answer.
     pub(super) stuck: bool,
+    /// The peer has left the place, or is not answered there: what arrives from it says nothing about what we send.
+    doubted: bool,
 }
 
 impl Line {
@@ -105,11 +107,13 @@ impl Line {
         }
     }
 
-    /// Asks the direct place in use whether it still answers, and the spare ones whether they do.
+    /// Asks the direct place in use whether it still answers, and the spare ones whether they do. `stuck`: because QUIC is not
+    /// answered; otherwise because of what the peer does.
     pub(super) fn suspect(&mut self, cx: &mut Cx<'_, Output>, env: &mut Env, stuck: bool) {
         let Some(used) = self.used().filter(|at| self.places[*at].is_proven_direct()) else { return };
         if let Some(suspicion) = &mut self.suspicion {
             suspicion.stuck |= stuck;
+            suspicion.doubted |= !stuck;
             return;
         }
         let lately = self.suspected_at.is_some_and(|at| cx.now.since(at) < SUSPICION_EVERY);
@@ -126,6 +130,7 @@ impl Line {
             next: Some(cx.now + every),
             left: SUSPICION_PINGS - 1,
             stuck,
+            doubted: !stuck,
         });
         let proven: Vec<usize> =
             (0..self.places.len()).filter(|at| self.places[*at].is_proven_direct()).collect();
@@ -167,8 +172,9 @@ impl Line {
             known.unanswered = 0;
             known.proven_at = cx.now;
         }
-        if is_used {
-            self.suspicion = None;
+        if is_used && let Some(suspicion) = &mut self.suspicion {
+            suspicion.stuck = false;
+            self.suspicion.take_if(|s| !s.doubted);
         }
         if back {
             self.clear_lost(cx);
