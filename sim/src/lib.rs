@@ -50,6 +50,7 @@ pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod trace;
+pub mod tunnel;
 pub mod world;
 
 #[cfg(test)]

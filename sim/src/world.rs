@@ -18,15 +18,16 @@ use crate::net::{Arrival, Flight, Hop, HostId, Net, Outgoing, Quality, Site};
 use crate::queue::{Due, Queue};
 use crate::replay::Tape;
 use crate::trace::{Kind, Trace};
+use crate::tunnel::{Effect, Tunnels, Turn};
 use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
 use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
-use remote_network_core::place::{SocketEvent, SocketRequest, TunnelEvent, TunnelRequest};
+use remote_network_core::place::{SocketEvent, SocketRequest, TunnelEvent};
 use remote_network_core::port::{
-    BlobAnswer, BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
+    BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
 };
 use remote_network_core::rng::derive_seed;
 use remote_network_core::time::Duration;
@@ -43,6 +44,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timer turns of one host without its clock moving on; more is a busy loop.
 const IDLE_TURNS_MAX: u32 = 1_000;
+/// Until a further socket is bound.
+const SOCKET_OPENS_NS: u64 = 200_000;
 
 /// The answer a port owes to one life of a host.
 struct Owed {
@@ -58,12 +61,15 @@ enum Answer {
     Blob(OpId, BlobRequest),
     EngineStarted(JobId, u64),
     EngineEnds(JobId, u64),
+    Socket(SocketEvent),
+    Tunnel(TunnelEvent),
 }
 
 /// Something scheduled. Datagrams are by far the most, so the rest is boxed.
 enum Happening {
     Flight(Flight),
     Owed(Box<Owed>),
+    Tunnel(Turn),
     /// A mark set by whoever drives the world: [`Step::Mark`].
     Mark(u64),
 }
@@ -119,6 +125,7 @@ pub struct World<C: Core = Node<QuicTransport>> {
     /// Who watches.
     pub checks: Checks,
     depot: Depot,
+    tunnels: Tunnels,
     queue: Queue<Happening>,
     trace: Trace,
     said: VecDeque<Said>,
@@ -139,6 +146,7 @@ impl<C: Core> World<C> {
             hosts: Vec::new(),
             checks: Checks::default(),
             depot: Depot::default(),
+            tunnels: Tunnels::new(seed),
             queue: Queue::default(),
             trace: Trace::default(),
             said: VecDeque::new(),
@@ -282,6 +290,9 @@ impl<C: Core> World<C> {
             host.fall();
             host.disk.crash();
             self.queue.arm(id, None);
+            self.net.close_sockets(id);
+            let effects = self.tunnels.crash(now_ns, id);
+            self.follow(effects);
         }
     }
 
@@ -380,6 +391,13 @@ impl<C: Core> World<C> {
             Due::Event(Happening::Mark(mark)) => Step::Mark(mark),
             Due::Event(Happening::Flight(flight)) => self.arrive(now_ns, flight),
             Due::Event(Happening::Owed(owed)) => self.settle(now_ns, *owed),
+            Due::Event(Happening::Tunnel(turn)) => {
+                let hosts = &self.hosts;
+                let lives = |id: HostId| hosts.get(id as usize).filter(|h| h.core.is_some()).map(|h| h.life);
+                let effects = self.tunnels.turn(now_ns, &self.net, &lives, turn);
+                self.follow(effects);
+                Step::Nothing
+            }
         })
     }
 
@@ -469,6 +487,16 @@ impl<C: Core> World<C> {
         }
     }
 
+    /// What follows from something about a tunnel.
+    fn follow(&mut self, effects: Vec<(u64, Effect)>) {
+        for (at_ns, effect) in effects {
+            match effect {
+                Effect::Tell(id, event) => self.owe(at_ns, id, Answer::Tunnel(event)),
+                Effect::Turn(turn) => self.queue.push(at_ns, Happening::Tunnel(turn)),
+            }
+        }
+    }
+
     /// A port's answer has fallen due.
     fn settle(&mut self, now_ns: u64, owed: Owed) -> Step {
         let Owed { host: id, life, answer } = owed;
@@ -498,9 +526,11 @@ impl<C: Core> World<C> {
                 let exit = host.engine.finish(now_ns, job, serial, &mut host.disk.blobs);
                 exit.map(|e| Event::Engine(EngineReport { job, event: EngineEvent::Exited(e) }))
             }
+            Answer::Socket(event) => Some(Event::Socket(event)),
+            Answer::Tunnel(event) => Some(Event::Tunnel(event)),
         };
         let Some(event) = event else { return Step::Nothing };
-        trace_answer(&mut self.trace, now_ns, id, &event);
+        self.trace.answer(now_ns, id, &event);
         self.feed(id, event);
         self.drain(id);
         Step::Host(id)
@@ -542,7 +572,7 @@ impl<C: Core> World<C> {
     }
 
     fn act(&mut self, now_ns: u64, id: HostId, action: Action) {
-        trace_action(&mut self.trace, now_ns, id, &action);
+        self.trace.action(now_ns, id, &action);
         let net = &self.net;
         self.checks.action(now_ns, id, &action, |addr| net.host_at(addr));
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
@@ -571,14 +601,18 @@ impl<C: Core> World<C> {
                 }
             }
             Action::Socket(SocketRequest::Open(socket)) => {
-                self.feed(id, Event::Socket(SocketEvent::Failed(socket, "not simulated".into())));
+                let answer = match self.net.open_socket(id, socket) {
+                    Some(addr) => SocketEvent::Opened(socket, addr),
+                    None => SocketEvent::Failed(socket, "too many open files".into()),
+                };
+                self.owe(now_ns + SOCKET_OPENS_NS, id, Answer::Socket(answer));
             }
-            Action::Socket(SocketRequest::Close(_)) => {}
-            Action::Tunnel(TunnelRequest::Open { tunnel, .. }) => {
-                let why = "not simulated".into();
-                self.feed(id, Event::Tunnel(TunnelEvent::Closed { tunnel, why }));
+            Action::Socket(SocketRequest::Close(socket)) => self.net.close_socket(id, socket),
+            Action::Tunnel(request) => {
+                let life = host.life;
+                let effects = self.tunnels.request(now_ns, &mut self.net, id, life, request);
+                self.follow(effects);
             }
-            Action::Tunnel(TunnelRequest::Send { .. } | TunnelRequest::Close(_)) => {}
             Action::Account(_) => {}
             Action::Reply { id: command, reply } => {
                 if !host.commands.remove(&command) {
@@ -598,6 +632,9 @@ impl<C: Core> World<C> {
                 if fault.is_none() && owed > 0 {
                     self.checks.found(now_ns, id, Violation::Unanswered(owed));
                 }
+                self.net.close_sockets(id);
+                let effects = self.tunnels.ends_of(now_ns, &self.net, id);
+                self.follow(effects);
                 self.said.push_back(Said::Stopped(id, fault));
             }
         }
@@ -620,57 +657,5 @@ impl<C: Core> World<C> {
             let owed = Owed { host: id, life, answer: Answer::Dht(event) };
             queue.push(at_ns, Happening::Owed(Box::new(owed)));
         });
-    }
-}
-
-/// Folds an action in by what identifies it, without writing out large payloads.
-fn trace_action(trace: &mut Trace, now_ns: u64, id: HostId, action: &Action) {
-    match action {
-        Action::Persist { lsn, ops } => {
-            trace.step(now_ns, id, Kind::Action, &lsn.0.to_le_bytes());
-            for op in ops {
-                trace.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?}"));
-            }
-        }
-        Action::Blob { op, request: BlobRequest::Write { digest, piece, bytes } } => {
-            trace.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?} {digest:?} {piece}"));
-            trace.step(now_ns, id, Kind::Action, bytes);
-        }
-        Action::Blob { .. }
-        | Action::Dht { .. }
-        | Action::Engine { .. }
-        | Action::Socket(_)
-        | Action::Tunnel(_)
-        | Action::Account(_)
-        | Action::Reply { .. }
-        | Action::Notify(_)
-        | Action::Stopped { .. } => {
-            trace.step_fmt(now_ns, id, Kind::Action, format_args!("{action:?}"));
-        }
-    }
-}
-
-/// Folds an answer in; bytes read from the store are folded as they are, not written out.
-fn trace_answer(trace: &mut Trace, now_ns: u64, id: HostId, event: &Event) {
-    match event {
-        Event::Blob { op, result: Ok(BlobAnswer::Bytes(bytes)) } => {
-            trace.step(now_ns, id, Kind::Answer, &op.0.to_le_bytes());
-            trace.step(now_ns, id, Kind::Answer, bytes);
-        }
-        Event::Datagram(_)
-        | Event::Datagrams(_)
-        | Event::LocalAddrs(_)
-        | Event::Persisted { .. }
-        | Event::PersistFailed { .. }
-        | Event::Dht(_)
-        | Event::Blob { .. }
-        | Event::Engine(_)
-        | Event::Socket(_)
-        | Event::Tunnel(_)
-        | Event::Mapped(_)
-        | Event::Nearby { .. }
-        | Event::Command { .. } => {
-            trace.step_fmt(now_ns, id, Kind::Answer, format_args!("{event:?}"));
-        }
     }
 }

@@ -13,6 +13,7 @@
 //! packets without overtaking, so overtaking is a fault of its own ([`Quality::reorder_ppm`]).
 
 mod link;
+mod stream;
 mod topology;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ use remote_network_core::place::SocketId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+pub use stream::StreamWay;
 pub use topology::{INTERNET, NetworkId};
 use topology::{Interface, Next, Topology};
 

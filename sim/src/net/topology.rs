@@ -37,6 +37,8 @@ struct Uplink {
     outer: NetworkId,
     region: u8,
     gate: Gate,
+    /// Counts how often the box forgot everything.
+    restarts: u32,
 }
 
 #[derive(Default)]
@@ -95,7 +97,7 @@ impl Topology {
         let outer = if self.network(outer).is_some() { outer } else { INTERNET };
         let id = self.networks.len() as NetworkId;
         let gate = Gate::new(spec, Vec::new(), Draw::derive(self.seed, "box", u64::from(id)));
-        let uplink = Some(Uplink { outer, region, gate });
+        let uplink = Some(Uplink { outer, region, gate, restarts: 0 });
         self.networks.push(Network { uplink, ..Network::default() });
         self.readdress(id);
         id
@@ -114,6 +116,7 @@ impl Topology {
     pub(super) fn reboot(&mut self, id: NetworkId) {
         if let Some(uplink) = self.gate_mut(id) {
             uplink.gate.reboot();
+            uplink.restarts += 1;
         }
     }
 
@@ -133,6 +136,7 @@ impl Topology {
         fresh.iter().for_each(|ip| self.attach(outer, *ip, Attached::Box(id)));
         if let Some(uplink) = self.gate_mut(id) {
             uplink.gate.readdress(fresh);
+            uplink.restarts += 1;
         }
     }
 
@@ -271,5 +275,30 @@ impl Topology {
             network = uplink.outer;
         }
         ip
+    }
+
+    /// Where a stream of an insider to an address ends: the host, the insider's address as seen there, and the restarts
+    /// of all boxes on the way, which would have ended it. Streams get out everywhere and in nowhere.
+    pub(super) fn stream(&self, from: Interface, to: IpAddr) -> Option<(HostId, IpAddr, u32, bool)> {
+        let Interface { mut network, mut ip } = from;
+        let mut restarts = 0;
+        loop {
+            let here = self.network(network)?;
+            match here.routes.get(&to) {
+                Some(Attached::Host(host)) => {
+                    let near = network == from.network && network != INTERNET;
+                    return Some((*host, ip, restarts, near));
+                }
+                Some(Attached::Box(_)) => return None,
+                None => {}
+            }
+            let uplink = here.uplink.as_ref()?;
+            if uplink.gate.outside().contains(&to) {
+                return None;
+            }
+            restarts += uplink.restarts;
+            ip = uplink.gate.outside_of(ip).unwrap_or(ip);
+            network = uplink.outer;
+        }
     }
 }
