@@ -28,8 +28,14 @@ const BUSY_WAIT: Duration = Duration::from_secs(10);
 impl Puncher {
     fn offer(&self, now: Instant) -> Option<Offer> {
         let own = self.own.clone()?;
-        let free = !self.sessions.values().any(|s| matches!(&s.phase, Phase::Firing(f) if f.is_birthday()));
-        Some(Offer { birthday: self.birthday_allowed && free && self.ledger.has_birthday(now), ..own })
+        let birthday = self.has_birthday() && self.ledger.has_birthday(now);
+        Some(Offer { birthday, ..own })
+    }
+
+    /// Whether birthday probing may begin: it is allowed, and none is under way.
+    fn has_birthday(&self) -> bool {
+        let under_way = |s: &Session| matches!(&s.phase, Phase::Firing(f) if f.is_birthday());
+        self.birthday_allowed && !self.sessions.values().any(under_way)
     }
 
     /// Another connection of the same peer punches.
@@ -238,6 +244,7 @@ impl Puncher {
 
     /// Both fire.
     pub(super) fn fire(&mut self, cx: &mut Cx<'_, Output>, conn: ConnId) {
+        let has_birthday = self.has_birthday();
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Some(round) = &mut session.round else { return };
         let Some(theirs) = &round.theirs else { return };
@@ -248,7 +255,7 @@ impl Puncher {
         } else {
             "no packet came through"
         };
-        if round.plan.birthday.is_some() && !(self.birthday_allowed && self.ledger.spend_birthday(cx.now)) {
+        if round.plan.birthday.is_some() && !(has_birthday && self.ledger.spend_birthday(cx.now)) {
             round.plan.birthday = None;
         }
         let exact = exact(&round.mine, theirs, &session.seen);

@@ -401,7 +401,7 @@ fn a_liar_gets_no_spray_at_an_address_where_nobody_else_saw_it() {
 }
 
 #[test]
-fn birthday_rounds_are_bounded_by_the_hour_and_one_at_a_time() {
+fn birthday_rounds_are_bounded_by_the_hour() {
     let mut rig = machine(false);
     rig.outputs();
     let theirs = offer(APD, &["198.51.100.7:9000"]);
@@ -418,6 +418,31 @@ fn birthday_rounds_are_bounded_by_the_hour_and_one_at_a_time() {
         assert!(probes.len() <= GUESSES_MAX + 9, "{}", probes.len());
     }
     assert_eq!(guessed, ledger::BIRTHDAYS_PER_HOUR);
+}
+
+#[test]
+fn only_one_birthday_round_is_under_way_also_when_two_were_agreed_on() {
+    let mut rig = machine(false);
+    rig.outputs();
+    let theirs = offer(APD, &["198.51.100.7:9000"]);
+    for n in [1, 2u8] {
+        let conn = ConnId(n.into());
+        rig.handle(Input::Relayed { conn, peer: key(n), initiator: false, rtt: Duration::ZERO });
+        rig.handle(Input::Seen { conn, ip: theirs.candidates[0].ip() });
+        let connect = Message::Connect { nonce: Nonce([n; 8]), attempt: 1, offer: theirs.clone() };
+        let said = rig.tell(Input::Frame { conn, frame: connect.to_frame() });
+        assert!(matches!(&sent(&said)[..], [Message::Answer { offer, .. }] if offer.birthday));
+    }
+    for n in [1, 2u8] {
+        let frame = Message::Sync { nonce: Nonce([n; 8]) }.to_frame();
+        rig.handle(Input::Frame { conn: ConnId(n.into()), frame });
+    }
+    let said = rig.wait(Duration::from_secs(12));
+    let guesses = |n: u64| {
+        let of = |o: &&Output| matches!(o, Output::Probe { conn, .. } if *conn == ConnId(n));
+        said.iter().filter(of).count()
+    };
+    assert!(guesses(1) > 1_000 && guesses(2) <= FIRE_AT.len(), "{} {}", guesses(1), guesses(2));
 }
 
 #[test]
