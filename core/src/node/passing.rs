@@ -15,6 +15,7 @@ use crate::dht::record::RelayOffer;
 use crate::id::{CommandId, ConnId, PublicKey};
 use crate::machine::Machine;
 use crate::place::Place;
+use crate::relay::message::Message;
 use crate::relay::server::{self, Room, Server};
 use crate::relay::whereabouts::{At, Tell};
 use crate::time::{Deadline, Duration, Instant};
@@ -110,7 +111,16 @@ impl<T: Transport> Node<T> {
             passing.spoken = BTreeMap::new();
             self.to_server(server::Input::Serve(true));
             self.content_changed();
+            self.offer_relay();
         }
+    }
+
+    /// Those who are connected were told that this node is no relay; now it is.
+    fn offer_relay(&mut self) {
+        let Some(load) = self.passing.as_ref().map(|p| p.server.load()) else { return };
+        let frame = Message::Load(load).to_frame();
+        let up: Vec<ConnId> = self.links.iter().filter(|(_, l)| l.identified).map(|(c, _)| c).collect();
+        up.into_iter().for_each(|conn| self.send_on(conn, &frame));
     }
 
     /// A connection ended.

@@ -125,10 +125,16 @@ impl<T: Transport> Node<T> {
 
     /// A relay says something.
     pub(super) fn relay_frame(&mut self, conn: ConnId, frame: &Frame) {
-        if let Ok(Message::Gone { peer }) = Message::from_frame(frame)
-            && peer != self.me.peer_id()
-        {
-            return self.no_session(conn, peer);
+        match Message::from_frame(frame) {
+            Ok(Message::Gone { peer }) if peer != self.me.peer_id() => return self.no_session(conn, peer),
+            // Unasked: the peer has become a relay since it told who it is.
+            Ok(Message::Load(load)) => {
+                let key = self.links.get(conn).map(|l| l.peer);
+                if let (Some(key), Some(addr)) = (key, self.addr_of(conn)) {
+                    self.to_client(client::Input::Candidate { key, addr, price: load.price });
+                }
+            }
+            Ok(_) | Err(_) => {}
         }
         self.to_client(client::Input::Frame { conn, frame: frame.clone() });
     }
