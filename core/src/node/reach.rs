@@ -16,6 +16,7 @@
 
 use super::Node;
 use super::wiring::{Inside, drive};
+use crate::action::Action;
 use crate::command::{PunchCount, ReachView, RelayUse};
 use crate::dht;
 use crate::dht::endpoint::{Scope, scope, usable};
@@ -24,14 +25,15 @@ use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey};
 use crate::identity::cascade;
 use crate::machine::Machine;
+use crate::path::behaviour::Allocation;
 use crate::path::behaviour::observer::{self, Observer};
 use crate::path::paths::{self, Paths};
 use crate::path::probe::{self, ProbeKeys};
 use crate::path::punch::{self, Puncher};
 use crate::path::stun::{self, StunClient};
-use crate::place::{Place, SocketEvent, SocketId};
+use crate::place::{Place, SocketEvent, SocketId, SocketRequest};
 use crate::relay::whereabouts::{At, Tell};
-use crate::time::{Deadline, Duration};
+use crate::time::{Deadline, Duration, Instant};
 use crate::transport::{Transmit, Transport};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -41,6 +43,10 @@ use std::net::SocketAddr;
 const PROBE_SECRET: &[u8] = b"remote-network path probes v1";
 /// Datagrams of our own that wait to be sent; the rooms' budgets keep them far below.
 const WAITING_MAX: usize = 4_096;
+/// Sockets opened for a moment to see which ports a NAT gives to new mappings.
+const MEASURING: [SocketId; 2] = [SocketId(1), SocketId(2)];
+/// They are closed after this long, answered or not.
+const MEASURING_TIME: Duration = Duration::from_secs(3);
 /// STUN servers asked about ourselves.
 const STUN_SERVERS_MAX: usize = 8;
 
@@ -59,6 +65,17 @@ pub(super) struct Reach {
     told: Vec<SocketAddr>,
     /// Public nodes we met, which answer STUN; the last one first.
     servers: Vec<SocketAddr>,
+    /// Until when further sockets are open to measure with; once measured, for ever.
+    measuring: Measuring,
+}
+
+/// Whether the ports of new mappings were looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Measuring {
+    #[default]
+    Never,
+    Until(Instant),
+    Done,
 }
 
 impl Reach {
@@ -78,6 +95,10 @@ impl Reach {
             self.puncher.poll_timeout(),
             self.observer.poll_timeout(),
             self.stun.poll_timeout(),
+            match self.measuring {
+                Measuring::Until(at) => Some(Deadline::new(at, "close measuring sockets")),
+                Measuring::Never | Measuring::Done => None,
+            },
         ]
         .into_iter()
         .fold(None, Deadline::earlier)
@@ -130,6 +151,11 @@ impl<T: Transport> Node<T> {
             SocketEvent::Opened(socket, local) => {
                 let bound = observer::Input::Bound { socket: *socket, local: *local };
                 self.inbox.push_back(Inside::Observer(bound));
+                if MEASURING.contains(socket) {
+                    for to in self.reach.servers.clone() {
+                        self.inbox.push_back(Inside::Stun(stun::Input::Ask { socket: *socket, to }));
+                    }
+                }
             }
             SocketEvent::Failed(socket, _) => {
                 self.inbox.push_back(Inside::Paths(paths::Input::SocketGone(*socket)));
@@ -216,6 +242,9 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Observer(observer::Input::NetworkChanged));
         self.inbox.push_back(Inside::Observer(observer::Input::LocalAddrs(own)));
         self.inbox.push_back(Inside::Stun(stun::Input::NetworkChanged));
+        if self.reach.measuring == Measuring::Done {
+            self.reach.measuring = Measuring::Never;
+        }
         // Everybody's way may have changed with ours.
         let without: Vec<(ConnId, PublicKey)> =
             self.links.iter().filter(|(_, l)| l.identified).map(|(conn, l)| (conn, l.peer)).collect();
@@ -402,8 +431,8 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Paths(at));
                 }
                 punch::Output::Socket(request) => {
-                    self.actions.push_back(crate::action::Action::Socket(request));
-                    if let crate::place::SocketRequest::Close(socket) = request {
+                    self.actions.push_back(Action::Socket(request));
+                    if let SocketRequest::Close(socket) = request {
                         self.inbox.push_back(Inside::Paths(paths::Input::SocketGone(socket)));
                     }
                 }
@@ -420,6 +449,7 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Stun(stun::Input::Ask { socket, to }));
                 }
                 observer::Output::Changed => {
+                    self.measure_ports();
                     let every = self.reach.observer.keepalive();
                     self.inbox.push_back(Inside::Paths(paths::Input::Keepalive(every)));
                     self.tell_where_we_are();
@@ -445,10 +475,33 @@ impl<T: Transport> Node<T> {
         }
     }
 
+    /// Behind a NAT that gives each destination a port of its own, which ports those are decides how a hole is punched; a
+    /// few mappings more than there are relays show it.
+    fn measure_ports(&mut self) {
+        let behaviour = self.reach.observer.behaviour();
+        let unknown = behaviour.is_hard() && behaviour.allocation == Allocation::Unknown;
+        if unknown && self.reach.measuring == Measuring::Never && !self.reach.servers.is_empty() {
+            self.reach.measuring = Measuring::Until(self.now + MEASURING_TIME);
+            for socket in MEASURING {
+                self.actions.push_back(Action::Socket(SocketRequest::Open(socket)));
+            }
+        }
+    }
+
+    fn measured_ports(&mut self) {
+        self.reach.measuring = Measuring::Done;
+        for socket in MEASURING {
+            self.actions.push_back(Action::Socket(SocketRequest::Close(socket)));
+        }
+    }
+
     /// Wakes those of the rooms whose time has come.
     pub(super) fn reach_timeout(&mut self) {
         let (now, wall) = (self.now, self.wall);
         let due = |d: Option<Deadline>| d.is_some_and(|d| d.at <= now);
+        if matches!(self.reach.measuring, Measuring::Until(at) if at <= now) {
+            self.measured_ports();
+        }
         if due(self.reach.paths.poll_timeout()) {
             let out = drive(&mut self.reach.paths, &mut self.rngs.paths, now, wall, Machine::handle_timeout);
             self.after_paths(out);

@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::FrameReader;
 use crate::id::Keypair;
 use crate::laws::{self, Rig};
-use crate::relay::message::Load;
+use crate::relay::message::{Load, Registered, Why};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
