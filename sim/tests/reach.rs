@@ -105,34 +105,77 @@ impl Stage {
     }
 }
 
+/// Pairs that find a direct path, and those that cannot.
 #[test]
-fn two_homes_meet_through_a_relay_and_then_directly() {
-    for kinds in [
-        [Kind::PortRestricted, Kind::PortRestricted],
-        [Kind::FullCone, Kind::PortRestricted],
-        [Kind::SymmetricRandom, Kind::PortRestricted],
-        [Kind::PortRestricted, Kind::SymmetricRandom],
-        [Kind::SymmetricSequential, Kind::PortRestricted],
-        [Kind::SymmetricSequential, Kind::SymmetricSequential],
-        [Kind::SymmetricRandom, Kind::SymmetricRandom],
-        [Kind::Ipv6, Kind::Ipv6],
-        [Kind::OutboundOnly, Kind::PortRestricted],
-        [Kind::DoubleNat, Kind::PortRestricted],
+fn peers_meet_through_a_relay_at_once_and_directly_where_that_is_possible() {
+    use Kind::{DoubleNat, FullCone, Ipv6, OutboundOnly, PortRestricted, RestrictedCone};
+    use Kind::{SymmetricRandom, SymmetricSequential};
+    for (a, b, possible) in [
+        (PortRestricted, PortRestricted, true),
+        (FullCone, PortRestricted, true),
+        (RestrictedCone, SymmetricRandom, true),
+        (SymmetricRandom, PortRestricted, true),
+        (PortRestricted, SymmetricRandom, true),
+        (SymmetricSequential, PortRestricted, true),
+        (SymmetricSequential, SymmetricSequential, true),
+        (SymmetricRandom, SymmetricRandom, false),
+        (Ipv6, Ipv6, true),
+        (OutboundOnly, PortRestricted, true),
+        (DoubleNat, PortRestricted, true),
     ] {
-        let mut stage = Stage::new(1, kinds);
-        let (up, direct) = stage.connect(20_000);
-        println!("{kinds:?}: up {up:?} direct {direct:?}");
-        let path = stage.view().map(|v| (v.state, v.path, v.trouble));
-        if direct.is_none() {
-            println!("   {path:?}");
-            for id in [stage.a, stage.b] {
-                stage.world.command(id, Command::Status);
-                for said in stage.run(1) {
-                    if let Said::Reply(_, _, Reply::Status(s)) = said {
-                        println!("   {:?}\n    {:?} {:?}", s.reach, s.refused, s.record_waiting);
-                    }
-                }
-            }
+        let mut stage = Stage::new(1, [a, b]);
+        let (up, direct) = stage.connect(12_000);
+        assert!(up.is_some_and(|ms| ms <= 3_000), "{a:?} {b:?}: connected after {up:?} ms");
+        assert_eq!(direct.is_some(), possible, "{a:?} {b:?}: {:?}", stage.view().map(|v| v.path));
+    }
+}
+
+/// Whether the connection is the one of `before`, and lives: something that was sent is acknowledged.
+fn goes_on(stage: &mut Stage, before: &PeerView, kind: PathKind) -> Option<u64> {
+    let begun = stage.world.now_ns();
+    for _ in 0..100 {
+        stage.run(100);
+        let Some(view) = stage.view() else { continue };
+        assert_eq!(view.since, before.since, "the connection is another one: {view:?}");
+        if view.path.as_ref().is_some_and(|p| p.kind == kind && p.since > before.path.as_ref().unwrap().since)
+        {
+            return Some((stage.world.now_ns() - begun) / MS_NS);
         }
+    }
+    None
+}
+
+#[test]
+fn a_relayed_connection_outlives_its_relay() {
+    let mut stage = Stage::new(2, [Kind::SymmetricRandom, Kind::SymmetricRandom]);
+    let (up, _) = stage.connect(12_000);
+    assert!(up.is_some());
+    let before = stage.view().expect("connected");
+    // The relay in use is the one that both hold as active: the first.
+    stage.world.crash(0);
+    let after = goes_on(&mut stage, &before, PathKind::Relayed);
+    assert!(after.is_some_and(|ms| ms <= 10_000), "{after:?}: {:?}", stage.view());
+}
+
+#[test]
+fn a_direct_connection_outlives_the_restart_of_a_router_and_a_move_to_another_network() {
+    for moves in [false, true] {
+        let mut stage = Stage::new(3, [Kind::PortRestricted, Kind::PortRestricted]);
+        let (_, direct) = stage.connect(12_000);
+        assert!(direct.is_some());
+        stage.run(5_000);
+        let before = stage.view().expect("connected");
+        let site = stage.world.net.site(stage.b).expect("a host");
+        if moves {
+            let v4 = stage.world.net.add_chain(INTERNET, 1, &Kind::PortRestricted.chain());
+            stage.world.roam(stage.b, Site { v4, v6: None });
+        } else {
+            stage.world.net.reboot_box(site.v4);
+        }
+        stage.run(15_000);
+        let view = stage.view();
+        let view = view.expect("known");
+        assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
+        assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
     }
 }

@@ -229,11 +229,6 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Paths(paths::Input::Gone(place)));
     }
 
-    /// Somebody whom we believe about it sees a peer's packets come from there.
-    pub(super) fn peer_seen(&mut self, conn: ConnId, ip: std::net::IpAddr) {
-        self.inbox.push_back(Inside::Punch(punch::Input::Seen { conn, ip }));
-    }
-
     // ------------------------------------------------------------------------------------ ourselves
 
     /// The addresses of this machine changed.
@@ -309,9 +304,11 @@ impl<T: Transport> Node<T> {
     pub(super) fn told_whereabouts(&mut self, relay: ConnId, at: At) {
         let place = Place::Relayed { relay, peer: at.peer };
         let there: Vec<ConnId> =
-            self.relaying.connections().filter(|c| self.transport.place(*c) == Some(place)).collect();
+            self.links.iter().map(|(c, _)| c).filter(|c| self.transport.place(*c) == Some(place)).collect();
         for conn in there {
-            self.peer_seen(conn, at.ip);
+            // Kept as well: it may come before the puncher knows of the connection.
+            self.relaying.saw(conn, at.ip);
+            self.inbox.push_back(Inside::Punch(punch::Input::Seen { conn, ip: at.ip }));
         }
     }
 
@@ -400,6 +397,9 @@ impl<T: Transport> Node<T> {
                         }
                         let relayed = punch::Input::Relayed { conn, peer, initiator, rtt };
                         self.inbox.push_back(Inside::Punch(relayed));
+                        if let Some(ip) = self.relaying.seen(conn) {
+                            self.inbox.push_back(Inside::Punch(punch::Input::Seen { conn, ip }));
+                        }
                     }
                 }
                 paths::Output::Changed(conn) => {

@@ -13,6 +13,7 @@ use crate::place::Place;
 use crate::relay::wire::{Cutter, Direction, Fragmenter, Header, Reassembler};
 use crate::transport::{DialError, Outgoing, Packet, Transport, close_code};
 use bytes::{Bytes, BytesMut};
+use std::net::{IpAddr, SocketAddr};
 
 /// Dials that wait for their relay at once.
 const WAITING_MAX: usize = 256;
@@ -39,6 +40,8 @@ pub(super) struct Relaying {
     waiting: Vec<Waiting>,
     /// Connections to peers that run, or ran, through a relay, and the relayed places known of them.
     relayed: Few<ConnId, Vec<Place>>,
+    /// Where a relay saw their peers.
+    seen: Few<ConnId, IpAddr>,
 }
 
 impl Relaying {
@@ -80,8 +83,19 @@ impl Relaying {
         self.relayed.insert(conn, places);
     }
 
+    /// A relay saw the peer of a connection there.
+    pub(super) fn saw(&mut self, conn: ConnId, ip: IpAddr) {
+        self.seen.insert(conn, ip);
+    }
+
+    /// Where a relay saw the peer of a connection.
+    pub(super) fn seen(&self, conn: ConnId) -> Option<IpAddr> {
+        self.seen.get(&conn).copied()
+    }
+
     /// The connection is gone.
     pub(super) fn gone(&mut self, conn: ConnId) {
+        self.seen.remove(&conn);
         self.carriers.remove(&conn);
         self.relayed.remove(&conn);
     }
@@ -89,13 +103,7 @@ impl Relaying {
 
 impl<T: Transport> Node<T> {
     /// Dials a peer through a relay, which is connected first if it is not.
-    pub(super) fn dial_through(
-        &mut self,
-        dial: DialId,
-        peer: PublicKey,
-        relay: PublicKey,
-        addr: std::net::SocketAddr,
-    ) {
+    pub(super) fn dial_through(&mut self, dial: DialId, peer: PublicKey, relay: PublicKey, addr: SocketAddr) {
         let up = self.links.of(&relay).filter(|(_, l)| l.identified).map(|(conn, _)| conn);
         if let Some(conn) = up {
             return self.dial_by(dial, peer, conn);
