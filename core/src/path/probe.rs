@@ -218,12 +218,12 @@ fn equal(ours: &[u8; MAC_BYTES], theirs: &[u8]) -> bool {
 /// Reads what the MAC covers. Zeros must be zeros: a probe has one form.
 fn read(covered: &[u8], full: bool) -> Option<Probe> {
     let nonce = covered.get(NONCE_AT..BODY_AT)?.try_into().ok()?;
-    let (probe, rest) = match covered.get(1)? {
-        &KIND_PING => {
+    let (probe, rest) = match *covered.get(1)? {
+        KIND_PING => {
             let count = u32::from_be_bytes(covered.get(BODY_AT..FLAGS_AT)?.try_into().ok()?);
             (Probe::Ping { nonce, count, flags: *covered.get(FLAGS_AT)?, full }, FLAGS_AT + 1)
         }
-        &KIND_PONG if !full => {
+        KIND_PONG if !full => {
             let end = ADDR_AT + usize::from(*covered.get(BODY_AT)?);
             let observed = parse_compact_addr(covered.get(ADDR_AT..end)?)?;
             (Probe::Pong { nonce, observed }, end)
