@@ -23,7 +23,6 @@ use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
-use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketRequest, TunnelEvent};
 use remote_network_core::port::{
@@ -259,7 +258,7 @@ impl<C: Core> World<C> {
             keep_alive: KEEP_ALIVE,
             idle_timeout: IDLE_TIMEOUT,
             mtu_discovery: true,
-            connections_max: CONNECTIONS_MAX,
+            connections_max: host.config.connections_max(),
         };
         if let Some((_, out)) = self.tape.take_if(|(host, _)| *host == id) {
             // A recording that cannot be written is no recording; the run does not depend on it.

@@ -20,7 +20,7 @@ use crate::identity::seek::{self, Seek, Seen};
 use crate::identity::{book, cascade};
 use crate::job::message::{self as job, Message};
 use crate::job::{executor, requester};
-use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
+use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
 use crate::machine::Machine;
 use crate::path::punch;
 use crate::place::Place;
@@ -179,7 +179,7 @@ impl<T: Transport> Node<T> {
             Some((close_code::BLOCKED, "blocked"))
         } else if !matches!(self.life, Life::Running) {
             Some((close_code::SHUTDOWN, "the node shuts down"))
-        } else if !dialled && self.links.len() >= LINKS_MAX && self.links.of(&peer).is_none() {
+        } else if !dialled && self.links.len() >= self.config.links_max() && self.links.of(&peer).is_none() {
             Some((close_code::FULL, "no room for another peer"))
         } else {
             None

@@ -30,7 +30,6 @@ use super::probe::{ProbeKeys, Tag, tag_of};
 use crate::command::PathView;
 use crate::dht::endpoint::{Scope, scope};
 use crate::id::ConnId;
-use crate::limits::{CONNECTIONS_DRAINING_MAX, CONNECTIONS_MAX};
 use crate::machine::{Cx, Machine};
 use crate::place::{Place, SocketId};
 use crate::time::{Deadline, Duration, Instant};
@@ -47,8 +46,8 @@ pub const FLIGHTS_MAX: usize = PLACES_MAX;
 pub const NAMED_MAX: usize = 8;
 /// Attempts told to people.
 pub const TRIED_MAX: usize = 8;
-/// Connections: as many as the transport may have.
-pub const LINES_MAX: usize = CONNECTIONS_MAX + CONNECTIONS_DRAINING_MAX;
+/// Connections: as many as the transport of a busy relay has.
+pub const LINES_MAX: usize = 4_096;
 /// How often an idle direct place is pinged unless [`Input::Keepalive`] says otherwise: half of the 30 s after which the
 /// strictest common NATs forget a UDP mapping.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
