@@ -298,6 +298,48 @@ pub struct PeerView {
     pub services: u32,
     /// Whether the user blocks it.
     pub blocked: bool,
+    /// Which way the packets of its connection take, when that was ever a question.
+    pub path: Option<PathView>,
+}
+
+/// What kind of way the packets of a connection take.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PathKind {
+    /// From socket to socket.
+    Direct,
+    /// Through a relay.
+    Relayed,
+    /// In a stream, where UDP does not get through.
+    Tunnelled,
+    /// None works at the moment.
+    Lost,
+}
+
+impl PathKind {
+    /// The word for people and for the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PathKind::Direct => "direct",
+            PathKind::Relayed => "relayed",
+            PathKind::Tunnelled => "tunnelled",
+            PathKind::Lost => "lost",
+        }
+    }
+}
+
+/// Which way the packets of a connection take, and what became of the others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PathView {
+    /// The place they go to: words for people. "none" if there is none.
+    pub place: String,
+    /// Its kind.
+    pub kind: PathKind,
+    /// Since when.
+    pub since: UnixTime,
+    /// Smoothed round-trip time, if there is a place.
+    pub rtt: Option<Duration>,
+    /// What was tried last, at most 8, the latest at the end: the place, what came of it in words for people, when.
+    pub tried: Vec<(String, String, UnixTime)>,
 }
 
 /// How a node relays for others.

@@ -19,10 +19,12 @@ use remote_network_core::machine::{Cx, Machine as _};
 use remote_network_core::port::{
     BlobInfo, EngineInput, EngineLimits, EngineOutput, ExitClass, MutableItem, Port, Usage,
 };
+use remote_network_core::relay::message::{Message, Registered};
+use remote_network_core::relay::wire::{Direction, Header, Part};
 use remote_network_core::rng::Rng;
 use remote_network_core::service::{Kind, Service, Visibility};
 use remote_network_core::ticket::Ticket;
-use remote_network_core::time::{Instant, UnixTime};
+use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transfer::message::{Fetch, PieceRanges};
 use remote_network_core::transfer::tree::{PieceCheck, PieceHasher, PieceState, piece_range, root_of};
 use std::collections::BTreeMap;
@@ -89,6 +91,27 @@ fn identity_frame() -> Frame {
 /// Alice asks where bob is, and is told.
 fn seek() -> Seek {
     Seek { key: bob().public() }
+}
+
+const SECOND_OF_TWO: Part = Part::Fragment { id: 3, index: 1, count: 2 };
+
+fn relayed(direction: Direction, peer: &Keypair, part: Part, carried: &[u8]) -> Bytes {
+    Header { direction, peer: peer.public().peer_id(), part }.datagram(carried)
+}
+
+fn relay_registered() -> Message {
+    Message::Registered(Registered {
+        session: [0x55; 8],
+        observed: "203.0.113.7:30906".parse().unwrap(),
+        bytes_per_second: 12_500_000,
+        keepalive: Duration::from_secs(5),
+        lifetime: Duration::from_secs(3_600),
+        free: 999,
+    })
+}
+
+fn relay_gone() -> Message {
+    Message::Gone { peer: bob().public().peer_id() }
 }
 
 fn seen() -> Seen {
@@ -217,6 +240,11 @@ fn made() -> BTreeMap<&'static str, String> {
         ("identity-frame", hex(&identity_frame().encode())),
         ("seek-frame", hex(&seek().to_frame().encode())),
         ("seen-frame", hex(&seen().to_frame().encode())),
+        ("relay-registered-frame", hex(&relay_registered().to_frame().encode())),
+        ("relay-gone-frame", hex(&relay_gone().to_frame().encode())),
+        ("relay-datagram-to", hex(&relayed(Direction::To, &bob(), Part::Whole, b"packet"))),
+        ("relay-datagram-from", hex(&relayed(Direction::From, &alice(), Part::Whole, b"packet"))),
+        ("relay-datagram-piece", hex(&relayed(Direction::To, &bob(), SECOND_OF_TWO, b"ket"))),
         ("record-value", hex(&record().value)),
         ("record-signed-bytes", hex(&item::signing_bytes(b"", record().seq, &record().value))),
         ("record-signature", record().signature.to_string()),
@@ -263,6 +291,12 @@ fn the_vectors_are_good_to_those_who_read_them() {
     assert_eq!(reader.next_frame(), Ok(Some(identity_frame())));
 
     let mut reader = FrameReader::default();
+    reader.push(&[bytes("relay-registered-frame"), bytes("relay-gone-frame")].concat());
+    for message in [relay_registered(), relay_gone()] {
+        assert_eq!(reader.next_frame().map(|f| Message::from_frame(&f.unwrap())), Ok(Ok(message)));
+    }
+    let piece = Header::parse(&bytes("relay-datagram-piece")).map(|h| (h.part, h.bytes()));
+    assert_eq!(piece, Ok((SECOND_OF_TWO, 24)));
     reader.push(&[bytes("seek-frame"), bytes("seen-frame")].concat());
     assert_eq!(reader.next_frame().map(|f| Seek::from_frame(&f.unwrap())), Ok(Ok(seek())));
     assert_eq!(reader.next_frame().map(|f| Seen::from_frame(&f.unwrap())), Ok(Ok(seen())));

@@ -249,7 +249,10 @@ impl Assembly {
     ) -> Result<Node<QuicTransport>, Failure> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let crypto = tls::crypto(&self.node.keypair, provider).map_err(|e| Failure::work(e.to_string()))?;
-        let transport = QuicTransport::new(QuicConfig::new(crypto, base, self.seed));
+        let transport = QuicTransport::new(QuicConfig {
+            connections_max: self.config.connections_max(),
+            ..QuicConfig::new(crypto, base, self.seed)
+        });
         Node::restore(self.node, transport, self.seed, now, wall, self.journal).map_err(|e| unrecoverable(&e))
     }
 }

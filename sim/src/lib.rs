@@ -41,6 +41,7 @@ pub mod engine;
 pub mod expect;
 pub mod fold;
 pub mod host;
+pub mod nat;
 pub mod net;
 pub mod plan;
 pub mod ports;
@@ -49,6 +50,7 @@ pub mod replay;
 pub mod report;
 pub mod scenario;
 pub mod trace;
+pub mod tunnel;
 pub mod world;
 
 #[cfg(test)]

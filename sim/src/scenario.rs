@@ -465,7 +465,7 @@ impl<C: Core> Scenario<C> {
             WorkKind::Connect { to, by_address } => match self.world.hosts.get(*to as usize) {
                 Some(target) => Command::Connect {
                     peer: PeerName::Key(target.config.keypair.public()),
-                    addr: self.world.net.address(*to).filter(|_| *by_address),
+                    addr: self.world.net.public_address(*to).filter(|_| *by_address),
                 },
                 None => return,
             },
@@ -725,7 +725,7 @@ impl<C: Core> Scenario<C> {
 
 /// A public machine is configured with the address it has.
 fn publish_address<C: Core>(world: &mut World<C>, id: HostId) {
-    let address = world.net.address(id);
+    let address = world.net.public_address(id);
     if let Some(host) = world.hosts.get_mut(id as usize) {
         host.config.public_addrs = address.into_iter().collect();
     }

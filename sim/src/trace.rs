@@ -4,6 +4,10 @@
 //! ([`crate::fold`]) into 128 bits as (time, host, kind, bytes).
 
 use crate::fold::Fold;
+use remote_network_core::action::Action;
+use remote_network_core::event::Event;
+use remote_network_core::place::{TunnelEvent, TunnelRequest};
+use remote_network_core::port::{BlobAnswer, BlobRequest};
 use std::fmt;
 
 /// What is folded into the trace. The numbers are part of the hash: never reuse one.
@@ -70,6 +74,68 @@ impl Trace {
         let mut end = self.fold;
         end.words(self.steps, 0);
         TraceHash(end.value())
+    }
+}
+
+impl Trace {
+    /// Folds an action in by what identifies it, without writing out large payloads.
+    pub fn action(&mut self, now_ns: u64, id: u32, action: &Action) {
+        match action {
+            Action::Persist { lsn, ops } => {
+                self.step(now_ns, id, Kind::Action, &lsn.0.to_le_bytes());
+                for op in ops {
+                    self.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?}"));
+                }
+            }
+            Action::Blob { op, request: BlobRequest::Write { digest, piece, bytes } } => {
+                self.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?} {digest:?} {piece}"));
+                self.step(now_ns, id, Kind::Action, bytes);
+            }
+            Action::Tunnel(TunnelRequest::Send { tunnel, packets }) => {
+                self.step(now_ns, id, Kind::Action, &tunnel.0.to_le_bytes());
+                packets.iter().for_each(|packet| self.step(now_ns, id, Kind::Action, packet));
+            }
+            Action::Blob { .. }
+            | Action::Dht { .. }
+            | Action::Engine { .. }
+            | Action::Socket(_)
+            | Action::Tunnel(_)
+            | Action::Account(_)
+            | Action::Reply { .. }
+            | Action::Notify(_)
+            | Action::Stopped { .. } => {
+                self.step_fmt(now_ns, id, Kind::Action, format_args!("{action:?}"));
+            }
+        }
+    }
+
+    /// Folds an answer in; bytes read from the store are folded as they are, not written out.
+    pub fn answer(&mut self, now_ns: u64, id: u32, event: &Event) {
+        match event {
+            Event::Blob { op, result: Ok(BlobAnswer::Bytes(bytes)) } => {
+                self.step(now_ns, id, Kind::Answer, &op.0.to_le_bytes());
+                self.step(now_ns, id, Kind::Answer, bytes);
+            }
+            Event::Tunnel(TunnelEvent::Received { tunnel, packets }) => {
+                self.step(now_ns, id, Kind::Answer, &tunnel.0.to_le_bytes());
+                packets.iter().for_each(|packet| self.step(now_ns, id, Kind::Answer, packet));
+            }
+            Event::Datagram(_)
+            | Event::Datagrams(_)
+            | Event::LocalAddrs(_)
+            | Event::Persisted { .. }
+            | Event::PersistFailed { .. }
+            | Event::Dht(_)
+            | Event::Blob { .. }
+            | Event::Engine(_)
+            | Event::Socket(_)
+            | Event::Tunnel(_)
+            | Event::Mapped(_)
+            | Event::Nearby { .. }
+            | Event::Command { .. } => {
+                self.step_fmt(now_ns, id, Kind::Answer, format_args!("{event:?}"));
+            }
+        }
     }
 }
 

@@ -14,22 +14,23 @@ use crate::disk::{Commit, Disk, DiskSpec};
 use crate::draw::Draw;
 use crate::engine::{Engine, EngineSpec};
 use crate::host::{Birth, Clock, Core, Cryptography, Host, Inbox, SOCKET_BUFFER_DATAGRAMS};
-use crate::net::{Arrival, Flight, Gateway, HostId, Net, Open, Quality};
+use crate::net::{Arrival, Flight, Hop, HostId, Net, Outgoing, Quality, Site};
 use crate::queue::{Due, Queue};
 use crate::replay::Tape;
 use crate::trace::{Kind, Trace};
+use crate::tunnel::{Effect, Tunnels, Turn};
 use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
 use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{CommandId, JobId, Lsn, OpId};
-use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Node, NodeConfig};
-use remote_network_core::place::{SocketEvent, SocketId, SocketRequest, TunnelEvent, TunnelRequest};
+use remote_network_core::place::{SocketEvent, SocketRequest, TunnelEvent};
 use remote_network_core::port::{
-    BlobAnswer, BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
+    BlobRequest, DhtEvent, DhtFailed, DhtRequest, EngineEvent, EngineReport, EngineRequest,
 };
 use remote_network_core::rng::derive_seed;
 use remote_network_core::time::Duration;
+use remote_network_core::transport::Transmit;
 use remote_network_core::transport::quic::QuicTransport;
 use std::collections::VecDeque;
 use std::io::Write;
@@ -42,6 +43,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timer turns of one host without its clock moving on; more is a busy loop.
 const IDLE_TURNS_MAX: u32 = 1_000;
+/// Until a further socket is bound.
+const SOCKET_OPENS_NS: u64 = 200_000;
 
 /// The answer a port owes to one life of a host.
 struct Owed {
@@ -57,12 +60,15 @@ enum Answer {
     Blob(OpId, BlobRequest),
     EngineStarted(JobId, u64),
     EngineEnds(JobId, u64),
+    Socket(SocketEvent),
+    Tunnel(TunnelEvent),
 }
 
 /// Something scheduled. Datagrams are by far the most, so the rest is boxed.
 enum Happening {
     Flight(Flight),
     Owed(Box<Owed>),
+    Tunnel(Turn),
     /// A mark set by whoever drives the world: [`Step::Mark`].
     Mark(u64),
 }
@@ -118,6 +124,7 @@ pub struct World<C: Core = Node<QuicTransport>> {
     /// Who watches.
     pub checks: Checks,
     depot: Depot,
+    tunnels: Tunnels,
     queue: Queue<Happening>,
     trace: Trace,
     said: VecDeque<Said>,
@@ -138,6 +145,7 @@ impl<C: Core> World<C> {
             hosts: Vec::new(),
             checks: Checks::default(),
             depot: Depot::default(),
+            tunnels: Tunnels::new(seed),
             queue: Queue::default(),
             trace: Trace::default(),
             said: VecDeque::new(),
@@ -152,12 +160,12 @@ impl<C: Core> World<C> {
 
     /// Adds a machine, not yet started.
     pub fn add(&mut self, spec: HostSpec) -> HostId {
-        self.add_behind(spec, Box::new(Open))
+        self.add_at(spec, Site::default())
     }
 
-    /// Adds a machine behind a gateway, not yet started.
-    pub fn add_behind(&mut self, spec: HostSpec, gateway: Box<dyn Gateway>) -> HostId {
-        let id = self.net.add(spec.region, spec.quality, gateway);
+    /// Adds a machine in a network behind boxes, not yet started.
+    pub fn add_at(&mut self, spec: HostSpec, site: Site) -> HostId {
+        let id = self.net.add_at(spec.region, spec.quality, site);
         let disk = Disk::new(spec.disk, Draw::derive(self.seed, "disk", u64::from(id)), self.depot.clone());
         let engine = Engine::new(spec.engine, Draw::derive(self.seed, "engine", u64::from(id)));
         self.checks.meet(id, spec.config.keypair.public());
@@ -250,7 +258,7 @@ impl<C: Core> World<C> {
             keep_alive: KEEP_ALIVE,
             idle_timeout: IDLE_TIMEOUT,
             mtu_discovery: true,
-            connections_max: CONNECTIONS_MAX,
+            connections_max: host.config.connections_max(),
         };
         if let Some((_, out)) = self.tape.take_if(|(host, _)| *host == id) {
             // A recording that cannot be written is no recording; the run does not depend on it.
@@ -258,7 +266,7 @@ impl<C: Core> World<C> {
         }
         match host.rise(birth) {
             Ok(()) => {
-                let addrs = self.net.address(id).into_iter().collect();
+                let addrs = self.net.addresses(id);
                 self.feed(id, Event::LocalAddrs(addrs));
                 let health = self.dht.health();
                 self.owe(now_ns + 500_000_000, id, Answer::Dht(health));
@@ -281,6 +289,9 @@ impl<C: Core> World<C> {
             host.fall();
             host.disk.crash();
             self.queue.arm(id, None);
+            self.net.close_sockets(id);
+            let effects = self.tunnels.crash(now_ns, id);
+            self.follow(effects);
         }
     }
 
@@ -321,8 +332,15 @@ impl<C: Core> World<C> {
 
     /// Moves a machine to a new address, which it is told.
     pub fn move_host(&mut self, id: HostId) {
-        if let Some(address) = self.net.readdress(id) {
-            self.feed(id, Event::LocalAddrs(vec![address]));
+        if let Some(site) = self.net.site(id) {
+            self.roam(id, site);
+        }
+    }
+
+    /// Moves a machine into other networks, while it runs; it is told.
+    pub fn roam(&mut self, id: HostId, site: Site) {
+        if self.net.relocate(id, site).is_some() {
+            self.feed(id, Event::LocalAddrs(self.net.addresses(id)));
             self.drain(id);
         }
     }
@@ -341,7 +359,7 @@ impl<C: Core> World<C> {
         let Some(to) = self.net.address(id) else { return };
         let now_ns = self.now_ns();
         let payload = bytes::BytesMut::from(payload);
-        let flight = Flight { host: id, from, to, ecn: None, queued: true, payload };
+        let flight = Flight { host: id, from, to, ecn: None, hop: Hop::Queued, payload };
         self.queue.push(now_ns, Happening::Flight(flight));
     }
 
@@ -372,6 +390,13 @@ impl<C: Core> World<C> {
             Due::Event(Happening::Mark(mark)) => Step::Mark(mark),
             Due::Event(Happening::Flight(flight)) => self.arrive(now_ns, flight),
             Due::Event(Happening::Owed(owed)) => self.settle(now_ns, *owed),
+            Due::Event(Happening::Tunnel(turn)) => {
+                let hosts = &self.hosts;
+                let lives = |id: HostId| hosts.get(id as usize).filter(|h| h.core.is_some()).map(|h| h.life);
+                let effects = self.tunnels.turn(now_ns, &self.net, &lives, turn);
+                self.follow(effects);
+                Step::Nothing
+            }
         })
     }
 
@@ -406,10 +431,9 @@ impl<C: Core> World<C> {
     }
 
     fn arrive(&mut self, now_ns: u64, mut flight: Flight) -> Step {
-        match self.net.arrive(now_ns, &flight) {
+        match self.net.arrive(now_ns, &mut flight) {
             Arrival::Lost => Step::Nothing,
             Arrival::At(at_ns) => {
-                flight.queued = true;
                 self.queue.push(at_ns, Happening::Flight(flight));
                 Step::Nothing
             }
@@ -428,6 +452,7 @@ impl<C: Core> World<C> {
 
     fn receive(&mut self, flight: Flight) {
         let (now_ns, id) = (self.now_ns(), flight.host);
+        let Some(socket) = self.net.socket_at(id, flight.to.port()) else { return self.net.unheard() };
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
         if let Some(inbox) = &mut host.inbox {
             if inbox.flights.len() < SOCKET_BUFFER_DATAGRAMS {
@@ -440,8 +465,7 @@ impl<C: Core> World<C> {
         let head = (flight.payload.len() as u64) << 16 | u64::from(flight.from.port());
         self.trace.step(now_ns, id, Kind::Received, &head.to_le_bytes());
         let Flight { from, to, ecn, payload, .. } = flight;
-        let event =
-            Event::Datagram(Datagram { socket: SocketId::MAIN, from, to: Some(to.ip()), ecn, payload });
+        let event = Event::Datagram(Datagram { socket, from, to: Some(to.ip()), ecn, payload });
         host.handle(now_ns, event);
     }
 
@@ -459,6 +483,16 @@ impl<C: Core> World<C> {
         if let Some(host) = self.hosts.get(id as usize).filter(|h| h.core.is_some()) {
             let owed = Owed { host: id, life: host.life, answer };
             self.queue.push(at_ns, Happening::Owed(Box::new(owed)));
+        }
+    }
+
+    /// What follows from something about a tunnel.
+    fn follow(&mut self, effects: Vec<(u64, Effect)>) {
+        for (at_ns, effect) in effects {
+            match effect {
+                Effect::Tell(id, event) => self.owe(at_ns, id, Answer::Tunnel(event)),
+                Effect::Turn(turn) => self.queue.push(at_ns, Happening::Tunnel(turn)),
+            }
         }
     }
 
@@ -491,9 +525,11 @@ impl<C: Core> World<C> {
                 let exit = host.engine.finish(now_ns, job, serial, &mut host.disk.blobs);
                 exit.map(|e| Event::Engine(EngineReport { job, event: EngineEvent::Exited(e) }))
             }
+            Answer::Socket(event) => Some(Event::Socket(event)),
+            Answer::Tunnel(event) => Some(Event::Tunnel(event)),
         };
         let Some(event) = event else { return Step::Nothing };
-        trace_answer(&mut self.trace, now_ns, id, &event);
+        self.trace.answer(now_ns, id, &event);
         self.feed(id, event);
         self.drain(id);
         Step::Host(id)
@@ -513,7 +549,8 @@ impl<C: Core> World<C> {
                 for payload in buf[..size].chunks(segment) {
                     self.trace.step(now_ns, id, Kind::Sent, payload);
                     let queue = &mut self.queue;
-                    self.net.send(now_ns, id, transmit.to, transmit.ecn, payload, |at_ns, flight| {
+                    let Transmit { socket, to, ecn, .. } = transmit;
+                    self.net.send(now_ns, id, Outgoing { socket, to, ecn, payload }, |at_ns, flight| {
                         queue.push(at_ns, Happening::Flight(flight));
                     });
                 }
@@ -534,7 +571,7 @@ impl<C: Core> World<C> {
     }
 
     fn act(&mut self, now_ns: u64, id: HostId, action: Action) {
-        trace_action(&mut self.trace, now_ns, id, &action);
+        self.trace.action(now_ns, id, &action);
         let net = &self.net;
         self.checks.action(now_ns, id, &action, |addr| net.host_at(addr));
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
@@ -563,14 +600,18 @@ impl<C: Core> World<C> {
                 }
             }
             Action::Socket(SocketRequest::Open(socket)) => {
-                self.feed(id, Event::Socket(SocketEvent::Failed(socket, "not simulated".into())));
+                let answer = match self.net.open_socket(id, socket) {
+                    Some(addr) => SocketEvent::Opened(socket, addr),
+                    None => SocketEvent::Failed(socket, "too many open files".into()),
+                };
+                self.owe(now_ns + SOCKET_OPENS_NS, id, Answer::Socket(answer));
             }
-            Action::Socket(SocketRequest::Close(_)) => {}
-            Action::Tunnel(TunnelRequest::Open { tunnel, .. }) => {
-                let why = "not simulated".into();
-                self.feed(id, Event::Tunnel(TunnelEvent::Closed { tunnel, why }));
+            Action::Socket(SocketRequest::Close(socket)) => self.net.close_socket(id, socket),
+            Action::Tunnel(request) => {
+                let life = host.life;
+                let effects = self.tunnels.request(now_ns, &mut self.net, id, life, request);
+                self.follow(effects);
             }
-            Action::Tunnel(TunnelRequest::Send { .. } | TunnelRequest::Close(_)) => {}
             Action::Account(_) => {}
             Action::Reply { id: command, reply } => {
                 if !host.commands.remove(&command) {
@@ -590,13 +631,16 @@ impl<C: Core> World<C> {
                 if fault.is_none() && owed > 0 {
                     self.checks.found(now_ns, id, Violation::Unanswered(owed));
                 }
+                self.net.close_sockets(id);
+                let effects = self.tunnels.ends_of(now_ns, &self.net, id);
+                self.follow(effects);
                 self.said.push_back(Said::Stopped(id, fault));
             }
         }
     }
 
     fn ask_dht(&mut self, now_ns: u64, id: HostId, op: OpId, request: DhtRequest) {
-        let Some(address) = self.net.address(id) else { return };
+        let Some(address) = self.net.seen_as(id) else { return };
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
         let life = host.life;
         if request == DhtRequest::Cancel {
@@ -612,57 +656,5 @@ impl<C: Core> World<C> {
             let owed = Owed { host: id, life, answer: Answer::Dht(event) };
             queue.push(at_ns, Happening::Owed(Box::new(owed)));
         });
-    }
-}
-
-/// Folds an action in by what identifies it, without writing out large payloads.
-fn trace_action(trace: &mut Trace, now_ns: u64, id: HostId, action: &Action) {
-    match action {
-        Action::Persist { lsn, ops } => {
-            trace.step(now_ns, id, Kind::Action, &lsn.0.to_le_bytes());
-            for op in ops {
-                trace.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?}"));
-            }
-        }
-        Action::Blob { op, request: BlobRequest::Write { digest, piece, bytes } } => {
-            trace.step_fmt(now_ns, id, Kind::Action, format_args!("{op:?} {digest:?} {piece}"));
-            trace.step(now_ns, id, Kind::Action, bytes);
-        }
-        Action::Blob { .. }
-        | Action::Dht { .. }
-        | Action::Engine { .. }
-        | Action::Socket(_)
-        | Action::Tunnel(_)
-        | Action::Account(_)
-        | Action::Reply { .. }
-        | Action::Notify(_)
-        | Action::Stopped { .. } => {
-            trace.step_fmt(now_ns, id, Kind::Action, format_args!("{action:?}"));
-        }
-    }
-}
-
-/// Folds an answer in; bytes read from the store are folded as they are, not written out.
-fn trace_answer(trace: &mut Trace, now_ns: u64, id: HostId, event: &Event) {
-    match event {
-        Event::Blob { op, result: Ok(BlobAnswer::Bytes(bytes)) } => {
-            trace.step(now_ns, id, Kind::Answer, &op.0.to_le_bytes());
-            trace.step(now_ns, id, Kind::Answer, bytes);
-        }
-        Event::Datagram(_)
-        | Event::Datagrams(_)
-        | Event::LocalAddrs(_)
-        | Event::Persisted { .. }
-        | Event::PersistFailed { .. }
-        | Event::Dht(_)
-        | Event::Blob { .. }
-        | Event::Engine(_)
-        | Event::Socket(_)
-        | Event::Tunnel(_)
-        | Event::Mapped(_)
-        | Event::Nearby { .. }
-        | Event::Command { .. } => {
-            trace.step_fmt(now_ns, id, Kind::Answer, format_args!("{event:?}"));
-        }
     }
 }

@@ -406,14 +406,14 @@ fn read_endpoints(
 }
 
 impl Attachment {
-    fn wire(self) -> Value {
+    pub(crate) fn wire(self) -> Value {
         let mut b = self.relay.as_bytes().to_vec();
         b.extend_from_slice(&self.session);
         b.extend(compact_addr(self.addr));
         Value::Bytes(b)
     }
 
-    fn read(value: &Value) -> Result<Self, DecodeError> {
+    pub(crate) fn read(value: &Value) -> Result<Self, DecodeError> {
         let bad = |why: &str| DecodeError::invalid("r", why);
         let bytes = value.as_bytes().ok_or_else(|| bad("not a byte string"))?;
         let (relay, rest) = bytes.split_at_checked(32).ok_or_else(|| bad("too short"))?;

@@ -246,6 +246,12 @@ impl Book {
         self.sorted(|k, _| wanted(k), max).into_iter().map(|(k, p)| (k, p.addr)).collect()
     }
 
+    /// The `max` most recently seen relays whose address is known, not blocked.
+    pub fn relays(&self, max: usize) -> Vec<(PublicKey, SocketAddr)> {
+        let relays = self.sorted(|_, p| p.is_relay && p.addr.is_some(), max);
+        relays.into_iter().filter_map(|(k, p)| Some((k, p.addr?))).collect()
+    }
+
     /// What to tell a peer: the `max` most recently seen peers of `topics`, not blocked, without the peer itself.
     pub fn to_share(&self, topics: &[DhtId], with: &PublicKey, max: usize) -> Vec<KnownPeerHint> {
         let shared = |p: &KnownPeer| topics.iter().find(|t| p.topics.contains(t)).copied();

@@ -149,7 +149,6 @@ impl Cascade {
         if self.room() == 0 && !self.efforts.contains_key(&key) {
             return;
         }
-        let addr = addr.filter(|a| self.may_dial(*a));
         if let Some(e) = self.efforts.get_mut(&key) {
             e.hint = addr.or(e.hint);
             if e.stage != (Stage::Resting { until: None, again: false }) {
@@ -602,7 +601,15 @@ impl Machine for Cascade {
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
             Input::Start => self.top_up = Some(cx.now + cx.rng.jitter(START_WITHIN, 20)),
-            Input::Learnt { key, addr } => self.learnt(cx, key, addr),
+            Input::Learnt { key, addr } => {
+                let addr = addr.filter(|a| self.may_dial(*a));
+                self.learnt(cx, key, addr);
+            }
+            Input::Nearby { key, addr } => {
+                let near = usable(addr, true) && !self.own_addrs.contains(&addr);
+                let loops = scope(addr) == Scope::Loopback && !self.config.private_networks;
+                self.learnt(cx, key, Some(addr).filter(|_| near && !loops));
+            }
             Input::Hint(addr) => self.hint(cx, SocketAddr::new(addr.ip().to_canonical(), addr.port())),
             Input::Found { key, result } => self.found(cx, key, result),
             Input::Dialled { dial, result } => self.dialled(cx, dial, result),

@@ -349,6 +349,7 @@ impl<T: Transport> Node<T> {
             trouble: if link.is_some() { None } else { self.cascade.trouble(key) },
             services: count(self.catalogue.offers().of(key).len()),
             blocked: known.is_some_and(|p| p.blocked),
+            path: link.and_then(|(conn, _)| self.reach.paths.view(conn)),
         })
     }
 
@@ -360,6 +361,8 @@ impl<T: Transport> Node<T> {
             services,
             catalogue: (services > 0).then_some(catalogue),
             relay_offer: self.relay_offer(),
+            attachments: self.reserving.attachments().to_vec(),
+            nat: self.reach.observer.nat_type(),
             ..RecordContent::default()
         }
     }

@@ -1,7 +1,9 @@
 //! What a node is told at its start.
 
 use crate::id::{DhtId, Keypair, Lsn, PublicKey};
-use crate::limits::{IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, PEERS_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, LINKS_MAX, PEERS_MAX,
+};
 use crate::relay::server;
 use crate::store::StoredRecord;
 use crate::time::Duration;
@@ -50,6 +52,20 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// Connections alive at once, handshakes included: a relay's clients come on top of everybody's.
+    pub fn connections_max(&self) -> usize {
+        CONNECTIONS_MAX + self.sessions_max()
+    }
+
+    /// Links beyond which a newcomer is told that the node is full.
+    pub fn links_max(&self) -> usize {
+        LINKS_MAX + self.sessions_max()
+    }
+
+    fn sessions_max(&self) -> usize {
+        if self.relay { self.relay_limits.sessions_max } else { 0 }
+    }
+
     /// The usual configuration of a node with this key.
     pub fn new(keypair: Keypair) -> Self {
         Self {

@@ -4,6 +4,7 @@
 //! message of a job passes. All failures on the way come back to the cascade in words that a person can act on.
 
 use super::links::{Admission, Identified, Link, LinkFault};
+use super::reserving;
 use super::streams::{Owner, StreamNews};
 use super::wiring::{Inside, drive};
 use super::{Life, Node};
@@ -19,11 +20,12 @@ use crate::identity::seek::{self, Seek, Seen};
 use crate::identity::{book, cascade};
 use crate::job::message::{self as job, Message};
 use crate::job::{executor, requester};
-use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX, LINKS_MAX};
+use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
 use crate::machine::Machine;
+use crate::path::punch;
 use crate::place::Place;
 use crate::relay;
-use crate::relay::whereabouts::{self, Tell};
+use crate::relay::whereabouts::{self, At, Tell};
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
 use crate::transfer::{StreamKey, fetch, serve};
@@ -120,6 +122,7 @@ impl<T: Transport> Node<T> {
                 .push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
             self.fail_opens(&key, &why);
             self.relay_failed(&key, &why);
+            self.reserving_failed(key, &why);
         }
     }
 
@@ -131,7 +134,8 @@ impl<T: Transport> Node<T> {
                 self.connected(conn, peer, place, dialled)
             }
             TransportEvent::Datagram { conn, bytes } => self.datagram(conn, bytes),
-            TransportEvent::Silent { .. } | TransportEvent::Moved { .. } => {}
+            TransportEvent::Silent { conn } => self.silent(conn),
+            TransportEvent::Moved { conn, place } => self.moved(conn, place),
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {
@@ -175,7 +179,7 @@ impl<T: Transport> Node<T> {
             Some((close_code::BLOCKED, "blocked"))
         } else if !matches!(self.life, Life::Running) {
             Some((close_code::SHUTDOWN, "the node shuts down"))
-        } else if !dialled && self.links.len() >= LINKS_MAX && self.links.of(&peer).is_none() {
+        } else if !dialled && self.links.len() >= self.config.links_max() && self.links.of(&peer).is_none() {
             Some((close_code::FULL, "no room for another peer"))
         } else {
             None
@@ -227,7 +231,9 @@ impl<T: Transport> Node<T> {
         self.exchanges.remove(&conn);
         self.streams.connection_gone(conn);
         self.passing_down(conn);
+        self.reach_down(conn);
         self.relaying.gone(conn);
+        self.reserving.gone(conn);
         let dial = self.meeting.dials.remove(&conn);
         if reason == CloseReason::WrongPeer {
             self.refuse("dial-found-another-peer");
@@ -236,6 +242,9 @@ impl<T: Transport> Node<T> {
             self.dialled(dial, Err(DialFailed::Closed(reason.clone())));
         }
         let Some((link, current)) = self.links.closed(conn) else { return };
+        if link.identified {
+            self.reserving_down(conn, link.peer);
+        }
         if current && link.identified {
             self.peer_down(&link.peer);
             if matches!(reason, CloseReason::Peer { code, .. } if code == close_code::FULL.into()) {
@@ -296,6 +305,7 @@ impl<T: Transport> Node<T> {
         let key = peer.identity.key;
         let addr = self.addr_of(conn);
         let dialled = self.links.get(conn).is_some_and(|l| l.dialled);
+        let (is_relay, node_type) = (peer.identity.is_relay, peer.identity.node_type);
         if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
             self.dialled(dial, Ok(key));
         }
@@ -316,6 +326,9 @@ impl<T: Transport> Node<T> {
         }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {
+            if let Some(by) = self.transport.place(conn) {
+                self.observed_by(by, observed);
+            }
             self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: key, addr: observed }));
         }
         self.inbox.push_back(Inside::Book(book::Input::Met { peer, addr }));
@@ -326,6 +339,9 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(key)));
         self.open_waiting(&key);
         self.passing_up(conn, key, dialled);
+        self.reserving_up(conn, key, is_relay);
+        self.reach_up(conn, &key, node_type);
+        self.relayed_up(conn);
         self.relay_is_up(&key, conn);
         self.notify_peer(&key);
     }
@@ -401,12 +417,18 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
+            punch::message::KIND_CONNECT..=punch::message::KIND_DECLINE => {
+                self.inbox.push_back(Inside::Punch(punch::Input::Frame { conn, frame: frame.clone() }));
+                None
+            }
+            reserving::KIND_WAYS => self.ways_told(conn, frame).err(),
+            whereabouts::KIND_AT => At::from_frame(frame).map(|at| self.told_whereabouts(conn, at)).err(),
             whereabouts::KIND_TELL => {
                 Tell::from_frame(frame).map(|tell| self.tell_whereabouts(conn, peer, tell)).err()
             }
             kind if relay::message::Message::is_kind(kind) => {
                 if relay::message::Message::is_from_relay(kind) {
-                    self.relay_frame(conn, peer, frame);
+                    self.relay_frame(conn, frame);
                 } else {
                     self.passing_frame(conn, frame);
                 }
@@ -548,7 +570,8 @@ impl<T: Transport> Node<T> {
         let mut up = self.links.up();
         for conn in self.links.guests_over(self.now) {
             let works_for = |l: &Link| self.executor.has_jobs_of(&l.peer);
-            if self.streams.on(conn) > 0 || self.links.get(conn).is_some_and(works_for) {
+            let relays = self.links.get(conn).is_some_and(|l| self.is_relaying_with(conn, &l.peer));
+            if relays || self.streams.on(conn) > 0 || self.links.get(conn).is_some_and(works_for) {
                 self.links.used(self.now, conn);
             } else if up <= self.config.max_peers {
                 self.links.stays(conn);
@@ -561,7 +584,8 @@ impl<T: Transport> Node<T> {
         if self.meeting.idle_check.is_some_and(|at| at <= self.now) {
             self.meeting.idle_check = Some(self.now + IDLE_CHECK_EVERY);
             for conn in self.links.expired(self.now) {
-                if self.streams.on(conn) == 0 {
+                let relays = self.links.get(conn).is_some_and(|l| self.is_relaying_with(conn, &l.peer));
+                if self.streams.on(conn) == 0 && !relays {
                     self.transport.close(self.now, conn, close_code::IDLE, "idle timeout");
                 }
             }
@@ -573,7 +597,7 @@ impl<T: Transport> Node<T> {
         self.transport.place(conn).and_then(|p| p.addr())
     }
 
-    fn notify_peer(&mut self, peer: &PublicKey) {
+    pub(super) fn notify_peer(&mut self, peer: &PublicKey) {
         if let Some(view) = self.peer_view(peer) {
             self.notify(Notice::Peer(Box::new(view)));
         }

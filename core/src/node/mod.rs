@@ -5,7 +5,8 @@
 //! | `mod.rs` | the life of a node: restore, events, time, settling, stopping |
 //! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
 //! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
-//! | `passing` | the node as a relay |
+//! | `reach` | paths, holes punched, what our NAT does |
+//! | `passing`, `reserving` | the node as a relay, and as a client of relays |
 //! | `relaying` | what goes through relays, and comes |
 //! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
@@ -27,7 +28,9 @@ pub mod gate;
 mod links;
 mod meeting;
 mod passing;
+mod reach;
 mod relaying;
+mod reserving;
 mod sealing;
 mod seeking;
 mod streams;
@@ -63,7 +66,9 @@ use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
 use passing::Passing;
+use reach::Reach;
 use relaying::Relaying;
+use reserving::Reserving;
 use sealing::Sealing;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -117,6 +122,8 @@ pub struct Node<T: Transport> {
     meeting: Meeting,
     relaying: Relaying,
     passing: Option<Box<Passing>>,
+    reserving: Reserving,
+    reach: Reach,
     seeks: SeekMeter,
 
     dht: Dht,
@@ -206,6 +213,8 @@ impl<T: Transport> Node<T> {
             exchanges: Few::new(),
             meeting: Meeting::default(),
             relaying: Relaying::default(),
+            reserving: Reserving::new(&me),
+            reach: Reach::default(),
             passing: config.relay.then(|| Box::new(Passing::new(config.relay_limits.clone()))),
             seeks: SeekMeter::default(),
             dht,
@@ -240,10 +249,13 @@ impl<T: Transport> Node<T> {
             return;
         }
         match event {
-            Event::Datagram(datagram) => self.transport.handle(now, datagram),
-            Event::Datagrams(all) => all.into_iter().for_each(|d| self.transport.handle(now, d)),
+            Event::Datagram(datagram) => self.arrived(datagram),
+            Event::Datagrams(all) => all.into_iter().for_each(|d| self.arrived(d)),
             Event::LocalAddrs(addrs) => self.local_addrs(addrs),
-            Event::Socket(_) | Event::Tunnel(_) | Event::Mapped(_) | Event::Nearby { .. } => {}
+            Event::Socket(event) => self.socket_event(event),
+            Event::Tunnel(_) => {}
+            Event::Mapped(addrs) => self.mapped(addrs),
+            Event::Nearby { key, addr } => self.nearby(key, addr),
             Event::Persisted { up_to } => self.gate.durable(up_to),
             Event::PersistFailed { why } => {
                 // Fail-stop: whatever is held is never said, so nothing undurable was ever acknowledged.
@@ -269,6 +281,8 @@ impl<T: Transport> Node<T> {
         self.transport.handle_timeout(now);
         self.machines_timeout();
         self.meeting_timeout();
+        self.reach_timeout();
+        self.reserving_timeout();
         self.passing_timeout();
         self.commands_timeout();
         if let Life::Stopping { asked, until } = self.life
@@ -287,6 +301,9 @@ impl<T: Transport> Node<T> {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        if let Some(transmit) = self.reach.transmit(buf) {
+            return Some(transmit);
+        }
         loop {
             let start = buf.len();
             let outgoing = self.transport.poll_transmit(now, max_datagrams, buf)?;
@@ -330,6 +347,8 @@ impl<T: Transport> Node<T> {
             self.executor.poll_timeout(),
             self.meeting_deadline(),
             self.passing.as_ref().and_then(|p| p.poll_timeout()),
+            self.reserving.poll_timeout(),
+            self.reach.poll_timeout(),
             self.commands.poll_timeout(),
         ]
         .into_iter()
@@ -351,7 +370,10 @@ impl<T: Transport> Node<T> {
         }
         match self.life {
             Life::Restored => self.begin(),
-            Life::Running if changed => self.inbox.push_back(Inside::Dht(dht::Input::NetworkChanged)),
+            Life::Running if changed => {
+                self.inbox.push_back(Inside::Dht(dht::Input::NetworkChanged));
+                self.network_changed();
+            }
             Life::Running | Life::Stopping { .. } | Life::Stopped => return,
         }
         if self.config.private_network {
@@ -378,6 +400,8 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Executor(executor::Input::Started));
         self.inbox.push_back(Inside::Requester(requester::Input::Started));
         self.passing_begins();
+        self.reserving_begins();
+        self.reach_begins();
         self.content_changed();
         self.inbox.push_back(Inside::Dht(dht::Input::Start));
         self.inbox.push_back(Inside::Cascade(cascade::Input::Start));

@@ -15,6 +15,7 @@ use crate::dht::record::RelayOffer;
 use crate::id::{CommandId, ConnId, PublicKey};
 use crate::machine::Machine;
 use crate::place::Place;
+use crate::relay::message::Message;
 use crate::relay::server::{self, Room, Server};
 use crate::relay::whereabouts::{At, Tell};
 use crate::time::{Deadline, Duration, Instant};
@@ -85,9 +86,7 @@ impl<T: Transport> Node<T> {
 
     /// A peer is identified: it may use the relay. That it could dial us is proof that others can, if we never spoke to it.
     pub(super) fn passing_up(&mut self, conn: ConnId, peer: PublicKey, dialled: bool) {
-        let Some(Place::Direct { addr, .. }) = self.transport.place(conn) else {
-            return self.passing_tunnelled(conn, peer);
-        };
+        let Some(Place::Direct { addr, .. }) = self.transport.place(conn) else { return };
         let Some(passing) = &mut self.passing else { return };
         let now = self.now;
         let ip = addr.ip().to_canonical();
@@ -96,14 +95,6 @@ impl<T: Transport> Node<T> {
             self.proven_reachable();
         }
         self.to_server(server::Input::PeerUp { conn, peer, addr });
-    }
-
-    fn passing_tunnelled(&mut self, conn: ConnId, peer: PublicKey) {
-        if let Some(Place::Tunnel(tunnel)) = self.transport.place(conn)
-            && let Some(addr) = self.relaying.tunnel_from(tunnel)
-        {
-            self.to_server(server::Input::PeerUp { conn, peer, addr });
-        }
     }
 
     /// What our record says of the relay; its address is ours, and filled in when there is one.
@@ -120,7 +111,16 @@ impl<T: Transport> Node<T> {
             passing.spoken = BTreeMap::new();
             self.to_server(server::Input::Serve(true));
             self.content_changed();
+            self.offer_relay();
         }
+    }
+
+    /// Those who are connected were told that this node is no relay; now it is.
+    fn offer_relay(&mut self) {
+        let Some(load) = self.passing.as_ref().map(|p| p.server.load()) else { return };
+        let frame = Message::Load(load).to_frame();
+        let up: Vec<ConnId> = self.links.iter().filter(|(_, l)| l.identified).map(|(c, _)| c).collect();
+        up.into_iter().for_each(|conn| self.send_on(conn, &frame));
     }
 
     /// A connection ended.

@@ -9,11 +9,11 @@ use super::Node;
 use crate::few::Few;
 use crate::id::{ConnId, PeerId, PublicKey};
 use crate::identity::cascade::{DialFailed, DialId};
-use crate::place::{Place, TunnelId};
-use crate::relay::message::Message;
+use crate::place::Place;
 use crate::relay::wire::{Cutter, Direction, Fragmenter, Header, Reassembler};
 use crate::transport::{DialError, Outgoing, Packet, Transport, close_code};
 use bytes::{Bytes, BytesMut};
+use std::net::{IpAddr, SocketAddr};
 
 /// Dials that wait for their relay at once.
 const WAITING_MAX: usize = 256;
@@ -38,6 +38,10 @@ struct Waiting {
 pub(super) struct Relaying {
     carriers: Few<ConnId, Box<Carrier>>,
     waiting: Vec<Waiting>,
+    /// Connections to peers that run, or ran, through a relay, and the relayed places known of them.
+    relayed: Few<ConnId, Vec<Place>>,
+    /// Where a relay saw their peers.
+    seen: Few<ConnId, IpAddr>,
 }
 
 impl Relaying {
@@ -53,21 +57,53 @@ impl Relaying {
         self.carriers.contains_key(&conn)
     }
 
+    /// Whether any connection may need this one to its relay.
+    pub(super) fn is_in_use(&self, conn: ConnId) -> bool {
+        let through = |p: &Place| matches!(p, Place::Relayed { relay, .. } if *relay == conn);
+        self.relayed.values().any(|places| places.iter().any(through))
+    }
+
+    /// The connection runs through a relay.
+    pub(super) fn is_relayed(&mut self, conn: ConnId) {
+        self.relayed.get_or_insert_with(conn, Vec::new);
+    }
+
+    /// Whether it does, or did.
+    pub(super) fn knows(&self, conn: ConnId) -> bool {
+        self.relayed.contains_key(&conn)
+    }
+
+    /// Connections that run, or ran, through a relay.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnId> {
+        self.relayed.keys().copied()
+    }
+
+    /// The relayed places of a connection.
+    pub(super) fn told(&mut self, conn: ConnId, places: Vec<Place>) {
+        self.relayed.insert(conn, places);
+    }
+
+    /// A relay saw the peer of a connection there.
+    pub(super) fn saw(&mut self, conn: ConnId, ip: IpAddr) {
+        self.seen.insert(conn, ip);
+    }
+
+    /// Where a relay saw the peer of a connection.
+    pub(super) fn seen(&self, conn: ConnId) -> Option<IpAddr> {
+        self.seen.get(&conn).copied()
+    }
+
     /// The connection is gone.
     pub(super) fn gone(&mut self, conn: ConnId) {
+        self.seen.remove(&conn);
         self.carriers.remove(&conn);
+        self.relayed.remove(&conn);
     }
 }
 
 impl<T: Transport> Node<T> {
     /// Dials a peer through a relay, which is connected first if it is not.
-    pub(super) fn dial_through(
-        &mut self,
-        dial: DialId,
-        peer: PublicKey,
-        relay: PublicKey,
-        addr: std::net::SocketAddr,
-    ) {
+    pub(super) fn dial_through(&mut self, dial: DialId, peer: PublicKey, relay: PublicKey, addr: SocketAddr) {
         let up = self.links.of(&relay).filter(|(_, l)| l.identified).map(|(conn, _)| conn);
         if let Some(conn) = up {
             return self.dial_by(dial, peer, conn);
@@ -109,6 +145,13 @@ impl<T: Transport> Node<T> {
         for Waiting { dial, .. } in self.relaying.take_waiting(relay) {
             self.dialled(dial, Err(DialFailed::Relay(why.to_owned())));
         }
+    }
+
+    /// Whether a connection serves relaying, in either role, and is not idle for that.
+    pub(super) fn is_relaying_with(&self, conn: ConnId, peer: &PublicKey) -> bool {
+        self.relaying.is_in_use(conn)
+            || self.reserving.holds(peer)
+            || self.passing.as_ref().is_some_and(|p| p.holds(peer))
     }
 
     /// A relay says that a peer has no session there: nothing that is sent to it through this relay arrives.
@@ -163,31 +206,6 @@ impl<T: Transport> Node<T> {
                 self.transport.handle(self.now, Packet { place, to: None, ecn: None, payload });
             }
         }
-    }
-}
-
-impl<T: Transport> Node<T> {
-    /// A relay says something.
-    pub(super) fn relay_frame(&mut self, conn: ConnId, peer: PublicKey, frame: &crate::codec::Frame) {
-        match Message::from_frame(frame) {
-            Ok(Message::Gone { peer: gone }) if gone != self.me.peer_id() => self.no_session(conn, gone),
-            Ok(_) => {}
-            Err(e) => self.broke(conn, &e),
-        }
-        let _ = peer;
-    }
-
-    fn place_gone(&mut self, _place: Place) {}
-
-    pub(super) fn reach_view(&self) -> crate::command::ReachView {
-        crate::command::ReachView::default()
-    }
-}
-
-impl Relaying {
-    /// Where a tunnel came from.
-    pub(super) fn tunnel_from(&self, _tunnel: TunnelId) -> Option<std::net::SocketAddr> {
-        None
     }
 }
 

@@ -15,6 +15,8 @@ use crate::identity::seek::Seek;
 use crate::identity::{book, cascade};
 use crate::job::{executor, message::Addressee, message::Message, requester};
 use crate::machine::{Cx, Machine};
+use crate::path::behaviour::observer;
+use crate::path::{paths, punch, stun};
 use crate::port::{BlobAnswer, BlobFailed, BlobRequest, EngineReport};
 use crate::rng::Rng;
 use crate::service::catalogue;
@@ -62,6 +64,11 @@ pub(super) struct Rngs {
     requester: Rng,
     executor: Rng,
     pub(super) passing: Rng,
+    pub(super) reserving: Rng,
+    pub(super) paths: Rng,
+    pub(super) punch: Rng,
+    pub(super) observer: Rng,
+    pub(super) stun: Rng,
 }
 
 impl Rngs {
@@ -78,6 +85,11 @@ impl Rngs {
             requester: rng(seed, "requester"),
             executor: rng(seed, "executor"),
             passing: rng(seed, "relay server"),
+            reserving: rng(seed, "relay client"),
+            paths: rng(seed, "paths"),
+            punch: rng(seed, "punch"),
+            observer: rng(seed, "observer"),
+            stun: rng(seed, "stun"),
         }
     }
 }
@@ -93,6 +105,10 @@ pub(super) enum Inside {
     Catalogue(catalogue::Input),
     Requester(requester::Input),
     Executor(executor::Input),
+    Paths(paths::Input),
+    Punch(punch::Input),
+    Observer(observer::Input),
+    Stun(stun::Input),
 }
 
 /// Lets a machine handle one thing and returns what it emitted.
@@ -154,6 +170,30 @@ impl<T: Transport> Node<T> {
             Inside::Executor(i) => {
                 let out = drive!(self, executor, executor, |m, cx| m.handle(cx, i));
                 self.after_executor(out);
+            }
+            Inside::Paths(i) => {
+                let (now, wall) = (self.now, self.wall);
+                let out =
+                    drive(&mut self.reach.paths, &mut self.rngs.paths, now, wall, |m, cx| m.handle(cx, i));
+                self.after_paths(out);
+            }
+            Inside::Punch(i) => {
+                let (now, wall) = (self.now, self.wall);
+                let out =
+                    drive(&mut self.reach.puncher, &mut self.rngs.punch, now, wall, |m, cx| m.handle(cx, i));
+                self.after_punch(out);
+            }
+            Inside::Observer(i) => {
+                let (now, wall) = (self.now, self.wall);
+                let observer = &mut self.reach.observer;
+                let out = drive(observer, &mut self.rngs.observer, now, wall, |m, cx| m.handle(cx, i));
+                self.after_observer(out);
+            }
+            Inside::Stun(i) => {
+                let (now, wall) = (self.now, self.wall);
+                let out =
+                    drive(&mut self.reach.stun, &mut self.rngs.stun, now, wall, |m, cx| m.handle(cx, i));
+                self.after_stun(out);
             }
         }
     }
@@ -248,6 +288,9 @@ impl<T: Transport> Node<T> {
                         Err(LookupFailed::NotFound) => book::Presence::NoRecord,
                         Err(LookupFailed::Refused | LookupFailed::Request(_)) => book::Presence::Unknown,
                     };
+                    if result.is_ok() {
+                        self.record_found(&key);
+                    }
                     self.inbox.push_back(Inside::Book(book::Input::Looked(key, presence)));
                     self.inbox.push_back(Inside::Cascade(cascade::Input::Found { key, result }));
                 }

@@ -13,7 +13,7 @@
 //! A peer's word about its own NAT is a hint that can only spoil its own chances; where it would make *us* send packets to
 //! somebody, [`super::punch`] asks for a second source.
 
-mod observer;
+pub mod observer;
 #[cfg(test)]
 mod tests;
 

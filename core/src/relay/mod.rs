@@ -11,9 +11,11 @@
 //! | [`wire`] | the header of a relayed packet; packets that are too large for one datagram |
 //! | [`message`] | control frames between a relay and those it serves |
 //! | [`server`] | who may be served, and whose packet is next |
+//! | [`client`] | which relays a private node holds reservations with |
 
 mod bucket;
 
+pub mod client;
 pub mod message;
 pub mod server;
 pub mod whereabouts;

@@ -305,6 +305,8 @@ pub trait Transport {
     fn watch(&mut self, conn: ConnId, watched: bool);
     /// A secret that both ends of the connection, and nobody else, can calculate (RFC 8446, 7.5).
     fn secret(&self, conn: ConnId, label: &[u8]) -> Option<[u8; 32]>;
+    /// Asks the peer for a sign of life, when nothing else does.
+    fn ping(&mut self, conn: ConnId);
     /// Sends a message in a DATAGRAM frame. What finds no room in the queue of a connection displaces its oldest.
     fn send_datagram(&mut self, conn: ConnId, message: Bytes) -> Result<(), DatagramError>;
     /// Largest message that [`Transport::send_datagram`] takes now, and bytes free in its queue.

@@ -571,6 +571,10 @@ impl Transport for QuicTransport {
         Some(secret)
     }
 
+    fn ping(&mut self, conn: ConnId) {
+        self.touch(conn, |q| q.ping());
+    }
+
     fn send_datagram(&mut self, conn: ConnId, message: Bytes) -> Result<(), DatagramError> {
         let sent = self.touch(conn, |q| {
             let mut datagrams = q.datagrams();

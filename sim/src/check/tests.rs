@@ -76,6 +76,7 @@ fn peer(claimed: PublicKey, port: u16) -> Action {
         trouble: None,
         services: 0,
         blocked: false,
+        path: None,
     })))
 }
 

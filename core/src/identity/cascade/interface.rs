@@ -155,6 +155,13 @@ pub enum Input {
         /// Where somebody says it is.
         addr: Option<SocketAddr>,
     },
+    /// A peer announces itself on the same link: its address may be a private one.
+    Nearby {
+        /// Who, it says.
+        key: PublicKey,
+        /// Where.
+        addr: SocketAddr,
+    },
     /// Somebody of our topic may be there.
     Hint(SocketAddr),
     /// A lookup ended. Those nobody here asked for are ignored.

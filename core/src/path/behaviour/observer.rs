@@ -115,6 +115,9 @@ struct Observation {
     at: Instant,
 }
 
+/// Addresses at which others see us that are told: candidates are few.
+const MAPPED_MAX: usize = 4;
+
 /// The observer of the node's own NAT.
 #[derive(Clone, Debug, Default)]
 pub struct Observer {
@@ -139,6 +142,17 @@ impl Observer {
     /// What is known.
     pub const fn behaviour(&self) -> &Behaviour {
         &self.behaviour
+    }
+
+    /// Where others see the main socket, what was seen last first, each once.
+    pub fn mapped(&self) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        for seen in self.seen.iter().rev().filter(|o| o.socket == SocketId::MAIN) {
+            if !all.contains(&seen.mapped) && all.len() < MAPPED_MAX {
+                all.push(seen.mapped);
+            }
+        }
+        all
     }
 
     /// The familiar name of what is known.

@@ -117,6 +117,7 @@ fn peer_view() -> PeerView {
         trouble: None,
         services: 1,
         blocked: false,
+        path: None,
     }
 }
 

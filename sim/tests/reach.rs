@@ -1,0 +1,181 @@
+//! Peers behind translators, with the real core: reached through a relay at once, directly as soon as a hole is punched.
+
+use remote_network_core::command::{Command, PathKind, PeerState, PeerView, Reply};
+use remote_network_core::id::{DhtId, Keypair, PeerName, PublicKey};
+use remote_network_core::node::NodeConfig;
+use remote_network_sim::dht::DhtSpec;
+use remote_network_sim::disk::DiskSpec;
+use remote_network_sim::engine::EngineSpec;
+use remote_network_sim::host::Clock;
+use remote_network_sim::nat::Kind;
+use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
+use remote_network_sim::world::{HostSpec, Said, Step, World};
+
+const MS_NS: u64 = 1_000_000;
+
+struct Stage {
+    world: World,
+    a: HostId,
+    b: HostId,
+    keys: Vec<PublicKey>,
+}
+
+fn add(world: &mut World, n: u8, kind: Kind, relay: bool) -> (HostId, PublicKey) {
+    let keypair = Keypair::from_seed(&[n; 32]);
+    let key = keypair.public();
+    let v4 = world.net.add_chain(INTERNET, 0, &kind.chain());
+    let v6 = kind.chain6().map(|chain| world.net.add_chain(INTERNET, 0, &chain));
+    // The two share no topic, so that they do not meet before they are told to.
+    let topics = if relay { vec![DhtId([3; 20]), DhtId([4; 20])] } else { vec![DhtId([n; 20])] };
+    let config = NodeConfig { topics, public: relay, relay, ..NodeConfig::new(keypair) };
+    let spec = HostSpec {
+        config,
+        real_tls: false,
+        region: 0,
+        quality: Quality::default(),
+        clock: Clock::default(),
+        disk: DiskSpec::default(),
+        engine: EngineSpec::default(),
+    };
+    let id = world.add_at(spec, Site { v4, v6 });
+    if relay && let Some(address) = world.net.address(id) {
+        world.hosts[id as usize].config.public_addrs = vec![address];
+    }
+    (id, key)
+}
+
+impl Stage {
+    /// Two relays, `a` and `b` behind boxes of these kinds, up for half a minute.
+    fn new(seed: u64, kinds: [Kind; 2]) -> Self {
+        let mut world: World = World::new(seed, DhtSpec::default());
+        let mut keys = Vec::new();
+        for (n, kind, relay) in
+            [(1, Kind::Open, true), (2, Kind::Open, true), (3, kinds[0], false), (4, kinds[1], false)]
+        {
+            let (id, key) = add(&mut world, n, kind, relay);
+            world.start(id);
+            keys.push(key);
+        }
+        let mut stage = Self { world, a: 2, b: 3, keys };
+        stage.run(30_000);
+        stage
+    }
+
+    fn key(&self, id: HostId) -> PublicKey {
+        self.keys[id as usize]
+    }
+
+    fn run(&mut self, ms: u64) -> Vec<Said> {
+        let until = self.world.now_ns() + ms * MS_NS;
+        self.world.mark(until, 1);
+        while let Some(step) = self.world.step() {
+            if step == Step::Mark(1) {
+                break;
+            }
+        }
+        self.world.take_said().collect()
+    }
+
+    /// How `a` sees `b`.
+    fn view(&mut self) -> Option<PeerView> {
+        let (a, peer) = (self.a, PeerName::Key(self.key(self.b)));
+        self.world.command(a, Command::Peer(peer));
+        self.run(1).into_iter().find_map(|said| match said {
+            Said::Reply(_, _, Reply::Peer(view)) => Some(*view),
+            _ => None,
+        })
+    }
+
+    /// Lets `a` connect to `b`; when it was connected at all, and when directly, in milliseconds.
+    fn connect(&mut self, for_ms: u64) -> (Option<u64>, Option<u64>) {
+        let (a, peer) = (self.a, PeerName::Key(self.key(self.b)));
+        self.world.command(a, Command::Connect { peer, addr: None });
+        let begun = self.world.now_ns();
+        let (mut up, mut direct) = (None, None);
+        while self.world.now_ns() < begun + for_ms * MS_NS && direct.is_none() {
+            self.run(20);
+            let at = (self.world.now_ns() - begun) / MS_NS;
+            let Some(view) = self.view().filter(|v| v.state == PeerState::Connected) else { continue };
+            up.get_or_insert(at);
+            if view.path.as_ref().is_none_or(|p| p.kind == PathKind::Direct) {
+                direct = Some(at);
+            }
+        }
+        (up, direct)
+    }
+}
+
+/// Pairs that find a direct path, and those that cannot.
+#[test]
+fn peers_meet_through_a_relay_at_once_and_directly_where_that_is_possible() {
+    use Kind::{DoubleNat, FullCone, Ipv6, OutboundOnly, PortRestricted, RestrictedCone};
+    use Kind::{SymmetricRandom, SymmetricSequential};
+    for (a, b, possible) in [
+        (PortRestricted, PortRestricted, true),
+        (FullCone, PortRestricted, true),
+        (RestrictedCone, SymmetricRandom, true),
+        (SymmetricRandom, PortRestricted, true),
+        (PortRestricted, SymmetricRandom, true),
+        (SymmetricSequential, PortRestricted, true),
+        (SymmetricSequential, SymmetricSequential, true),
+        (SymmetricRandom, SymmetricRandom, false),
+        (Ipv6, Ipv6, true),
+        (OutboundOnly, PortRestricted, true),
+        (DoubleNat, PortRestricted, true),
+    ] {
+        let mut stage = Stage::new(1, [a, b]);
+        let (up, direct) = stage.connect(12_000);
+        assert!(up.is_some_and(|ms| ms <= 3_000), "{a:?} {b:?}: connected after {up:?} ms");
+        assert_eq!(direct.is_some(), possible, "{a:?} {b:?}: {:?}", stage.view().map(|v| v.path));
+    }
+}
+
+/// Whether the connection is the one of `before`, and lives: something that was sent is acknowledged.
+fn goes_on(stage: &mut Stage, before: &PeerView, kind: PathKind) -> Option<u64> {
+    let begun = stage.world.now_ns();
+    for _ in 0..100 {
+        stage.run(100);
+        let Some(view) = stage.view() else { continue };
+        assert_eq!(view.since, before.since, "the connection is another one: {view:?}");
+        if view.path.as_ref().is_some_and(|p| p.kind == kind && p.since > before.path.as_ref().unwrap().since)
+        {
+            return Some((stage.world.now_ns() - begun) / MS_NS);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_relayed_connection_outlives_its_relay() {
+    let mut stage = Stage::new(2, [Kind::SymmetricRandom, Kind::SymmetricRandom]);
+    let (up, _) = stage.connect(12_000);
+    assert!(up.is_some());
+    let before = stage.view().expect("connected");
+    // The relay in use is the one that both hold as active: the first.
+    stage.world.crash(0);
+    let after = goes_on(&mut stage, &before, PathKind::Relayed);
+    assert!(after.is_some_and(|ms| ms <= 10_000), "{after:?}: {:?}", stage.view());
+}
+
+#[test]
+fn a_direct_connection_outlives_the_restart_of_a_router_and_a_move_to_another_network() {
+    for moves in [false, true] {
+        let mut stage = Stage::new(3, [Kind::PortRestricted, Kind::PortRestricted]);
+        let (_, direct) = stage.connect(12_000);
+        assert!(direct.is_some());
+        stage.run(5_000);
+        let before = stage.view().expect("connected");
+        let site = stage.world.net.site(stage.b).expect("a host");
+        if moves {
+            let v4 = stage.world.net.add_chain(INTERNET, 1, &Kind::PortRestricted.chain());
+            stage.world.roam(stage.b, Site { v4, v6: None });
+        } else {
+            stage.world.net.reboot_box(site.v4);
+        }
+        stage.run(15_000);
+        let view = stage.view();
+        let view = view.expect("known");
+        assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
+        assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
+    }
+}
