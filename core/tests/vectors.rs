@@ -16,6 +16,7 @@ use remote_network_core::job::order::Order;
 use remote_network_core::job::receipt::{Bundle, Commit, Receipt, Verdict, result_digest, verify_file};
 use remote_network_core::job::signed::Signed;
 use remote_network_core::machine::{Cx, Machine as _};
+use remote_network_core::path::probe::{Probe, ProbeKeys};
 use remote_network_core::port::{
     BlobInfo, EngineInput, EngineLimits, EngineOutput, ExitClass, MutableItem, Port, Usage,
 };
@@ -116,6 +117,19 @@ fn relay_gone() -> Message {
 
 fn seen() -> Seen {
     Seen { key: bob().public(), addr: ([203, 0, 113, 7], 30_906).into() }
+}
+
+/// What alice sends to bob in order to prove his address, and he answers to.
+fn probe(probe: Probe) -> Bytes {
+    ProbeKeys::derive(&[5; 32], &alice().public(), &bob().public()).seal(&probe)
+}
+
+fn ping() -> Probe {
+    Probe::Ping { nonce: [6; 8], count: 1, flags: 0, full: false }
+}
+
+fn pong() -> Probe {
+    Probe::Pong { nonce: [7; 8], observed: ([203, 0, 113, 7], 30_906).into() }
 }
 
 fn record() -> MutableItem {
@@ -245,6 +259,8 @@ fn made() -> BTreeMap<&'static str, String> {
         ("relay-datagram-to", hex(&relayed(Direction::To, &bob(), Part::Whole, b"packet"))),
         ("relay-datagram-from", hex(&relayed(Direction::From, &alice(), Part::Whole, b"packet"))),
         ("relay-datagram-piece", hex(&relayed(Direction::To, &bob(), SECOND_OF_TWO, b"ket"))),
+        ("path-ping", hex(&probe(ping()))),
+        ("path-pong", hex(&probe(pong()))),
         ("record-value", hex(&record().value)),
         ("record-signed-bytes", hex(&item::signing_bytes(b"", record().seq, &record().value))),
         ("record-signature", record().signature.to_string()),
@@ -300,6 +316,10 @@ fn the_vectors_are_good_to_those_who_read_them() {
     reader.push(&[bytes("seek-frame"), bytes("seen-frame")].concat());
     assert_eq!(reader.next_frame().map(|f| Seek::from_frame(&f.unwrap())), Ok(Ok(seek())));
     assert_eq!(reader.next_frame().map(|f| Seen::from_frame(&f.unwrap())), Ok(Ok(seen())));
+
+    let bobs = ProbeKeys::derive(&[5; 32], &bob().public(), &alice().public());
+    assert_eq!(bobs.open(&bytes("path-ping")), Ok(ping()));
+    assert_eq!(bobs.open(&bytes("path-pong")), Ok(pong()));
 
     let signature = Signature::from_slice(&bytes("record-signature")).unwrap();
     assert!(alice().public().verify(&bytes("record-signed-bytes"), &signature));

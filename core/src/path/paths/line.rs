@@ -360,6 +360,8 @@ impl Line {
         if self.selected != Some(place) {
             self.since = cx.wall;
             self.switched_at = Some(cx.now);
+            // QUIC's own figure is of the place before, and comes close to this one within a few packets.
+            self.rtt = self.places[at].rtt.unwrap_or(self.rtt);
         }
         (self.selected, self.last) = (Some(place), place);
         self.clear_lost(cx);

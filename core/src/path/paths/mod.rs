@@ -209,7 +209,12 @@ impl Paths {
         self.lines.get(&conn).map(Line::view)
     }
 
-    /// Where a connection's packets go.
+    /// Whether this connection is up here.
+    pub fn knows(&self, conn: ConnId) -> bool {
+        self.lines.contains_key(&conn)
+    }
+
+    /// Where a connection's packets go. `None` also when no place is left.
     pub fn place(&self, conn: ConnId) -> Option<Place> {
         self.lines.get(&conn)?.selected()
     }

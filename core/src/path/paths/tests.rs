@@ -343,6 +343,7 @@ fn a_socket_that_is_gone_takes_its_places_with_it() {
     let mut rig = rig(Place::Direct { socket: SocketId(3), addr: at(1, 1) });
     assert!(rig.tell(Input::SocketGone(SocketId(2))).is_empty());
     assert!(rig.tell(Input::SocketGone(SocketId(3))).contains(&Output::Lost(CONN)));
+    assert_eq!((rig.machine.place(CONN), rig.machine.knows(CONN)), (None, true));
 }
 
 #[test]
