@@ -250,7 +250,7 @@ impl Assembly {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let crypto = tls::crypto(&self.node.keypair, provider).map_err(|e| Failure::work(e.to_string()))?;
         let transport = QuicTransport::new(QuicConfig {
-            connections_max: self.config.connections_max(),
+            connections_max: self.node.connections_max(),
             ..QuicConfig::new(crypto, base, self.seed)
         });
         Node::restore(self.node, transport, self.seed, now, wall, self.journal).map_err(|e| unrecoverable(&e))

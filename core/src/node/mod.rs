@@ -428,6 +428,8 @@ impl<T: Transport> Node<T> {
                 break;
             }
         }
+        // Whatever happened may have made room on the way to a receiver.
+        self.forward();
         // What a busy moment needed is not kept for ever, by no node of many.
         self.inbox = VecDeque::new();
         if let Life::Stopping { asked, .. } = self.life

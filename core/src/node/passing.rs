@@ -134,7 +134,6 @@ impl<T: Transport> Node<T> {
             return self.refuse("relay-none");
         }
         self.to_server(server::Input::Datagram { conn, bytes });
-        self.forward();
     }
 
     /// A frame for a relay.
@@ -173,7 +172,6 @@ impl<T: Transport> Node<T> {
                 drive(&mut passing.server, &mut self.rngs.passing, now, self.wall, Machine::handle_timeout);
             self.after_server(out);
         }
-        self.forward();
     }
 
     fn after_server(&mut self, out: Vec<server::Output>) {
