@@ -94,7 +94,7 @@ impl<T: Transport> Node<T> {
         if !passing.proven && !dialled && unasked {
             self.proven_reachable();
         }
-        self.to_server(server::Input::PeerUp { conn, peer, addr });
+        self.tell_server(server::Input::PeerUp { conn, peer, addr });
     }
 
     /// What our record says of the relay; its address is ours, and filled in when there is one.
@@ -109,7 +109,7 @@ impl<T: Transport> Node<T> {
         if let Some(passing) = &mut self.passing {
             passing.proven = true;
             passing.spoken = BTreeMap::new();
-            self.to_server(server::Input::Serve(true));
+            self.tell_server(server::Input::Serve(true));
             self.content_changed();
             self.offer_relay();
         }
@@ -125,7 +125,7 @@ impl<T: Transport> Node<T> {
 
     /// A connection ended.
     pub(super) fn passing_down(&mut self, conn: ConnId) {
-        self.to_server(server::Input::PeerDown { conn });
+        self.tell_server(server::Input::PeerDown { conn });
     }
 
     /// A datagram to be passed on.
@@ -133,7 +133,7 @@ impl<T: Transport> Node<T> {
         if self.passing.is_none() {
             return self.refuse("relay-none");
         }
-        self.to_server(server::Input::Datagram { conn, bytes });
+        self.tell_server(server::Input::Datagram { conn, bytes });
     }
 
     /// A frame for a relay.
@@ -141,7 +141,7 @@ impl<T: Transport> Node<T> {
         if self.passing.is_none() {
             return self.refuse("relay-none");
         }
-        self.to_server(server::Input::Frame { conn, frame: frame.clone() });
+        self.tell_server(server::Input::Frame { conn, frame: frame.clone() });
     }
 
     /// An end wants another to be told where it is.
@@ -156,7 +156,7 @@ impl<T: Transport> Node<T> {
         }
     }
 
-    fn to_server(&mut self, input: server::Input) {
+    fn tell_server(&mut self, input: server::Input) {
         let Some(passing) = &mut self.passing else { return };
         let out = drive(&mut passing.server, &mut self.rngs.passing, self.now, self.wall, |m, cx| {
             m.handle(cx, input);
@@ -226,12 +226,12 @@ impl<T: Transport> Node<T> {
         if !self.passing.as_ref().is_some_and(|p| p.holds(&peer)) {
             return self.reply(id, Reply::Error(CommandError::NoSession(peer)));
         }
-        self.to_server(server::Input::Disconnect { peer });
+        self.tell_server(server::Input::Disconnect { peer });
         self.reply(id, Reply::Done);
     }
 
     /// Refuses a peer at the relay too, or takes that back.
     pub(super) fn relay_blocks(&mut self, peer: PublicKey, blocked: bool) {
-        self.to_server(server::Input::Block { peer, blocked });
+        self.tell_server(server::Input::Block { peer, blocked });
     }
 }

@@ -84,13 +84,13 @@ impl<T: Transport> Node<T> {
     pub(super) fn reserving_begins(&mut self) {
         let mut known = self.config.relays.clone();
         if let Some((preferred, _)) = known.first() {
-            self.to_client(client::Input::Prefer(Some(*preferred)));
+            self.tell_client(client::Input::Prefer(Some(*preferred)));
         }
         known.extend(self.book.relays(KNOWN_RELAYS_MAX));
         for (key, addr) in known {
-            self.to_client(client::Input::Candidate { key, addr, price: 0 });
+            self.tell_client(client::Input::Candidate { key, addr, price: 0 });
         }
-        self.to_client(client::Input::Want(!self.config.public));
+        self.tell_client(client::Input::Want(!self.config.public));
     }
 
     /// A peer is identified; it may be a relay, and may be one of ours.
@@ -98,28 +98,28 @@ impl<T: Transport> Node<T> {
         let Some(place) = self.transport.place(conn) else { return };
         if is_relay && let Place::Direct { addr, .. } = place {
             let price = self.dht.peek(&key).and_then(|r| r.content.relay_offer).map_or(0, |o| o.price);
-            self.to_client(client::Input::Candidate { key, addr, price });
+            self.tell_client(client::Input::Candidate { key, addr, price });
         }
         if !matches!(place, Place::Relayed { .. }) {
             let rtt = self.rtt_of(conn);
-            self.to_client(client::Input::PeerUp { conn, key, rtt });
+            self.tell_client(client::Input::PeerUp { conn, key, rtt });
         }
     }
 
     /// A connection ended.
     pub(super) fn reserving_down(&mut self, conn: ConnId, key: PublicKey) {
-        self.to_client(client::Input::PeerDown { conn, key });
+        self.tell_client(client::Input::PeerDown { conn, key });
     }
 
     /// A peer could not be connected to.
     pub(super) fn reserving_failed(&mut self, key: PublicKey, why: &str) {
-        self.to_client(client::Input::Failed { key, why: why.to_owned() });
+        self.tell_client(client::Input::Failed { key, why: why.to_owned() });
     }
 
     /// Nothing comes back on a connection any more.
     pub(super) fn relay_suspect(&mut self, conn: ConnId) {
         if let Some(key) = self.links.get(conn).map(|l| l.peer).filter(|k| self.reserving.holds(k)) {
-            self.to_client(client::Input::Suspect { key });
+            self.tell_client(client::Input::Suspect { key });
         }
     }
 
@@ -131,15 +131,15 @@ impl<T: Transport> Node<T> {
             Ok(Message::Load(load)) => {
                 let key = self.links.get(conn).map(|l| l.peer);
                 if let (Some(key), Some(addr)) = (key, self.addr_of(conn)) {
-                    self.to_client(client::Input::Candidate { key, addr, price: load.price });
+                    self.tell_client(client::Input::Candidate { key, addr, price: load.price });
                 }
             }
             Ok(_) | Err(_) => {}
         }
-        self.to_client(client::Input::Frame { conn, frame: frame.clone() });
+        self.tell_client(client::Input::Frame { conn, frame: frame.clone() });
     }
 
-    fn to_client(&mut self, input: client::Input) {
+    fn tell_client(&mut self, input: client::Input) {
         let out =
             drive(&mut self.reserving.client, &mut self.rngs.reserving, self.now, self.wall, |m, cx| {
                 m.handle(cx, input);
@@ -166,7 +166,7 @@ impl<T: Transport> Node<T> {
             if let Some((conn, _)) = self.links.of(key) {
                 self.transport.ping(conn);
                 let rtt = self.rtt_of(conn);
-                self.to_client(client::Input::Rtt { key: *key, rtt });
+                self.tell_client(client::Input::Rtt { key: *key, rtt });
             }
         }
         self.reserving.keepalive = (!relays.is_empty()).then(|| self.now + KEEPALIVE_EVERY);
@@ -178,7 +178,7 @@ impl<T: Transport> Node<T> {
                 client::Output::Connect { key, addr } => match self.links.of(&key) {
                     Some((conn, link)) if link.identified => {
                         let rtt = self.rtt_of(conn);
-                        self.to_client(client::Input::PeerUp { conn, key, rtt });
+                        self.tell_client(client::Input::PeerUp { conn, key, rtt });
                     }
                     Some(_) | None => self.connect_at(key, Some(addr)),
                 },

@@ -472,7 +472,8 @@ fn a_connection_within_a_connection_is_carried_by_it() {
     let outer2 = wire.host(2).dial(now, &key(3).public(), addr(3)).expect("room");
     // Long enough to learn that more than 1,200 bytes get through.
     wire.run(Duration::from_secs(3));
-    (wire.take(1), wire.take(2));
+    wire.take(1);
+    wire.take(2);
     let sides: Vec<(ConnId, PublicKey, bool)> = connected(&wire.take(3));
     let now = wire.now;
     let nobody = Place::Relayed { relay: ConnId(77), peer: key(2).public().peer_id() };
