@@ -133,12 +133,12 @@ fn peers_meet_through_a_relay_at_once_and_directly_where_that_is_possible() {
 /// Whether the connection is the one of `before`, and lives: something that was sent is acknowledged.
 fn goes_on(stage: &mut Stage, before: &PeerView, kind: PathKind) -> Option<u64> {
     let begun = stage.world.now_ns();
+    let was_since = before.path.as_ref().map(|p| p.since);
     for _ in 0..100 {
         stage.run(100);
         let Some(view) = stage.view() else { continue };
         assert_eq!(view.since, before.since, "the connection is another one: {view:?}");
-        if view.path.as_ref().is_some_and(|p| p.kind == kind && p.since > before.path.as_ref().unwrap().since)
-        {
+        if view.path.as_ref().is_some_and(|p| p.kind == kind && Some(p.since) > was_since) {
             return Some((stage.world.now_ns() - begun) / MS_NS);
         }
     }

@@ -74,13 +74,13 @@ fn a_recording_that_breaks_off_is_read_up_to_there() {
     assert_eq!(cut.entries, whole.entries[..whole.entries.len() - 1]);
     assert_eq!(Recording::read(b"something else").unwrap_err(), ReplayError::Magic);
     assert_eq!(Recording::read(b"RNREPLAY\x00\x09").unwrap_err(), ReplayError::Version(9));
-    assert_eq!(Recording::read(b"RNREPLAY\x00\x02").unwrap_err(), ReplayError::Start);
+    assert_eq!(Recording::read(b"RNREPLAY\x00\x03").unwrap_err(), ReplayError::Start);
 }
 
 proptest! {
     #[test]
     fn hostile_recordings_are_refused_not_obeyed(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Recording::read(&[b"RNREPLAY\x00\x02", &tail[..]].concat());
+        let _ = Recording::read(&[b"RNREPLAY\x00\x03", &tail[..]].concat());
         let mut r = Reader(&tail);
         if let Ok(entry) = Entry::take(&mut r) {
             let mut out = Vec::new();
