@@ -13,6 +13,7 @@ mod product {
     pub mod workflow_text;
     pub mod api {
         pub mod dto;
+        pub mod reach;
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
-use super::relay::ReachDto;
+use super::reach::ReachDto;
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,

@@ -1,4 +1,4 @@
-//! How the node is reached, and what it does as a relay for others.
+//! What the node does as a relay for others.
 
 use super::error::ApiError;
 use super::node::{Done, key_of};
@@ -9,82 +9,12 @@ use crate::ports::store::{Entry, PAGE_ROWS_MAX, StoreError, Totals};
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use remote_network_core::command::{Command, PunchCount, ReachView, RelayUse, RelayView, Reply};
-use remote_network_core::dht::record::NatType;
+use remote_network_core::command::{Command, RelayView, Reply};
 use remote_network_core::relay::server::{DropReason, SessionView, Usage};
 use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// How others reach the node; part of `GET /status`.
-#[derive(Serialize)]
-pub struct ReachDto {
-    nat: &'static str,
-    nat_words: String,
-    mapped: Vec<String>,
-    relays: Vec<RelayUseDto>,
-    relay_words: String,
-    punches: Vec<PunchDto>,
-}
-
-#[derive(Serialize)]
-struct RelayUseDto {
-    relay: String,
-    addr: String,
-    active: bool,
-}
-
-#[derive(Serialize)]
-struct PunchDto {
-    ours: &'static str,
-    theirs: &'static str,
-    tried: u32,
-    punched: u32,
-    first_try: u32,
-}
-
-impl From<&ReachView> for ReachDto {
-    fn from(v: &ReachView) -> Self {
-        Self {
-            nat: nat_name(v.nat),
-            nat_words: v.nat_words.clone(),
-            mapped: v.mapped.iter().map(ToString::to_string).collect(),
-            relays: v.relays.iter().map(RelayUseDto::from).collect(),
-            relay_words: v.relay_words.clone(),
-            punches: v.punches.iter().map(PunchDto::from).collect(),
-        }
-    }
-}
-
-impl From<&RelayUse> for RelayUseDto {
-    fn from(v: &RelayUse) -> Self {
-        Self { relay: v.relay.to_string(), addr: v.addr.to_string(), active: v.active }
-    }
-}
-
-impl From<&PunchCount> for PunchDto {
-    fn from(v: &PunchCount) -> Self {
-        Self {
-            ours: nat_name(v.ours),
-            theirs: nat_name(v.theirs),
-            tried: v.tried,
-            punched: v.punched,
-            first_try: v.first_try,
-        }
-    }
-}
-
-const fn nat_name(nat: NatType) -> &'static str {
-    match nat {
-        NatType::Unknown => "unknown",
-        NatType::Open => "open",
-        NatType::FullCone => "full cone",
-        NatType::RestrictedCone => "restricted cone",
-        NatType::PortRestrictedCone => "port-restricted cone",
-        NatType::Symmetric => "symmetric",
-    }
-}
 
 /// The node as a relay.
 #[derive(Serialize)]
