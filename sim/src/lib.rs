@@ -43,6 +43,7 @@ pub mod fold;
 pub mod host;
 pub mod nat;
 pub mod net;
+pub mod oracle;
 pub mod plan;
 pub mod ports;
 pub mod queue;

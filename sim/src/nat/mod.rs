@@ -66,7 +66,7 @@ impl Dependence {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Allocation {
-    /// The inner port, and when that is taken the next free one above it.
+    /// The inner port, and when that is taken the next free one above the last given out.
     #[default]
     Preserving,
     /// The last one given out plus this, and when that is taken the next after it.
