@@ -50,6 +50,7 @@ pub mod queue;
 pub mod replay;
 pub mod report;
 pub mod scenario;
+pub mod sites;
 pub mod trace;
 pub mod tunnel;
 pub mod world;

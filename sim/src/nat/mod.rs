@@ -258,6 +258,11 @@ impl Gate {
         self.udp_blocked = blocked || self.spec == BoxSpec::UdpBlocked;
     }
 
+    /// Whether it lets no UDP through.
+    pub fn blocks_udp(&self) -> bool {
+        self.udp_blocked
+    }
+
     /// A packet wants out.
     pub fn outbound(&mut self, now_ns: u64, head: &mut Head) -> Way {
         match &mut self.works {

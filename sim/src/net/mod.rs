@@ -287,6 +287,11 @@ impl Net {
         Some(Stand { v4: self.topology.levels(site.v4), v6: site.v6.map(|six| self.topology.levels(six)) })
     }
 
+    /// Whether boxes let a host's UDP out over IPv4 at the moment.
+    pub fn passes_udp(&self, host: HostId) -> bool {
+        self.ports.get(host as usize).is_some_and(|p| self.topology.passes_udp(p.v4.network))
+    }
+
     /// Moves a host to an address nobody has had; what is under way to the old one is lost.
     pub fn readdress(&mut self, host: HostId) -> Option<SocketAddr> {
         self.relocate(host, self.site(host)?)

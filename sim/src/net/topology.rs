@@ -260,6 +260,17 @@ impl Topology {
         }
     }
 
+    /// Whether all boxes from a network to the Internet let UDP through.
+    pub(super) fn passes_udp(&self, mut network: NetworkId) -> bool {
+        while let Some(uplink) = self.network(network).and_then(|n| n.uplink.as_ref()) {
+            if uplink.gate.blocks_udp() {
+                return false;
+            }
+            network = uplink.outer;
+        }
+        true
+    }
+
     /// The boxes between a network and the Internet, the nearest first.
     pub(super) fn levels(&self, mut network: NetworkId) -> Vec<Level> {
         let mut levels = Vec::new();
