@@ -6,6 +6,7 @@ use remote_network_core::node::Node;
 use remote_network_core::transport::quic::QuicTransport;
 use remote_network_sim::dht_packets;
 use remote_network_sim::dht_packets::scenario::Scenario;
+use remote_network_sim::matrix::{self, MatrixSpec, Pairing};
 use remote_network_sim::plan::Class;
 use remote_network_sim::replay::{Recording, replay};
 use remote_network_sim::report::{SimOptions, cpu_ms, simulate};
@@ -29,13 +30,28 @@ const SCENARIO_NODES_MIN: u32 = 30;
 /// More are beyond what a scenario is for.
 const SCENARIO_NODES_MAX: u32 = 2_000;
 
+/// Pairs of a population: more take hours.
+const PAIRS_MAX: u32 = 10_000;
+
+/// Worlds for each pair when nobody says how many.
+const PAIR_SEEDS: u32 = 5;
+
+/// The most.
+const PAIR_SEEDS_MAX: u32 = 1_000;
+
 /// Runs a simulation; a violation is a failure.
 pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
-    if let Some(SimulateCommand::Dht { nodes, seed, scenario }) = &args.what {
-        return match scenario {
-            None => dht(json, nodes.unwrap_or(DHT_NODES), *seed),
-            Some(name) => dht_scenario(json, name, nodes.unwrap_or(SCENARIO_NODES), *seed),
-        };
+    match &args.what {
+        Some(SimulateCommand::Dht { nodes, seed, scenario: None }) => {
+            return dht(json, nodes.unwrap_or(DHT_NODES), *seed);
+        }
+        Some(SimulateCommand::Dht { nodes, seed, scenario: Some(name) }) => {
+            return dht_scenario(json, name, nodes.unwrap_or(SCENARIO_NODES), *seed);
+        }
+        Some(SimulateCommand::NatMatrix { seeds, seed, population }) => {
+            return nat_matrix(json, *seeds, *seed, *population);
+        }
+        None => {}
     }
     if let Some(file) = &args.replay {
         return again(json, file);
@@ -62,6 +78,35 @@ pub fn run(json: bool, args: &SimulateArgs) -> Result<(), Failure> {
         0 => Ok(()),
         n => Err(Failure::work(format!("{n} violation(s), class {class}, seed {}", report.seed))
             .with_hint(format!("see it again: {}", report.replay))),
+    }
+}
+
+/// Every kind of NAT against every other, or a population of them; a direct path where there can be none is a failure.
+fn nat_matrix(json: bool, seeds: Option<u32>, seed: u64, population: Option<u32>) -> Result<(), Failure> {
+    let pairs = match population {
+        None => Pairing::all(),
+        Some(count) if (1..=PAIRS_MAX).contains(&count) => Pairing::population(count, seed),
+        Some(count) => {
+            return Err(Failure::usage(format!("--population {count}: from 1 to {PAIRS_MAX} are possible")));
+        }
+    };
+    let seeds = seeds.unwrap_or(if population.is_some() { 1 } else { PAIR_SEEDS });
+    if !(1..=PAIR_SEEDS_MAX).contains(&seeds) {
+        return Err(Failure::usage(format!("--seeds {seeds}: from 1 to {PAIR_SEEDS_MAX} are possible")));
+    }
+    let report = matrix::run(&MatrixSpec { pairs, seeds, seed }, |pair| {
+        if !json {
+            println!("{pair}");
+        }
+    });
+    if json {
+        println!("{}", serde_json::to_string(&report).map_err(|e| Failure::work(e.to_string()))?);
+    } else {
+        println!("{report}");
+    }
+    match report.false_connected {
+        0 => Ok(()),
+        n => Err(Failure::work(format!("{n} direct path(s) where there can be none, seed {seed}"))),
     }
 }
 

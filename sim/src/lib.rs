@@ -20,6 +20,9 @@
 //!    must shut down in order.
 //! 6. A [`report::Report`] says what happened, and a [`trace`] hash whether it was the same run.
 //!
+//! Hosts may sit behind boxes that translate and filter ([`nat`]); an [`oracle`] says which of them can meet, and a [`matrix`]
+//! of all kinds shows which do.
+//!
 //! Beside worlds there are recordings of real nodes ([`replay`]), told to a core again at the desk. Cryptography is a null
 //! session in most worlds and real TLS with a seeded provider in a share of them ([`crypto`]).
 //!
@@ -41,14 +44,17 @@ pub mod engine;
 pub mod expect;
 pub mod fold;
 pub mod host;
+pub mod matrix;
 pub mod nat;
 pub mod net;
+pub mod oracle;
 pub mod plan;
 pub mod ports;
 pub mod queue;
 pub mod replay;
 pub mod report;
 pub mod scenario;
+pub mod sites;
 pub mod trace;
 pub mod tunnel;
 pub mod world;

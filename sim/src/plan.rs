@@ -10,6 +10,7 @@ use crate::draw::Draw;
 use crate::engine::EngineSpec;
 use crate::host::Clock;
 use crate::net::{HostId, Quality, REGION_LATENCY_US};
+use crate::sites::{Attachment, NetworkPlan};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -109,6 +110,9 @@ pub struct HostPlan {
     pub services: Vec<u8>,
     /// Connections it wants; 0: the product's own bounds.
     pub peers: u16,
+    /// Behind what it is; `None`: a public machine on the Internet itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<Attachment>,
 }
 
 /// Something that goes wrong for a while.
@@ -166,10 +170,29 @@ pub enum FaultKind {
         /// What it is like meanwhile.
         quality: Quality,
     },
-    /// A machine gets another address, for good.
+    /// A machine gets another address, for good: one that is set up again elsewhere, with its disk; or, with a place to
+    /// go, one that roams there while it runs.
     Move {
         /// Which.
         host: HostId,
+        /// Where to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Attachment>,
+    },
+    /// The boxes of a network restart and have forgotten everything.
+    NatReboot {
+        /// Whose, by its position in the plan.
+        network: u32,
+    },
+    /// The boxes of a network get other outer addresses, for good.
+    NatReaddress {
+        /// Whose, by its position in the plan.
+        network: u32,
+    },
+    /// The boxes of a network let no UDP through.
+    UdpBlocked {
+        /// Whose, by its position in the plan.
+        network: u32,
     },
     /// A machine's wall clock is set, for good.
     ClockJump {
@@ -230,7 +253,11 @@ impl FaultKind {
             FaultKind::Cut { deaf: false, .. } => "one-way cut",
             FaultKind::Weather { .. } => "weather",
             FaultKind::Link { .. } => "bad link",
-            FaultKind::Move { .. } => "move",
+            FaultKind::Move { to: None, .. } => "move",
+            FaultKind::Move { to: Some(_), .. } => "roam",
+            FaultKind::NatReboot { .. } => "nat reboot",
+            FaultKind::NatReaddress { .. } => "nat readdress",
+            FaultKind::UdpBlocked { .. } => "udp blocked",
             FaultKind::ClockJump { .. } => "clock jump",
             FaultKind::DhtOffline => "dht offline",
             FaultKind::DhtBad { .. } => "bad dht",
@@ -249,7 +276,7 @@ impl FaultKind {
             | FaultKind::Pause { host }
             | FaultKind::Unplug { host }
             | FaultKind::Link { host, .. }
-            | FaultKind::Move { host }
+            | FaultKind::Move { host, .. }
             | FaultKind::ClockJump { host, .. }
             | FaultKind::DiskFails { host }
             | FaultKind::DiskFull { host }
@@ -258,6 +285,9 @@ impl FaultKind {
             | FaultKind::Garbage { host, .. } => Some(*host),
             FaultKind::Cut { .. }
             | FaultKind::Weather { .. }
+            | FaultKind::NatReboot { .. }
+            | FaultKind::NatReaddress { .. }
+            | FaultKind::UdpBlocked { .. }
             | FaultKind::DhtOffline
             | FaultKind::DhtBad { .. } => None,
         }
@@ -342,6 +372,9 @@ pub struct Plan {
     pub liveness_ms: u64,
     /// The DHT.
     pub dht: DhtSpec,
+    /// Networks behind boxes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkPlan>,
     /// The machines.
     pub hosts: Vec<HostPlan>,
     /// What goes wrong.
@@ -389,6 +422,7 @@ impl Plan {
             duration_ms,
             liveness_ms: LIVENESS_MS,
             dht: if class == Class::Calm { DhtSpec::PERFECT } else { DhtSpec::default() },
+            networks: Vec::new(),
             hosts,
             faults: Vec::new(),
             work: Vec::new(),
@@ -506,7 +540,7 @@ impl Plan {
                 surge_us: draw.below(200_000) as u32,
             },
             5 => FaultKind::Link { host, quality: bad_link(draw) },
-            6 => FaultKind::Move { host },
+            6 => FaultKind::Move { host, to: None },
             7 => FaultKind::ClockJump { host, by_ms: draw.below(7_200_000) as i64 - 3_600_000 },
             8 => FaultKind::DhtOffline,
             9 => FaultKind::DhtBad {
@@ -636,6 +670,7 @@ fn host_plan(class: Class, seed: u64, id: HostId, duration_ms: u64, real_tls: bo
         real_tls,
         services: vec![(id % 4) as u8],
         peers: if class == Class::Scale { SCALE_PEERS } else { 0 },
+        nat: None,
     }
 }
 
@@ -675,6 +710,16 @@ mod tests {
             Plan::from_seed(Class::Swarm, 1, 12, 120_000).faults,
             Plan::from_seed(Class::Swarm, 2, 12, 120_000).faults
         );
+    }
+
+    #[test]
+    fn a_plan_from_before_there_were_boxes_is_still_one() {
+        let plan = Plan::from_seed(Class::Churn, 3, 4, 60_000);
+        let text = serde_json::to_string(&plan).unwrap();
+        assert!(!text.contains("networks") && !text.contains("\"nat\""), "{text}");
+        let old = r#"{"at_ms":1,"what":{"kind":"move","host":3}}"#;
+        let fault: Fault = serde_json::from_str(old).unwrap();
+        assert_eq!(fault.what, FaultKind::Move { host: 3, to: None });
     }
 
     fn is_sound(plan: &Plan) -> bool {

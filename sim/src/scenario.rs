@@ -11,8 +11,9 @@ use crate::disk::DiskSpec;
 use crate::draw::Draw;
 use crate::expect::{Expected, evaluate};
 use crate::host::Core;
-use crate::net::HostId;
+use crate::net::{HostId, Net, NetworkId};
 use crate::plan::{Fault, FaultKind, Plan, SCALE_KNOWN_PEERS, Shape, WorkKind};
+use crate::sites::Sites;
 use crate::world::{HostSpec, Said, World};
 use bytes::Bytes;
 use remote_network_core::command::{
@@ -103,6 +104,7 @@ pub struct Scenario<C: Core> {
     /// The world it is played in.
     pub world: World<C>,
     plan: Plan,
+    sites: Sites,
     pending: BTreeMap<CommandId, (HostId, Purpose)>,
     done: BTreeSet<usize>,
     /// Every fault is over: the liveness phase.
@@ -156,12 +158,13 @@ impl<C: Core> Scenario<C> {
     /// Builds the world of a plan. Nothing has happened yet.
     pub fn new(plan: Plan) -> Self {
         let mut world = World::new(plan.seed, plan.dht);
+        let sites = Sites::build(&mut world.net, &plan.networks);
         for (id, host) in plan.hosts.iter().enumerate() {
             let mut draw = Draw::derive(plan.seed, "identity", id as u64);
             let keypair = Keypair::from_seed(&draw.seed());
             let config = NodeConfig {
                 topics: vec![DhtId(Sha1::digest(b"remote-network-mesh").into())],
-                public: true,
+                public: host.nat.is_none(),
                 ..NodeConfig::new(keypair)
             };
             let config = match host.peers {
@@ -173,7 +176,8 @@ impl<C: Core> Scenario<C> {
                     ..config
                 },
             };
-            let id = world.add(HostSpec {
+            let site = host.nat.map(|nat| sites.site(nat)).unwrap_or_default();
+            let spec = HostSpec {
                 config,
                 real_tls: host.real_tls,
                 region: host.region,
@@ -181,7 +185,8 @@ impl<C: Core> Scenario<C> {
                 clock: host.clock,
                 disk: host.disk,
                 engine: host.engine,
-            });
+            };
+            let id = world.add_at(spec, site);
             publish_address(&mut world, id);
             world.mark(host.start_ms * MS_NS, Mark::Start(id).number());
         }
@@ -194,6 +199,7 @@ impl<C: Core> Scenario<C> {
         Self {
             world,
             plan,
+            sites,
             pending: BTreeMap::new(),
             done: BTreeSet::new(),
             over: false,
@@ -326,7 +332,14 @@ impl<C: Core> Scenario<C> {
             }
             FaultKind::Weather { loss_ppm, surge_us } => self.world.net.set_weather(*loss_ppm, *surge_us),
             FaultKind::Link { host, quality } => self.world.net.set_quality(*host, *quality),
-            FaultKind::Move { host } => {
+            FaultKind::Move { host, to: Some(to) } => {
+                let site = self.sites.site(*to);
+                self.world.roam(*host, site);
+            }
+            FaultKind::NatReboot { network } => self.with_boxes(*network, |net, id| net.reboot_box(id)),
+            FaultKind::NatReaddress { network } => self.with_boxes(*network, |net, id| net.readdress_box(id)),
+            FaultKind::UdpBlocked { network } => self.with_boxes(*network, |net, id| net.block_udp(id, true)),
+            FaultKind::Move { host, to: None } => {
                 // A public machine that moves is one that is set up again elsewhere, with its disk.
                 self.fall(*host);
                 self.world.move_host(*host);
@@ -355,7 +368,10 @@ impl<C: Core> Scenario<C> {
     fn end(&mut self, nth: usize) {
         let Some(fault) = self.plan.faults.get(nth).cloned() else { return };
         match &fault.what {
-            FaultKind::Crash { host, .. } | FaultKind::Move { host } => self.start(*host),
+            FaultKind::Crash { host, .. } | FaultKind::Move { host, to: None } => self.start(*host),
+            FaultKind::UdpBlocked { network } => {
+                self.with_boxes(*network, |net, id| net.block_udp(id, false));
+            }
             FaultKind::Pause { host } => self.world.resume(*host),
             FaultKind::Unplug { host } => self.world.net.set_down(*host, false),
             FaultKind::Cut { hosts, .. } => {
@@ -377,7 +393,12 @@ impl<C: Core> Scenario<C> {
                     host.engine.spec = planned;
                 }
             }
-            FaultKind::ClockJump { .. } | FaultKind::BlobRots { .. } | FaultKind::Garbage { .. } => {}
+            FaultKind::Move { to: Some(_), .. }
+            | FaultKind::NatReboot { .. }
+            | FaultKind::NatReaddress { .. }
+            | FaultKind::ClockJump { .. }
+            | FaultKind::BlobRots { .. }
+            | FaultKind::Garbage { .. } => {}
         }
     }
 
@@ -404,6 +425,12 @@ impl<C: Core> Scenario<C> {
             if deaf {
                 self.world.net.set_cut(other, group, cut);
             }
+        }
+    }
+
+    fn with_boxes(&mut self, network: u32, change: impl Fn(&mut Net, NetworkId)) {
+        for id in self.sites.boxes(network) {
+            change(&mut self.world.net, *id);
         }
     }
 

@@ -268,7 +268,10 @@ impl<C: Core> World<C> {
             Ok(()) => {
                 let addrs = self.net.addresses(id);
                 self.feed(id, Event::LocalAddrs(addrs));
-                let health = self.dht.health();
+                let health = match self.net.passes_udp(id) {
+                    true => self.dht.health(),
+                    false => DhtEvent::Health { table_len: 0, reachable: false },
+                };
                 self.owe(now_ns + 500_000_000, id, Answer::Dht(health));
                 self.drain(id);
             }
@@ -641,6 +644,7 @@ impl<C: Core> World<C> {
 
     fn ask_dht(&mut self, now_ns: u64, id: HostId, op: OpId, request: DhtRequest) {
         let Some(address) = self.net.seen_as(id) else { return };
+        let passes_udp = self.net.passes_udp(id);
         let Some(host) = self.hosts.get_mut(id as usize) else { return };
         let life = host.life;
         if request == DhtRequest::Cancel {
@@ -651,6 +655,10 @@ impl<C: Core> World<C> {
             return;
         }
         host.dht_ops.insert(op);
+        if !passes_udp {
+            let done = DhtEvent::Done { op, result: Err(DhtFailed::Offline) };
+            return self.owe(now_ns + 10_000_000, id, Answer::Dht(done));
+        }
         let queue = &mut self.queue;
         self.dht.begin(now_ns, address, op, request, |at_ns, event| {
             let owed = Owed { host: id, life, answer: Answer::Dht(event) };

@@ -509,6 +509,19 @@ pub enum SimulateCommand {
         #[arg(long, value_name = "NAME")]
         scenario: Option<String>,
     },
+    /// Two nodes behind every kind of NAT against every other: who gets a direct path, how fast, and whether that was
+    /// possible at all.
+    NatMatrix {
+        /// Worlds for each pair: 5, or 1 of a population.
+        #[arg(long)]
+        seeds: Option<u32>,
+        /// Everything random follows from it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// So many pairs with NATs as frequent as in the field instead.
+        #[arg(long, value_name = "PAIRS")]
+        population: Option<u32>,
+    },
 }
 
 /// Reads a number with a unit: `500ms`, `90s`, `10m`, `2h`.

@@ -66,7 +66,7 @@ impl Dependence {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Allocation {
-    /// The inner port, and when that is taken the next free one above it.
+    /// The inner port, and when that is taken the next free one above the last given out.
     #[default]
     Preserving,
     /// The last one given out plus this, and when that is taken the next after it.
@@ -256,6 +256,11 @@ impl Gate {
     /// Lets no UDP through from now on, or does again; one that never does is not changed.
     pub fn block_udp(&mut self, blocked: bool) {
         self.udp_blocked = blocked || self.spec == BoxSpec::UdpBlocked;
+    }
+
+    /// Whether it lets no UDP through.
+    pub fn blocks_udp(&self) -> bool {
+        self.udp_blocked
     }
 
     /// A packet wants out.

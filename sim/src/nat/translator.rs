@@ -185,7 +185,11 @@ impl Translator {
     fn allocate(&mut self, now_ns: u64, inner: SocketAddr) -> Option<SocketAddr> {
         let ip = self.outside_of(inner.ip())?;
         let mut port = match self.spec.allocation {
-            Allocation::Preserving => inner.port().max(PORT_MIN),
+            Allocation::Preserving => {
+                let own = inner.port().max(PORT_MIN);
+                let taken = !self.is_stale(now_ns, SocketAddr::new(ip, own));
+                if taken { above(self.last_port, 1) } else { own }
+            }
             Allocation::Sequential(step) => above(self.last_port, step.max(1)),
             Allocation::Random => self.random_port(now_ns, ip),
         };

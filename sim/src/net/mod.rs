@@ -21,6 +21,7 @@ mod tests;
 
 use crate::draw::{Draw, scramble};
 use crate::nat::{BoxSpec, Head};
+use crate::oracle::Stand;
 use bytes::BytesMut;
 pub use link::{JITTER_WAVE_NS, Quality, REGION_LATENCY_US};
 use link::{jitter_ns, queue, serialisation_ns};
@@ -278,6 +279,17 @@ impl Net {
     pub fn site(&self, host: HostId) -> Option<Site> {
         let port = self.ports.get(host as usize)?;
         Some(Site { v4: port.v4.network, v6: port.v6.map(|i| i.network) })
+    }
+
+    /// What lies between a host and the Internet.
+    pub fn stand(&self, host: HostId) -> Option<Stand> {
+        let site = self.site(host)?;
+        Some(Stand { v4: self.topology.levels(site.v4), v6: site.v6.map(|six| self.topology.levels(six)) })
+    }
+
+    /// Whether boxes let a host's UDP out over IPv4 at the moment.
+    pub fn passes_udp(&self, host: HostId) -> bool {
+        self.ports.get(host as usize).is_some_and(|p| self.topology.passes_udp(p.v4.network))
     }
 
     /// Moves a host to an address nobody has had; what is under way to the old one is lost.

@@ -12,6 +12,7 @@
 use super::HostId;
 use crate::draw::Draw;
 use crate::nat::{BoxSpec, Gate, Head, Way};
+use crate::oracle::Level;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -257,6 +258,27 @@ impl Topology {
                 None => return Next::Nowhere,
             }
         }
+    }
+
+    /// Whether all boxes from a network to the Internet let UDP through.
+    pub(super) fn passes_udp(&self, mut network: NetworkId) -> bool {
+        while let Some(uplink) = self.network(network).and_then(|n| n.uplink.as_ref()) {
+            if uplink.gate.blocks_udp() {
+                return false;
+            }
+            network = uplink.outer;
+        }
+        true
+    }
+
+    /// The boxes between a network and the Internet, the nearest first.
+    pub(super) fn levels(&self, mut network: NetworkId) -> Vec<Level> {
+        let mut levels = Vec::new();
+        while let Some(uplink) = self.network(network).and_then(|n| n.uplink.as_ref()) {
+            levels.push(Level { network, spec: *uplink.gate.spec() });
+            network = uplink.outer;
+        }
+        levels
     }
 
     /// Who has an address on the Internet, without a box between.
