@@ -55,6 +55,11 @@ enum Step {
         side: bool,
         birthday: bool,
     },
+    /// Both sides learn what they need and agree, up to the moment of firing: chance alone hardly gets there.
+    Meet {
+        conn: u8,
+        nats: [u8; 2],
+    },
     /// Frames that were said arrive, or are lost.
     Deliver {
         count: u8,
@@ -204,8 +209,9 @@ impl World {
             }
             Step::Direct { side, conn, socket, port } => {
                 let n = usize::from(side);
-                let open = self.sides[n].open.iter().nth(usize::from(socket) % SOCKETS).copied();
-                let socket = open.unwrap_or(SocketId::MAIN);
+                let open = &self.sides[n].open;
+                let which_open = usize::from(socket) % (open.len() + 1);
+                let socket = open.iter().nth(which_open).copied().unwrap_or(SocketId::MAIN);
                 let place = Place::Direct { socket, addr: addr(conn, port) };
                 self.tell(n, Input::Direct { conn: which(conn), place });
             }
@@ -220,6 +226,24 @@ impl World {
                 self.tell(side.into(), Input::Seen { conn: which(conn), ip: addr(ip, 1).ip() });
             }
             Step::Enabled { side, birthday } => self.tell(side.into(), Input::Enabled { birthday }),
+            Step::Meet { conn, nats } => {
+                let conn = which(conn);
+                let homes = [addr(5, 4_433), addr(4, 4_433)];
+                for (n, nat) in nats.into_iter().enumerate() {
+                    let (candidates, behaviour) = (vec![homes[n]], behaviour(nat, homes[n]));
+                    self.tell(n, Input::Own { candidates, behaviour });
+                    let (peer, rtt) = (keypair(conn.0 as u8 % 2).public(), Duration::from_millis(80));
+                    self.coming.clear();
+                    self.tell(n, Input::Relayed { conn, peer, initiator: n == 1, rtt });
+                    self.tell(n, Input::Seen { conn, ip: homes[1 - n].ip() });
+                }
+                for _ in 0..3 {
+                    for (n, conn, frame) in std::mem::take(&mut self.coming) {
+                        self.tell(n, Input::Frame { conn, frame });
+                    }
+                    self.wait(Duration::from_millis(20));
+                }
+            }
             Step::Deliver { count, lose } => {
                 for _ in 0..count.min(16) {
                     let Some((n, conn, frame)) = (!self.coming.is_empty()).then(|| self.coming.remove(0))
