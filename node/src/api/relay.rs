@@ -1,4 +1,4 @@
-//! How the node is reached, and what it does as a relay for others.
+//! How the node is reached, by which way its packets go to a peer, and what it does as a relay for others.
 
 use super::error::ApiError;
 use super::node::{Done, key_of};
@@ -9,7 +9,7 @@ use crate::ports::store::{Entry, PAGE_ROWS_MAX, StoreError, Totals};
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
-use remote_network_core::command::{Command, PunchCount, ReachView, RelayUse, RelayView, Reply};
+use remote_network_core::command::{Command, PathView, PunchCount, ReachView, RelayUse, RelayView, Reply};
 use remote_network_core::dht::record::NatType;
 use remote_network_core::relay::server::{DropReason, SessionView, Usage};
 use remote_network_core::time::UnixTime;
@@ -71,6 +71,40 @@ impl From<&PunchCount> for PunchDto {
             tried: v.tried,
             punched: v.punched,
             first_try: v.first_try,
+        }
+    }
+}
+
+/// The way to a peer, and what became of the others; part of a peer.
+#[derive(Serialize)]
+pub struct PathDto {
+    place: String,
+    kind: &'static str,
+    since: u64,
+    rtt_us: Option<u64>,
+    tried: Vec<TriedDto>,
+}
+
+#[derive(Serialize)]
+struct TriedDto {
+    place: String,
+    outcome: String,
+    at: u64,
+}
+
+impl From<&PathView> for PathDto {
+    fn from(v: &PathView) -> Self {
+        let tried = v.tried.iter().map(|(place, outcome, at)| TriedDto {
+            place: place.clone(),
+            outcome: outcome.clone(),
+            at: at.as_millis(),
+        });
+        Self {
+            place: v.place.clone(),
+            kind: v.kind.as_str(),
+            since: v.since.as_millis(),
+            rtt_us: v.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            tried: tried.collect(),
         }
     }
 }
