@@ -21,7 +21,6 @@ use remote_network_core::drive::{Aside, Driven, Recorder};
 use remote_network_core::event::Event;
 use remote_network_core::id::{DhtId, Digest, Keypair, PublicKey};
 use remote_network_core::job::workflow::ObjectRef;
-use remote_network_core::limits::CONNECTIONS_MAX;
 use remote_network_core::node::{Journal, Node, NodeConfig};
 use remote_network_core::port::BlobFailed;
 use remote_network_core::time::{Duration, Instant, UnixTime};
@@ -267,6 +266,7 @@ fn recorded(
 ) -> Result<Option<String>, Failure> {
     let bound = assembly.bound.clone();
     let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let connections_max = assembly.node.connections_max();
     let birth = Birth {
         config: assembly.node,
         journal: assembly.journal,
@@ -277,7 +277,7 @@ fn recorded(
         keep_alive: KEEP_ALIVE,
         idle_timeout: IDLE_TIMEOUT,
         mtu_discovery: true,
-        connections_max: CONNECTIONS_MAX,
+        connections_max,
     };
     let cannot = |e: io::Error| Failure::usage(format!("cannot record to {}: {e}", path.display()));
     let tape = recording::begin(path, &birth).map_err(cannot)?;

@@ -2,7 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
-use super::reach::ReachDto;
+use super::reach::{PathDto, ReachDto};
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,
@@ -91,6 +91,7 @@ pub struct PeerDto {
     trouble: Option<String>,
     services: u32,
     blocked: bool,
+    path: Option<PathDto>,
 }
 
 impl From<&PeerView> for PeerDto {
@@ -110,6 +111,7 @@ impl From<&PeerView> for PeerDto {
             trouble: v.trouble.clone(),
             services: v.services,
             blocked: v.blocked,
+            path: v.path.as_ref().map(PathDto::from),
         }
     }
 }

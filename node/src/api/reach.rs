@@ -1,6 +1,6 @@
-//! How the node is reached, in the words of the API.
+//! How the node is reached and by which way its packets go to a peer, in the words of the API.
 
-use remote_network_core::command::{PunchCount, ReachView, RelayUse};
+use remote_network_core::command::{PathView, PunchCount, ReachView, RelayUse};
 use remote_network_core::dht::record::NatType;
 use serde::Serialize;
 
@@ -58,6 +58,40 @@ impl From<&PunchCount> for PunchDto {
             tried: v.tried,
             punched: v.punched,
             first_try: v.first_try,
+        }
+    }
+}
+
+/// The way to a peer, and what became of the others; part of a peer.
+#[derive(Serialize)]
+pub struct PathDto {
+    place: String,
+    kind: &'static str,
+    since: u64,
+    rtt_us: Option<u64>,
+    tried: Vec<TriedDto>,
+}
+
+#[derive(Serialize)]
+struct TriedDto {
+    place: String,
+    outcome: String,
+    at: u64,
+}
+
+impl From<&PathView> for PathDto {
+    fn from(v: &PathView) -> Self {
+        let tried = v.tried.iter().map(|(place, outcome, at)| TriedDto {
+            place: place.clone(),
+            outcome: outcome.clone(),
+            at: at.as_millis(),
+        });
+        Self {
+            place: v.place.clone(),
+            kind: v.kind.as_str(),
+            since: v.since.as_millis(),
+            rtt_us: v.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            tried: tried.collect(),
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn why_idle(relay: &Value) -> Option<&'static str> {
     }
 }
 
-const SESSION_HEAD: [&str; 7] = ["PEER", "KIND", "SINCE", "ADDRESS", "IN", "OUT", "DROPPED"];
+const SESSION_HEAD: [&str; 8] = ["PEER", "KIND", "SINCE", "ADDRESS", "IN", "OUT", "WAITING", "DROPPED"];
 
 fn session_row(s: &Value) -> Vec<String> {
     let usage = &s["usage"];
@@ -77,6 +77,7 @@ fn session_row(s: &Value) -> Vec<String> {
         text(s, "addr"),
         traffic(usage, "in"),
         traffic(usage, "out"),
+        bytes(s["waiting_bytes"].as_u64().unwrap_or(0)),
         drops(&usage["dropped"]),
     ]
 }
@@ -217,11 +218,12 @@ mod tests {
     fn a_session_is_a_row_with_its_drops_by_reason() {
         let row = session_row(&json!({
             "peer": "key_a", "kind": "visitor", "since": 0, "addr": "192.0.2.1:4", "usage": usage(),
+            "waiting_bytes": 9,
         }));
         assert_eq!(row.len(), SESSION_HEAD.len());
         let told = ["key_a", "visitor", "-", "192.0.2.1:4", "5 packets, 1.5 KiB", "6 packets, 600 B"];
         assert_eq!(row[..6], told);
-        assert_eq!(row[6], "7 queue full, 1 too old");
+        assert_eq!(row[6..], ["9 B", "7 queue full, 1 too old"]);
         assert_eq!(
             (drops(&json!({})), drops(&json!(3)), drops(&json!(0))),
             ("-".into(), "3".into(), "-".into())

@@ -117,7 +117,7 @@ fn peer_view() -> PeerView {
         trouble: None,
         services: 1,
         blocked: false,
-        path: None,
+        path: Some(relay::path_view()),
     }
 }
 

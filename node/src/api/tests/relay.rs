@@ -22,6 +22,16 @@ pub fn reach_view() -> ReachView {
     }
 }
 
+pub fn path_view() -> PathView {
+    PathView {
+        place: "relayed by connection 7".into(),
+        kind: PathKind::Relayed,
+        since: at(1),
+        rtt: Some(Duration::from_micros(12_300)),
+        tried: vec![("192.0.2.9:30906".into(), "no answer".into(), at(2))],
+    }
+}
+
 fn usage() -> Usage {
     let mut usage =
         Usage { packets_in: 5, bytes_in: 500, packets_out: 6, bytes_out: 600, ..Usage::default() };
@@ -74,6 +84,21 @@ fn the_status_says_how_the_node_is_reached() {
     assert_eq!(
         reach["punches"][0],
         json!({"ours": "port-restricted cone", "theirs": "symmetric", "tried": 5, "punched": 4, "first_try": 3})
+    );
+}
+
+#[test]
+fn a_peer_shows_the_way_to_it_and_what_became_of_the_others() {
+    let rig = Rig::start();
+    let path = rig.get("/api/v1/peers").json()["peers"][0]["path"].clone();
+    let tried = json!({"place": "192.0.2.9:30906", "outcome": "no answer", "at": 1_800_000_002_000_u64});
+    assert_eq!(
+        (&path["kind"], &path["rtt_us"], &path["tried"][0]),
+        (&json!("relayed"), &json!(12_300), &tried)
+    );
+    assert_eq!(
+        (&path["place"], &path["since"]),
+        (&json!("relayed by connection 7"), &json!(1_800_000_001_000_u64))
     );
 }
 
