@@ -2,11 +2,12 @@
 
 use crate::config::Settings;
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::net::usable_here;
 use remote_network_core::id::Digest;
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,7 +35,8 @@ const CLOCK_FLOOR: u64 = 1_735_689_600;
 /// Looks at everything a node needs. `running`: what the node that runs here answers to `GET /relay`.
 pub fn examine(s: &Settings, running: Option<&Value>) -> Vec<Finding> {
     let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(s), clock(), dht(s)];
-    first.into_iter().chain([relay(s, running), jobs(s), engine()]).collect()
+    let reach = [addresses(s), relay(s, running)].into_iter().chain(relay_port(s));
+    first.into_iter().chain(reach).chain([jobs(s), engine()]).collect()
 }
 
 fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
@@ -154,6 +156,33 @@ fn relay(s: &Settings, running: Option<&Value>) -> Finding {
     let number = |field: &str| running[field].as_u64().unwrap_or(0);
     let sessions = number("reserved") + number("visitors");
     told(true, format!("relaying: {sessions} of {} sessions", number("sessions_max")), None)
+}
+
+fn addresses(s: &Settings) -> Finding {
+    let private_network = s.dht_mode == crate::config::DhtModeKey::Private || s.publish_private_addrs;
+    match usable_here(SocketAddr::new(s.listen, s.quic_port), private_network) {
+        Ok(here) => {
+            let mend = "connect this machine to a network, or set `listen` to \"::\"".to_owned();
+            let ok = s.listen.is_loopback() || here.iter().any(|a| !a.ip().is_loopback());
+            let all: Vec<String> = here.iter().map(ToString::to_string).collect();
+            let asks = if s.port_mapping && ok { "; the router is asked for a port" } else { "" };
+            finding("addresses", ok, false, format!("{}{asks}", all.join(", ")), Some(mend))
+        }
+        Err(e) => finding("addresses", false, false, format!("cannot be listed: {e}"), None),
+    }
+}
+
+/// Only where it is to be listened on.
+fn relay_port(s: &Settings) -> Option<Finding> {
+    let addr = SocketAddr::new(s.listen, s.relay_tcp_port);
+    let tried = (s.relay_tcp_port != 0).then(|| TcpListener::bind(addr))?;
+    Some(match tried {
+        Ok(_) => finding("relay port", true, false, format!("TCP {addr} is free"), None),
+        Err(e) => {
+            let mend = "if no node runs here, choose another with `relay_tcp_port`".to_owned();
+            finding("relay port", false, false, format!("TCP {addr} cannot be had: {e}"), Some(mend))
+        }
+    })
 }
 
 fn jobs(s: &Settings) -> Finding {

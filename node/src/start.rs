@@ -12,7 +12,9 @@ use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::net::{NetConfig, NetPort};
 use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
+use crate::ports::tunnel::TunnelPort;
 use crate::recording::{self, Seeded};
 use async_channel::{Receiver, Sender};
 use remote_network_core::action::{Action, ActionSink};
@@ -64,11 +66,25 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let engine_config =
         EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
     let (dht_config, sharing) = dht_config(s, &dir);
+    let dht = DhtPort::start(dht_config, events.clone())?;
+    let node = node_config(s, keypair.clone());
+    let net = NetPort::start(net_config(s, &node, &dht), events.clone())?;
+    let bound = Bound {
+        addr: SocketAddr::new(s.listen, s.quic_port),
+        buffer_bytes: s.socket_buffer_bytes(),
+        sharing,
+        net: net.bound(),
+    };
+    let relay_addr = (s.relay_tcp_port != 0).then(|| SocketAddr::new(s.listen, s.relay_tcp_port));
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
         blobs: BlobPort::start(&blobs, &events)?,
-        dht: DhtPort::start(dht_config, events.clone())?,
+        dht,
+        _net: net,
+        tunnels: TunnelPort::start(relay_addr, events.clone()).map_err(|e| {
+            Failure::work(e.to_string()).with_hint("choose another port with `relay_tcp_port`, or 0 for none")
+        })?,
         engine: EnginePort::start(engine_config, shared.clone(), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         core: core.clone(),
@@ -79,16 +95,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         last: opened.identity.last_lsn,
         records: opened.records,
     };
-    let assembly = Assembly {
-        node: node_config(s, keypair.clone()),
-        journal,
-        seed: random()?,
-        bound: Bound {
-            addr: SocketAddr::new(s.listen, s.quic_port),
-            buffer_bytes: s.socket_buffer_bytes(),
-            sharing,
-        },
-    };
+    let assembly = Assembly { node, journal, seed: random()?, bound };
 
     let api = ApiServer::start(
         &ApiConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, s.api_port)), data_dir: dir.clone() },
@@ -181,13 +188,22 @@ fn dht_config(s: &Settings, dir: &Path) -> (DhtConfig, Option<Sender<Shared>>) {
     (config, sharing.filter(|_| mode != DhtMode::Off))
 }
 
-/// Where the node's socket is bound, and who else speaks through it.
+/// Where the node's socket is bound, who else speaks through it, and who must know.
 #[derive(Clone)]
 struct Bound {
     addr: SocketAddr,
     /// Wanted size of the system's buffers, each.
     buffer_bytes: usize,
     sharing: Option<Sender<Shared>>,
+    net: Sender<SocketAddr>,
+}
+
+impl Bound {
+    /// Tells those who go by where the socket really is.
+    fn tell(&self, local: SocketAddr) {
+        // Gone only when its thread has died, and said so.
+        let _gone = self.net.try_send(local);
+    }
 }
 
 /// Hands the DHT its part in the driver's socket. Returns what takes the datagrams that are for it.
@@ -223,6 +239,19 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
         birthday_probing: s.birthday_probing,
         republish_every: Duration::from_secs(s.metadata_republish_interval),
         discover_every: Duration::from_secs(s.discovery_interval),
+    }
+}
+
+fn net_config(s: &Settings, node: &NodeConfig, dht: &DhtPort) -> NetConfig {
+    let dht = dht.handle();
+    NetConfig {
+        key: node.keypair.public(),
+        topics: node.topics.clone(),
+        private_network: node.private_network,
+        look_every: Duration::from_secs(s.network_monitor_interval),
+        port_mapping: s.port_mapping,
+        mdns: s.mdns_wanted(),
+        on_change: Box::new(move || dht.network_changed()),
     }
 }
 
@@ -316,6 +345,7 @@ fn drive<N: Driven, S: ActionSink>(
                 ..BindOptions::default()
             };
             let socket = bind(bound.addr, options).map_err(|e| listen_failed(bound.addr, &e))?;
+            bound.tell(socket.local_addr());
             let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
             if let Some(sharing) = &bound.sharing {
@@ -337,6 +367,7 @@ fn drive<N: Driven, S: ActionSink>(
                 ..BindOptions::default()
             };
             let socket = bind(bound.addr, options).map_err(|e| listen_failed(bound.addr, &e))?;
+            bound.tell(socket.local_addr());
             let sender = socket.sender();
             let mut driver = Driver::new(node, socket, sink, inbox, clock);
             if let Some(sharing) = &bound.sharing {
@@ -413,6 +444,9 @@ struct Ports {
     journal: JournalPort,
     blobs: BlobPort,
     dht: DhtPort,
+    /// Only tells; asked for nothing.
+    _net: NetPort,
+    tunnels: TunnelPort,
     engine: EnginePort,
     core: CoreHandle,
     events: Sender<Event>,
@@ -433,7 +467,7 @@ impl ActionSink for Ports {
                 self.accounts.submit(account);
                 Ok(())
             }
-            Action::Tunnel(_) => Ok(()),
+            Action::Tunnel(request) => self.tunnels.submit(request),
             Action::Socket(_) | Action::Reply { .. } | Action::Notify(_) | Action::Stopped { .. } => Ok(()),
         };
         if let Err(refused) = refused

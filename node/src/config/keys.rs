@@ -2,7 +2,7 @@
 
 use super::relays::RELAYS_MAX;
 use super::source::Raw;
-use super::{DhtBackendKey, DhtModeKey, DhtPortKey, DriverKey, RelayAt, Settings};
+use super::{DhtBackendKey, DhtModeKey, DhtPortKey, DriverKey, MdnsKey, RelayAt, Settings};
 use remote_network_core::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -114,6 +114,31 @@ pub(super) const KEYS: &[Key] = &[
         parsed::<IpAddr>("an IP address"),
         quoted,
         "Address the DHT's socket is bound to; \"::\" takes IPv4 and IPv6 (mainline: IPv4)."
+    ),
+    key!(
+        network_monitor_interval,
+        number(1, 3_600),
+        shown,
+        "Seconds between two looks at the machine's addresses where the system does not tell of changes (Linux does)."
+    ),
+    key!(
+        port_mapping,
+        boolean,
+        shown,
+        "Whether the router is asked to forward the QUIC port to this machine (PCP, NAT-PMP, UPnP-IGD)."
+    ),
+    key!(
+        mdns,
+        mdns,
+        mdns_name,
+        "Whether peers on the same link are looked for by mDNS, which also announces this node's key there. \"auto\":",
+        "unless the node listens on loopback only."
+    ),
+    key!(
+        relay_tcp_port,
+        number(0, 65_535),
+        shown,
+        "TCP port on which peers reach this node by WebSocket over TLS where UDP does not get through; 0: none."
     ),
     key!(
         public,
@@ -403,6 +428,25 @@ fn driver_name(driver: &DriverKey) -> String {
         DriverKey::Tokio => "tokio",
         DriverKey::Smol => "smol",
     })
+}
+
+fn mdns(raw: &Raw) -> Result<MdnsKey, String> {
+    if text(raw) == Ok("auto") {
+        return Ok(MdnsKey::Auto);
+    }
+    match boolean(raw) {
+        Ok(true) => Ok(MdnsKey::On),
+        Ok(false) => Ok(MdnsKey::Off),
+        Err(wanted) => Err(format!("{wanted}, or \"auto\"")),
+    }
+}
+
+fn mdns_name(mdns: &MdnsKey) -> String {
+    match mdns {
+        MdnsKey::Auto => quoted("auto"),
+        MdnsKey::On => "true".to_owned(),
+        MdnsKey::Off => "false".to_owned(),
+    }
 }
 
 fn shown<T: std::fmt::Display>(value: &T) -> String {

@@ -55,6 +55,17 @@ pub enum DhtPortKey {
     Shared,
 }
 
+/// Whether peers on the same link are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MdnsKey {
+    /// Unless the node listens on loopback only.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
 /// Which runtime drives the core.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DriverKey {
@@ -82,6 +93,10 @@ pub struct Settings {
     pub dht_seed: bool,
     pub dht_bootstrap: Vec<String>,
     pub dht_bind: IpAddr,
+    pub network_monitor_interval: u64,
+    pub port_mapping: bool,
+    pub mdns: MdnsKey,
+    pub relay_tcp_port: u16,
     pub public: bool,
     pub public_addrs: Vec<SocketAddr>,
     pub publish_private_addrs: bool,
@@ -120,6 +135,15 @@ impl Settings {
         }
     }
 
+    /// Whether mDNS is used; `None`: unless the node listens on loopback only.
+    pub fn mdns_wanted(&self) -> Option<bool> {
+        match self.mdns {
+            MdnsKey::Auto => None,
+            MdnsKey::On => Some(true),
+            MdnsKey::Off => Some(false),
+        }
+    }
+
     /// Whether the DHT is bound to one address of IPv6.
     fn dht_needs_ipv6(&self) -> bool {
         self.dht_bind.is_ipv6() && !self.dht_bind.is_unspecified()
@@ -147,6 +171,10 @@ impl Default for Settings {
             dht_seed: false,
             dht_bootstrap: Vec::new(),
             dht_bind: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            network_monitor_interval: 10,
+            port_mapping: true,
+            mdns: MdnsKey::Auto,
+            relay_tcp_port: 0,
             public: false,
             public_addrs: Vec::new(),
             publish_private_addrs: false,
@@ -315,6 +343,10 @@ fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, proble
         let what = format!("`quic_port` and `dht_port` are both {}", s.quic_port);
         let mend = "both are UDP: choose different ports, or `dht_port = \"shared\"`";
         broken(&["quic_port", "dht_port"], what, mend);
+    }
+    if s.relay_tcp_port == s.api_port && s.api_port != 0 {
+        let what = format!("`relay_tcp_port` and `api_port` are both {}", s.api_port);
+        broken(&["relay_tcp_port", "api_port"], what, "both are TCP: choose different ports");
     }
     if s.dht_backend == DhtBackendKey::Mainline && s.dht_port == DhtPortKey::Shared {
         let what = "`dht_port` is \"shared\", which `dht_backend = \"mainline\"` cannot do".into();

@@ -139,6 +139,8 @@ fn a_misspelt_variable_is_an_error_and_a_strangers_is_not() {
 fn keys_that_contradict_each_other_are_told() {
     assert!(problems_of("min_peers = 60\n")[0].contains("must not be above max_peers"));
     assert!(problems_of("quic_port = 5\ndht_port = 5\n")[0].contains("choose different ports"));
+    assert!(problems_of("relay_tcp_port = 7\napi_port = 7\n")[0].contains("both are TCP"));
+    assert!(problems_of("mdns = \"yes\"\n")[0].contains("true or false, or \"auto\""));
     assert!(problems_of("dht_port = \"shared\"\ndht_backend = \"mainline\"\n")[0].contains("native"));
     assert!(problems_of("dht_port = \"both\"\n")[0].contains("\"shared\""));
     assert!(problems_of("dht_bind = \"::1\"\ndht_backend = \"mainline\"\n")[0].contains("IPv4"));
@@ -191,6 +193,18 @@ fn the_data_directory_follows_the_xdg_rules() {
     assert_eq!(at(Some("/x"), Some("/h")), PathBuf::from("/x/remote-network"));
     assert_eq!(at(Some("relative"), Some("/h")), PathBuf::from("/h/.local/share/remote-network"));
     assert_eq!(at(None, Some("/h")), PathBuf::from("/h/.local/share/remote-network"));
+}
+
+#[test]
+fn mdns_is_yes_no_or_as_it_fits() {
+    let wanted = |text: &str| {
+        let (_dir, path) = file(text);
+        check(&path).unwrap().settings.mdns_wanted()
+    };
+    assert_eq!((wanted(""), wanted("mdns = \"auto\"\n")), (None, None));
+    assert_eq!((wanted("mdns = true\n"), wanted("mdns = false\n")), (Some(true), Some(false)));
+    let set = load(None, [pair("REMOTE_NETWORK_MDNS", "false")], []).unwrap();
+    assert_eq!(set.settings.mdns, MdnsKey::Off);
 }
 
 proptest! {

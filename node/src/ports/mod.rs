@@ -1,4 +1,4 @@
-//! The ports of a real node: SQLite journal, object store, DHT, engine.
+//! The ports of a real node: SQLite journal, object store, DHT, engine, the machine's network, tunnels.
 //!
 //! A port is an ordinary thread behind a bounded channel, so that it serves every driver: `submit` never blocks, and
 //! answers arrive as [`remote_network_core::event::Event`] on the channel the port was given. The channels are bounded
@@ -8,9 +8,23 @@
 pub mod blobs;
 pub mod dht;
 pub mod engine;
+pub mod net;
 pub mod store;
+pub mod tunnel;
 
 use remote_network_core::event::Event;
+use tokio::sync::watch;
+
+/// The end of a port, for its tasks to wait for.
+#[derive(Clone, Debug)]
+struct Ending(watch::Receiver<bool>);
+
+impl Ending {
+    async fn come(&mut self) {
+        // The other side being gone is the end too.
+        let _ended = self.0.wait_for(|end| *end).await;
+    }
+}
 
 /// A port could not take a request. The event is the request's answer: the caller hands it to the core.
 #[derive(Debug)]

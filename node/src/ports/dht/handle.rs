@@ -62,6 +62,12 @@ impl DhtHandle {
         timeout(OPERATION_MAX, answer.recv()).await.ok().and_then(Result::ok).unwrap_or(off)
     }
 
+    /// The machine moved to another network: everything the backend knows of itself is void.
+    pub fn network_changed(&self) {
+        // A full queue means that nothing gets through; the backend then finds out by itself.
+        let _best_effort = self.order(Order::NetworkChanged);
+    }
+
     fn order(&self, order: Order) -> bool {
         let orders = self.orders.as_ref().and_then(WeakSender::upgrade);
         orders.is_some_and(|orders| orders.try_send(order).is_ok())
