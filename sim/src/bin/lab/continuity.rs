@@ -1,0 +1,353 @@
+//! A transfer goes on, whatever becomes of the path beneath it.
+//!
+//! One node sends a file of many MiB to another, over a link of a known rate; in the middle something happens. The
+//! receiver's count of received bytes is looked at every ten milliseconds: the longest time in which no real progress was
+//! made is the stall. At the end the receiver's guest has digested every byte, and its digest must be ours; and the
+//! connection must be the same as at the start.
+
+use crate::internet::{Home, Host};
+use crate::kind::Kind;
+use crate::netns::LabError;
+use crate::product::{Node, Product, Way};
+use crate::sample::Sample;
+use crate::stage::Stage;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Less than this is keep-alive, probes and acknowledgements, not progress.
+const PROGRESS_BYTES: u64 = 16 << 10;
+/// What the internet sends to each of the two, so that a transfer lasts long enough for something to happen in it.
+const RATE_MBIT: u32 = 100;
+/// A transfer is dead after so long without progress.
+const DEAD_AFTER: Duration = Duration::from_secs(60);
+const DIRECT_WITHIN: Duration = Duration::from_secs(15);
+
+/// What happens in the middle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// Nothing: what a stall is on this machine anyway.
+    Nothing,
+    /// The direct path, cut from the beginning, is mended.
+    RelayToDirect,
+    /// The direct path is cut.
+    DirectToRelay,
+    /// The relay in use is killed; the direct path is cut throughout.
+    RelayDies,
+    /// The receiver's machine is plugged into another network.
+    Roams,
+    /// Both routers forget all their mappings.
+    NatReboots,
+}
+
+impl Trouble {
+    /// All of them.
+    pub const ALL: [Trouble; 6] = [
+        Trouble::Nothing,
+        Trouble::RelayToDirect,
+        Trouble::DirectToRelay,
+        Trouble::RelayDies,
+        Trouble::Roams,
+        Trouble::NatReboots,
+    ];
+
+    /// The name of its experiment.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Trouble::Nothing => "continuity/undisturbed",
+            Trouble::RelayToDirect => "continuity/relay-to-direct",
+            Trouble::DirectToRelay => "continuity/direct-to-relay",
+            Trouble::RelayDies => "continuity/relay-dies",
+            Trouble::Roams => "continuity/roaming",
+            Trouble::NatReboots => "continuity/nat-reboots",
+        }
+    }
+
+    const fn starts_cut(self) -> bool {
+        matches!(self, Trouble::RelayToDirect | Trouble::RelayDies)
+    }
+
+    /// Whether it can be tried with a binary that has no relays.
+    pub const fn needs_relays(self) -> bool {
+        !matches!(self, Trouble::Nothing)
+    }
+}
+
+/// What became of a transfer.
+#[derive(Debug, Serialize)]
+pub struct Transfer {
+    /// The experiment.
+    pub name: &'static str,
+    /// Size.
+    pub mib: u64,
+    /// From the first to the last byte.
+    pub seconds: f64,
+    /// The way at the start.
+    pub way_before: String,
+    /// The way at the end.
+    pub way_after: String,
+    /// The longest time without progress.
+    pub longest_stall_ms: Option<u64>,
+    /// Whether the digest was right.
+    pub intact: bool,
+    /// Whether the connection at the end is the one of the start.
+    pub same_connection: bool,
+    /// All of it.
+    pub ok: bool,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Tries one.
+pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
+    let mut transfer = Transfer {
+        name: trouble.as_str(),
+        mib,
+        seconds: 0.0,
+        way_before: String::new(),
+        way_after: String::new(),
+        longest_stall_ms: None,
+        intact: false,
+        same_connection: false,
+        ok: false,
+        why: None,
+    };
+    match Scene::set(product, trouble) {
+        Ok(mut scene) => {
+            if let Err(e) = scene.play(trouble, mib, &mut transfer) {
+                let (a, b) = (scene.a.last_words(), scene.b.last_words());
+                transfer.why = Some(format!("{e} | a: {a} | b: {b}"));
+            }
+        }
+        Err(e) => transfer.why = Some(e.to_string()),
+    }
+    transfer.ok = transfer.intact && transfer.same_connection && transfer.why.is_none();
+    transfer
+}
+
+/// Two nodes in two homes, and what can happen to them. The nodes end before their namespaces.
+struct Scene {
+    a: Node,
+    b: Node,
+    homes: (Home, Home),
+    other: Option<Home>,
+    /// Where `b` is.
+    host: Host,
+    cut: (IpAddr, IpAddr),
+    stage: Stage,
+}
+
+impl Scene {
+    fn set(product: &Product, trouble: Trouble) -> Result<Self, LabError> {
+        let mut stage = Stage::new(product)?;
+        let home_a = stage.internet.home("home-a", Kind::PortRestricted)?;
+        let home_b = stage.internet.home("home-b", Kind::PortRestricted)?;
+        let other = match trouble {
+            Trouble::Roams => Some(stage.internet.home("home-c", Kind::PortRestricted)?),
+            _ => None,
+        };
+        let host_a = stage.internet.host("a", &home_a, 42)?;
+        let host = stage.internet.host("b", &home_b, 23)?;
+        for home in [Some(&home_a), Some(&home_b), other.as_ref()].into_iter().flatten() {
+            stage.internet.limit(home.outer, RATE_MBIT)?;
+        }
+        let cut = (IpAddr::from(home_a.outer), IpAddr::from(home_b.outer));
+        if trouble.starts_cut() {
+            stage.internet.cut(cut.0, cut.1, true)?;
+        }
+        let a = stage.node(&host_a, &stage.private())?;
+        let b = stage.node(&host, &stage.private())?;
+        b.offer_digest()?;
+        stage.wait(&[&a, &b])?;
+        Ok(Self { a, b, homes: (home_a, home_b), other, host, cut, stage })
+    }
+
+    fn play(&mut self, trouble: Trouble, mib: u64, transfer: &mut Transfer) -> Result<(), LabError> {
+        let file = self.stage.internet.world.dir().join("bulk");
+        let digest = write_bulk(&file, mib)?;
+        self.a.connect(&self.b.key)?;
+        let watch = self.b.watch(&self.a.key, LOOK_EVERY)?;
+        let wanted = if trouble.starts_cut() { Way::Relayed } else { Way::Direct };
+        let Some(first) = watch.until(DIRECT_WITHIN, |s| s.peer.way == Some(wanted))? else {
+            let seen = self.b.peer(&self.a.key)?;
+            return Err(LabError::strange(format!(
+                "the path is not {wanted:?} before the transfer: {}",
+                seen.words
+            )));
+        };
+        transfer.way_before = format!("{wanted:?}").to_lowercase();
+
+        let run = self.a.send(&file, &self.b.key)?;
+        let mut progress = Progress::new(mib << 20);
+        let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
+        let mut happened = false;
+        let mut last = first.clone();
+        while !progress.is_complete() {
+            let now = Instant::now();
+            let Some(sample) = watch.next((now + DEAD_AFTER).min(deadline))? else {
+                return Err(LabError::strange(format!("{} of {} bytes came", progress.done, progress.total)));
+            };
+            progress.take(&sample);
+            if progress.idle(&sample) > DEAD_AFTER {
+                return Err(LabError::strange(format!(
+                    "nothing came any more after {} of {} bytes",
+                    progress.done, progress.total
+                )));
+            }
+            last = sample;
+            if !happened && progress.done > progress.total * 2 / 5 {
+                happened = true;
+                self.happen(trouble)?;
+            }
+        }
+        transfer.longest_stall_ms = Some(progress.longest_us / 1_000);
+        transfer.seconds = progress.seconds();
+        transfer.way_after = last.peer.way.map_or("none".to_owned(), |w| format!("{w:?}").to_lowercase());
+        transfer.same_connection = last.peer.since == first.peer.since;
+        transfer.intact = self.a.digest_of(&run, Duration::from_secs(60 + mib))? == digest;
+        if !transfer.intact {
+            return Err(LabError::strange("other bytes arrived than were sent"));
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, trouble: Trouble) -> Result<(), LabError> {
+        let internet = &mut self.stage.internet;
+        match trouble {
+            Trouble::Nothing => Ok(()),
+            Trouble::RelayToDirect => internet.cut(self.cut.0, self.cut.1, false),
+            Trouble::DirectToRelay => internet.cut(self.cut.0, self.cut.1, true),
+            Trouble::RelayDies => {
+                let words = self.b.peer(&self.a.key)?.words;
+                // A relay is named by its key or by its address.
+                let relays = self.stage.publics.iter_mut().zip(&self.stage.hosts).take(2);
+                let mut named = relays.filter(|(node, host)| {
+                    words.contains(&node.key) || words.contains(&host.own.to_string())
+                });
+                let (relay, _) =
+                    named.next().ok_or_else(|| LabError::strange(format!("no relay is named in {words}")))?;
+                relay.kill();
+                Ok(())
+            }
+            Trouble::Roams => {
+                let Some(other) = &self.other else { return Ok(()) };
+                self.host = internet.roam(&self.host, other, 24)?;
+                Ok(())
+            }
+            Trouble::NatReboots => {
+                self.homes.0.reboot()?;
+                self.homes.1.reboot()
+            }
+        }
+    }
+}
+
+/// What the samples tell.
+struct Progress {
+    total: u64,
+    done: u64,
+    /// The counter at the last progress, and when that was.
+    mark: Option<(u64, u64)>,
+    started_us: Option<u64>,
+    longest_us: u64,
+    /// The counter starts again with every connection.
+    counter: u64,
+}
+
+impl Progress {
+    const fn new(total: u64) -> Self {
+        Self { total, done: 0, mark: None, started_us: None, longest_us: 0, counter: 0 }
+    }
+
+    fn take(&mut self, sample: &Sample) {
+        let (now, counter) = (sample.at_us, sample.peer.received);
+        if counter < self.counter {
+            self.mark = self.mark.map(|(_, at)| (counter, at));
+        }
+        self.counter = counter;
+        let Some((marked, at)) = self.mark else {
+            self.mark = Some((counter, now));
+            return;
+        };
+        if counter < marked + PROGRESS_BYTES {
+            return;
+        }
+        self.done += counter - marked;
+        self.mark = Some((counter, now));
+        match self.started_us {
+            None => self.started_us = Some(now),
+            Some(_) => self.longest_us = self.longest_us.max(now.saturating_sub(at)),
+        }
+    }
+
+    fn idle(&self, sample: &Sample) -> Duration {
+        Duration::from_micros(self.mark.map_or(0, |(_, at)| sample.at_us.saturating_sub(at)))
+    }
+
+    /// The last bytes may come in packets too few to count.
+    const fn is_complete(&self) -> bool {
+        self.done + 2 * PROGRESS_BYTES >= self.total
+    }
+
+    fn seconds(&self) -> f64 {
+        let ended = self.mark.map_or(0, |(_, at)| at);
+        ended.saturating_sub(self.started_us.unwrap_or(ended)) as f64 / 1e6
+    }
+}
+
+/// Writes a file of pseudo-random bytes; its FNV-1a digest as `digest.wat` computes it.
+fn write_bulk(path: &Path, mib: u64) -> Result<[u8; 8], LabError> {
+    let mut file = BufWriter::new(File::create(path)?);
+    let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut chunk = vec![0; 1 << 20];
+    for _ in 0..mib {
+        for word in chunk.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        for byte in &chunk {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+        file.write_all(&chunk)?;
+    }
+    file.flush()?;
+    Ok(digest.to_le_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::product::PeerSeen;
+
+    fn sample(at_ms: u64, received: u64) -> Sample {
+        let peer = PeerSeen { way: None, since: 0, received, words: String::new() };
+        Sample { at_us: at_ms * 1_000, peer }
+    }
+
+    #[test]
+    fn a_stall_is_a_time_without_real_progress() {
+        let mut progress = Progress::new(1 << 20);
+        for (at_ms, received) in [(0, 0), (10, 200_000), (20, 400_000), (300, 401_000), (620, 600_000)] {
+            progress.take(&sample(at_ms, received));
+        }
+        assert_eq!(progress.longest_us, 600_000);
+        assert_eq!(progress.done, 600_000);
+    }
+
+    #[test]
+    fn the_wait_for_the_first_byte_is_no_stall() {
+        let mut progress = Progress::new(1 << 20);
+        for (at_ms, received) in [(0, 5_000), (5_000, 5_100), (5_010, 100_000), (5_020, 200_000)] {
+            progress.take(&sample(at_ms, received));
+        }
+        assert_eq!(progress.longest_us, 10_000);
+    }
+}
