@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Less than this is keep-alive, probes and acknowledgements, not progress.
@@ -67,6 +67,23 @@ impl Trouble {
         }
     }
 
+    /// How long nothing may come: a change for the better is hardly noticed, and whoever loses a path may need three seconds.
+    const fn stall_limit_ms(self) -> u64 {
+        match self {
+            Trouble::Nothing | Trouble::RelayToDirect => 100,
+            Trouble::DirectToRelay | Trouble::RelayDies | Trouble::Roams | Trouble::NatReboots => 3_000,
+        }
+    }
+
+    /// The way that packets go at the end, where there is only one that is right.
+    const fn way_after(self) -> Option<Way> {
+        match self {
+            Trouble::Nothing | Trouble::RelayToDirect => Some(Way::Direct),
+            Trouble::DirectToRelay | Trouble::RelayDies => Some(Way::Relayed),
+            Trouble::Roams | Trouble::NatReboots => None,
+        }
+    }
+
     const fn starts_cut(self) -> bool {
         matches!(self, Trouble::RelayToDirect | Trouble::RelayDies)
     }
@@ -92,6 +109,12 @@ pub struct Transfer {
     pub way_after: String,
     /// The longest time without progress.
     pub longest_stall_ms: Option<u64>,
+    /// From the trouble to the beginning of that time.
+    pub stall_began_ms: Option<i64>,
+    /// How long the trouble itself left the machine without a network.
+    pub unplugged_ms: u64,
+    /// What the longest time without progress may be, beside that.
+    pub stall_limit_ms: u64,
     /// Whether the digest was right.
     pub intact: bool,
     /// Whether the connection at the end is the one of the start.
@@ -112,6 +135,9 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         way_before: String::new(),
         way_after: String::new(),
         longest_stall_ms: None,
+        stall_began_ms: None,
+        unplugged_ms: 0,
+        stall_limit_ms: trouble.stall_limit_ms(),
         intact: false,
         same_connection: false,
         ok: false,
@@ -185,7 +211,7 @@ impl Scene {
         let run = self.a.send(&file, &self.b.key)?;
         let mut progress = Progress::new(mib << 20);
         let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
-        let mut happened = false;
+        let mut happened = None;
         let mut last = first.clone();
         while !progress.is_complete() {
             let now = Instant::now();
@@ -200,12 +226,18 @@ impl Scene {
                 )));
             }
             last = sample;
-            if !happened && progress.done > progress.total * 2 / 5 {
-                happened = true;
+            if happened.is_none() && progress.done > progress.total * 2 / 5 {
+                happened = Some(unix_us());
+                let began = Instant::now();
                 self.happen(trouble)?;
+                if trouble == Trouble::Roams {
+                    transfer.unplugged_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                }
             }
         }
         transfer.longest_stall_ms = Some(progress.longest_us / 1_000);
+        transfer.stall_began_ms = happened
+            .map(|at| progress.longest_from_us.cast_signed().saturating_sub(at.cast_signed()) / 1_000);
         transfer.seconds = progress.seconds();
         transfer.way_after = last.peer.way.map_or("none".to_owned(), |w| format!("{w:?}").to_lowercase());
         transfer.same_connection = last.peer.since == first.peer.since;
@@ -213,7 +245,23 @@ impl Scene {
         if !transfer.intact {
             return Err(LabError::strange("other bytes arrived than were sent"));
         }
+        if progress.longest_us / 1_000 > transfer.stall_limit_ms + transfer.unplugged_ms {
+            return Err(LabError::strange("nothing came for too long"));
+        }
+        if let Some(way) = trouble.way_after().filter(|way| last.peer.way != Some(*way)) {
+            return Err(LabError::strange(format!(
+                "at the end the path is not {way:?}: {}",
+                last.peer.words
+            )));
+        }
         Ok(())
+    }
+
+    fn passed_on(&self) -> Result<[u64; 2], LabError> {
+        let [one, two, ..] = self.stage.publics.as_slice() else {
+            return Err(LabError::strange("there are two relays"));
+        };
+        Ok([one.passed_on()?, two.passed_on()?])
     }
 
     fn happen(&mut self, trouble: Trouble) -> Result<(), LabError> {
@@ -223,15 +271,12 @@ impl Scene {
             Trouble::RelayToDirect => internet.cut(self.cut.0, self.cut.1, false),
             Trouble::DirectToRelay => internet.cut(self.cut.0, self.cut.1, true),
             Trouble::RelayDies => {
-                let words = self.b.peer(&self.a.key)?.words;
-                // A relay is named by its key or by its address.
-                let relays = self.stage.publics.iter_mut().zip(&self.stage.hosts).take(2);
-                let mut named = relays.filter(|(node, host)| {
-                    words.contains(&node.key) || words.contains(&host.own.to_string())
-                });
-                let (relay, _) =
-                    named.next().ok_or_else(|| LabError::strange(format!("no relay is named in {words}")))?;
-                relay.kill();
+                // The one in use is the one that works.
+                let before = self.passed_on()?;
+                std::thread::sleep(Duration::from_millis(300));
+                let after = self.passed_on()?;
+                let in_use = usize::from(after[1] - before[1] > after[0] - before[0]);
+                self.stage.publics[in_use].kill();
                 Ok(())
             }
             Trouble::Roams => {
@@ -255,13 +300,15 @@ struct Progress {
     mark: Option<(u64, u64)>,
     started_us: Option<u64>,
     longest_us: u64,
+    /// When the longest time without progress began.
+    longest_from_us: u64,
     /// The counter starts again with every connection.
     counter: u64,
 }
 
 impl Progress {
     const fn new(total: u64) -> Self {
-        Self { total, done: 0, mark: None, started_us: None, longest_us: 0, counter: 0 }
+        Self { total, done: 0, mark: None, started_us: None, longest_us: 0, longest_from_us: 0, counter: 0 }
     }
 
     fn take(&mut self, sample: &Sample) {
@@ -281,7 +328,10 @@ impl Progress {
         self.mark = Some((counter, now));
         match self.started_us {
             None => self.started_us = Some(now),
-            Some(_) => self.longest_us = self.longest_us.max(now.saturating_sub(at)),
+            Some(_) if now.saturating_sub(at) > self.longest_us => {
+                (self.longest_us, self.longest_from_us) = (now.saturating_sub(at), at);
+            }
+            Some(_) => {}
         }
     }
 
@@ -298,6 +348,11 @@ impl Progress {
         let ended = self.mark.map_or(0, |(_, at)| at);
         ended.saturating_sub(self.started_us.unwrap_or(ended)) as f64 / 1e6
     }
+}
+
+fn unix_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Writes a file of pseudo-random bytes; its FNV-1a digest as `digest.wat` computes it.
@@ -328,7 +383,7 @@ mod tests {
     use crate::product::PeerSeen;
 
     fn sample(at_ms: u64, received: u64) -> Sample {
-        let peer = PeerSeen { way: None, since: 0, received, words: String::new() };
+        let peer = PeerSeen { way: None, since: 0, received, place: None, words: String::new() };
         Sample { at_us: at_ms * 1_000, peer }
     }
 
