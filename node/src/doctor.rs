@@ -174,12 +174,12 @@ fn addresses(s: &Settings) -> Finding {
 
 /// Only where it is to be listened on.
 fn relay_port(s: &Settings) -> Option<Finding> {
-    let addr = SocketAddr::new(s.listen, s.relay_tcp_port);
-    let tried = (s.relay_tcp_port != 0).then(|| TcpListener::bind(addr))?;
+    let addr = SocketAddr::new(s.listen, s.quic_port);
+    let tried = s.takes_tunnels().then(|| TcpListener::bind(addr))?;
     Some(match tried {
         Ok(_) => finding("relay port", true, false, format!("TCP {addr} is free"), None),
         Err(e) => {
-            let mend = "if no node runs here, choose another with `relay_tcp_port`".to_owned();
+            let mend = "if no node runs here, choose another `quic_port`, or set `relay_tcp` to false".to_owned();
             finding("relay port", false, false, format!("TCP {addr} cannot be had: {e}"), Some(mend))
         }
     })

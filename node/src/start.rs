@@ -69,22 +69,24 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let dht = DhtPort::start(dht_config, events.clone())?;
     let node = node_config(s, keypair.clone());
     let net = NetPort::start(net_config(s, &node, &dht), events.clone())?;
+    // UDP and TCP have one number, which is chosen for both when it is the system's choice.
+    let addr = SocketAddr::new(s.listen, s.quic_port);
+    let tunnels = TunnelPort::start(s.takes_tunnels().then_some(addr), events.clone()).map_err(|e| {
+        Failure::work(e.to_string()).with_hint("choose another `quic_port`, or set `relay_tcp` to false")
+    })?;
     let bound = Bound {
-        addr: SocketAddr::new(s.listen, s.quic_port),
+        addr: tunnels.local_addr().unwrap_or(addr),
         buffer_bytes: s.socket_buffer_bytes(),
         sharing,
         net: net.bound(),
     };
-    let relay_addr = (s.relay_tcp_port != 0).then(|| SocketAddr::new(s.listen, s.relay_tcp_port));
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
         blobs: BlobPort::start(&blobs, &events)?,
         dht,
         _net: net,
-        tunnels: TunnelPort::start(relay_addr, events.clone()).map_err(|e| {
-            Failure::work(e.to_string()).with_hint("choose another port with `relay_tcp_port`, or 0 for none")
-        })?,
+        tunnels,
         engine: EnginePort::start(engine_config, shared.clone(), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         core: core.clone(),

@@ -10,6 +10,7 @@ use remote_network_sim::host::Clock;
 use remote_network_sim::nat::Kind;
 use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
 use remote_network_sim::world::{HostSpec, Said, Step, World};
+use std::net::SocketAddr;
 
 const MS_NS: u64 = 1_000_000;
 
@@ -20,14 +21,20 @@ struct Stage {
     keys: Vec<PublicKey>,
 }
 
-fn add(world: &mut World, n: u8, kind: Kind, relay: bool) -> (HostId, PublicKey) {
+fn add(
+    world: &mut World,
+    n: u8,
+    kind: Kind,
+    relay: bool,
+    relays: &[(PublicKey, SocketAddr)],
+) -> (HostId, PublicKey) {
     let keypair = Keypair::from_seed(&[n; 32]);
     let key = keypair.public();
     let v4 = world.net.add_chain(INTERNET, 0, &kind.chain());
     let v6 = kind.chain6().map(|chain| world.net.add_chain(INTERNET, 0, &chain));
     // The two share no topic, so that they do not meet before they are told to.
     let topics = if relay { vec![DhtId([3; 20]), DhtId([4; 20])] } else { vec![DhtId([n; 20])] };
-    let config = NodeConfig { topics, public: relay, relay, ..NodeConfig::new(keypair) };
+    let config = NodeConfig { topics, public: relay, relay, relays: relays.to_vec(), ..NodeConfig::new(keypair) };
     let spec = HostSpec {
         config,
         real_tls: false,
@@ -48,12 +55,14 @@ impl Stage {
     /// Two relays, `a` and `b` behind boxes of these kinds, up for half a minute.
     fn new(seed: u64, kinds: [Kind; 2]) -> Self {
         let mut world: World = World::new(seed, DhtSpec::default());
-        let mut keys = Vec::new();
+        let (mut keys, mut relays) = (Vec::new(), Vec::new());
         for (n, kind, relay) in
             [(1, Kind::Open, true), (2, Kind::Open, true), (3, kinds[0], false), (4, kinds[1], false)]
         {
-            let (id, key) = add(&mut world, n, kind, relay);
+            let (id, key) = add(&mut world, n, kind, relay, &relays);
             world.start(id);
+            // As somebody would write it into the configuration: without UDP the DHT tells nobody.
+            relays.extend(world.net.address(id).filter(|_| relay).map(|addr| (key, addr)));
             keys.push(key);
         }
         let mut stage = Self { world, a: 2, b: 3, keys };
@@ -178,4 +187,59 @@ fn a_direct_connection_outlives_the_restart_of_a_router_and_a_move_to_another_ne
         assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
         assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
     }
+}
+
+/// The way by which `a` reaches the peer with this number.
+fn path_to(stage: &mut Stage, peer: u8) -> Option<PathKind> {
+    let (a, peer) = (stage.a, PeerName::Key(stage.keys[usize::from(peer)]));
+    stage.world.command(a, Command::Peer(peer));
+    stage.run(1).into_iter().find_map(|said| match said {
+        Said::Reply(_, _, Reply::Peer(view)) if view.state == PeerState::Connected => {
+            view.path.map(|p| p.kind).or(Some(PathKind::Direct))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn where_udp_does_not_get_through_relays_are_reached_over_tcp() {
+    let mut stage = Stage::new(4, [Kind::UdpBlocked, Kind::PortRestricted]);
+    stage.run(10_000);
+    assert_eq!(path_to(&mut stage, 0), Some(PathKind::Tunnelled));
+    let (up, direct) = stage.connect(6_000);
+    assert!(up.is_some_and(|ms| ms <= 3_000) && direct.is_none(), "{up:?} {direct:?}");
+    let view = stage.view().expect("connected");
+    assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Relayed), "{view:?}");
+}
+
+#[test]
+fn who_has_no_udp_is_found_by_key_because_a_relay_runs_its_errands() {
+    // The other way round: whoever dials learns of the relay from the record of the one without UDP.
+    let mut stage = Stage::new(6, [Kind::PortRestricted, Kind::UdpBlocked]);
+    stage.run(10_000);
+    let (up, direct) = stage.connect(6_000);
+    assert!(up.is_some_and(|ms| ms <= 3_000) && direct.is_none(), "{up:?} {direct:?}");
+}
+
+#[test]
+fn a_firewall_that_shuts_and_opens_again_ends_no_connection() {
+    let mut stage = Stage::new(5, [Kind::PortRestricted, Kind::PortRestricted]);
+    let (_, direct) = stage.connect(12_000);
+    assert!(direct.is_some());
+    let before = stage.view().expect("connected");
+    let site = stage.world.net.site(stage.a).expect("a host");
+    stage.world.net.block_udp(site.v4, true);
+    stage.run(20_000);
+    assert_eq!(path_to(&mut stage, 0), Some(PathKind::Tunnelled));
+    let view = stage.view().expect("known");
+    assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
+    assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Relayed), "{view:?}");
+
+    // By UDP again, and directly.
+    stage.world.net.block_udp(site.v4, false);
+    stage.run(180_000);
+    assert_eq!(path_to(&mut stage, 0), Some(PathKind::Direct));
+    let view = stage.view().expect("known");
+    assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
+    assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
 }

@@ -362,7 +362,7 @@ impl<T: Transport> Node<T> {
             catalogue: (services > 0).then_some(catalogue),
             relay_offer: self.relay_offer(),
             attachments: self.reserving.attachments().to_vec(),
-            nat: self.reach.observer.nat_type(),
+            nat: self.nat_type(),
             ..RecordContent::default()
         }
     }

@@ -25,6 +25,7 @@ use crate::machine::Machine;
 use crate::path::punch;
 use crate::place::Place;
 use crate::relay;
+use crate::relay::errand::{self, Answer, Ask};
 use crate::relay::whereabouts::{self, At, Tell};
 use crate::service::catalogue;
 use crate::time::{Deadline, Instant};
@@ -61,7 +62,12 @@ impl<T: Transport> Node<T> {
             None => self.transport.dial_any(self.now, addr),
         };
         match started {
-            Ok(conn) => self.dialling(conn, dial, peer),
+            Ok(conn) => {
+                self.dialling(conn, dial, peer);
+                if let Some(key) = peer {
+                    self.dialling_relay(key, addr);
+                }
+            }
             Err(e) => self.dialled(dial, Err(DialFailed::NotStarted(e))),
         }
     }
@@ -80,6 +86,27 @@ impl<T: Transport> Node<T> {
             self.meeting.dials.remove(conn);
         }
         found
+    }
+
+    /// Whether any connection of this dial may still bring the peer.
+    pub(super) fn is_dialling(&self, dial: DialId) -> bool {
+        self.meeting.dials.values().any(|(d, _)| *d == dial)
+    }
+
+    /// The dial under way to a peer.
+    pub(super) fn dial_to(&self, key: &PublicKey) -> Option<DialId> {
+        self.meeting.dials.values().find(|(_, peer)| peer.as_ref() == Some(key)).map(|(dial, _)| *dial)
+    }
+
+    /// The peer was found: other connections of the same dial are not needed any more.
+    fn dial_succeeded(&mut self, dial: DialId, key: PublicKey) {
+        self.dialled(dial, Ok(key));
+        let others: Vec<ConnId> =
+            self.meeting.dials.iter().filter(|(_, (d, _))| *d == dial).map(|(c, _)| *c).collect();
+        for conn in others {
+            self.meeting.dials.remove(&conn);
+            self.transport.close(self.now, conn, close_code::DUPLICATE, "another way was faster");
+        }
     }
 
     pub(super) fn dialled(&mut self, dial: DialId, result: Result<PublicKey, DialFailed>) {
@@ -123,6 +150,7 @@ impl<T: Transport> Node<T> {
             self.fail_opens(&key, &why);
             self.relay_failed(&key, &why);
             self.reserving_failed(key, &why);
+            self.tunnelling_given_up(key);
         }
     }
 
@@ -238,9 +266,11 @@ impl<T: Transport> Node<T> {
         if reason == CloseReason::WrongPeer {
             self.refuse("dial-found-another-peer");
         }
-        if let Some((dial, _)) = dial {
-            self.dialled(dial, Err(DialFailed::Closed(reason.clone())));
+        if let Some((dial, peer)) = dial {
+            self.dial_failed(dial, peer, DialFailed::Closed(reason.clone()));
         }
+        self.tunnelling_down(conn);
+        self.errands_down(conn);
         let Some((link, current)) = self.links.closed(conn) else { return };
         if link.identified {
             self.reserving_down(conn, link.peer);
@@ -307,7 +337,7 @@ impl<T: Transport> Node<T> {
         let dialled = self.links.get(conn).is_some_and(|l| l.dialled);
         let (is_relay, node_type) = (peer.identity.is_relay, peer.identity.node_type);
         if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
-            self.dialled(dial, Ok(key));
+            self.dial_succeeded(dial, key);
         }
         match self.links.identified(conn, peer.identity.dht_id) {
             Identified::Current => {}
@@ -342,6 +372,7 @@ impl<T: Transport> Node<T> {
         self.reserving_up(conn, key, is_relay);
         self.reach_up(conn, &key, node_type);
         self.relayed_up(conn);
+        self.tunnelling_up(conn, key);
         self.relay_is_up(&key, conn);
         self.notify_peer(&key);
     }
@@ -357,8 +388,8 @@ impl<T: Transport> Node<T> {
     fn faulted(&mut self, conn: ConnId, fault: PeerFault) {
         self.refuse(fault.reason());
         let words = fault.to_string();
-        if let Some((dial, _)) = self.meeting.dials.remove(&conn) {
-            self.dialled(dial, Err(DialFailed::Fault(fault)));
+        if let Some((dial, peer)) = self.meeting.dials.remove(&conn) {
+            self.dial_failed(dial, peer, DialFailed::Fault(fault));
         }
         self.transport.close(self.now, conn, close_code::IDENTITY, &words);
     }
@@ -420,6 +451,10 @@ impl<T: Transport> Node<T> {
             punch::message::KIND_CONNECT..=punch::message::KIND_DECLINE => {
                 self.inbox.push_back(Inside::Punch(punch::Input::Frame { conn, frame: frame.clone() }));
                 None
+            }
+            errand::KIND_ASK => Ask::from_frame(frame).map(|ask| self.errand_asked(conn, peer, ask)).err(),
+            errand::KIND_ANSWER => {
+                Answer::from_frame(frame).map(|answer| self.errand_answered(conn, answer)).err()
             }
             reserving::KIND_WAYS => self.ways_told(conn, frame).err(),
             whereabouts::KIND_AT => At::from_frame(frame).map(|at| self.told_whereabouts(conn, at)).err(),

@@ -8,6 +8,7 @@
 //! | `reach` | paths, holes punched, what our NAT does |
 //! | `passing`, `reserving` | the node as a relay, and as a client of relays |
 //! | `relaying` | what goes through relays, and comes |
+//! | `tunnelling`, `errands` | relays over TCP, and the DHT through them |
 //! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
@@ -24,6 +25,7 @@
 
 mod commands;
 mod config;
+mod errands;
 pub mod gate;
 mod links;
 mod meeting;
@@ -34,6 +36,7 @@ mod reserving;
 mod sealing;
 mod seeking;
 mod streams;
+mod tunnelling;
 mod wiring;
 
 pub use config::{Journal, NodeConfig, RecoverError};
@@ -62,6 +65,7 @@ use crate::transfer::fetch::Fetcher;
 use crate::transfer::serve::Server;
 use crate::transport::{Transmit, Transport, close_code};
 use commands::Commands;
+use errands::Errands;
 use gate::{Effect, Gate};
 use links::Links;
 use meeting::Meeting;
@@ -73,6 +77,7 @@ use sealing::Sealing;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
+use tunnelling::Tunnelling;
 use wiring::{Inside, Rngs};
 
 /// Room numbers in the ids of requests to ports: they route the answer to who asked.
@@ -82,6 +87,7 @@ mod op_room {
     pub const SERVE: u8 = 3;
     pub const NODE: u8 = 4;
     pub const SEALING: u8 = 5;
+    pub const ERRANDS: u8 = 6;
 }
 
 /// After an orderly stop is asked for, the journal may take this long to become durable.
@@ -123,6 +129,8 @@ pub struct Node<T: Transport> {
     relaying: Relaying,
     passing: Option<Box<Passing>>,
     reserving: Reserving,
+    tunnelling: Tunnelling,
+    errands: Errands,
     reach: Reach,
     seeks: SeekMeter,
 
@@ -214,6 +222,8 @@ impl<T: Transport> Node<T> {
             meeting: Meeting::default(),
             relaying: Relaying::default(),
             reserving: Reserving::new(&me),
+            tunnelling: Tunnelling::default(),
+            errands: Errands::new(op_room::ERRANDS),
             reach: Reach::default(),
             passing: config.relay.then(|| Box::new(Passing::new(config.relay_limits.clone()))),
             seeks: SeekMeter::default(),
@@ -253,7 +263,7 @@ impl<T: Transport> Node<T> {
             Event::Datagrams(all) => all.into_iter().for_each(|d| self.arrived(d)),
             Event::LocalAddrs(addrs) => self.local_addrs(addrs),
             Event::Socket(event) => self.socket_event(event),
-            Event::Tunnel(_) => {}
+            Event::Tunnel(event) => self.tunnel_event(event),
             Event::Mapped(addrs) => self.mapped(addrs),
             Event::Nearby { key, addr } => self.nearby(key, addr),
             Event::Persisted { up_to } => self.gate.durable(up_to),
@@ -264,7 +274,7 @@ impl<T: Transport> Node<T> {
                 self.actions.push_back(Action::Stopped { fault: Some(format!("the journal failed: {why}")) });
                 return;
             }
-            Event::Dht(event) => self.inbox.push_back(Inside::Dht(dht::Input::Dht(event))),
+            Event::Dht(event) => self.dht_event(event),
             Event::Blob { op, result } => self.blob_answer(op, result),
             Event::Engine(report) => self.engine_report(report),
             Event::Command { id, command } => self.command(id, command),
@@ -283,6 +293,7 @@ impl<T: Transport> Node<T> {
         self.meeting_timeout();
         self.reach_timeout();
         self.reserving_timeout();
+        self.tunnelling_timeout();
         self.passing_timeout();
         self.commands_timeout();
         if let Life::Stopping { asked, until } = self.life
@@ -313,7 +324,10 @@ impl<T: Transport> Node<T> {
                     let packets = buf.split_off(start);
                     self.carry(relay, peer, &packets, &outgoing);
                 }
-                Place::Tunnel(_) => buf.truncate(start),
+                Place::Tunnel(tunnel) => {
+                    let packets = buf.split_off(start);
+                    self.tunnel(tunnel, packets, outgoing.segment_size);
+                }
             }
         }
     }
@@ -348,6 +362,7 @@ impl<T: Transport> Node<T> {
             self.meeting_deadline(),
             self.passing.as_ref().and_then(|p| p.poll_timeout()),
             self.reserving.poll_timeout(),
+            self.tunnelling.poll_timeout(),
             self.reach.poll_timeout(),
             self.commands.poll_timeout(),
         ]
@@ -420,6 +435,7 @@ impl<T: Transport> Node<T> {
             while let Some(effect) = self.gate.release() {
                 match effect {
                     Effect::Frame { peer, frame } => self.send_frame(peer, &frame),
+                    Effect::Action(Action::Dht { op, request }) => self.ask_dht(op, request),
                     Effect::Action(action) => self.actions.push_back(action),
                 }
             }

@@ -20,7 +20,7 @@ use crate::action::Action;
 use crate::command::{PunchCount, ReachView, RelayUse};
 use crate::dht;
 use crate::dht::endpoint::{Scope, scope, usable};
-use crate::dht::record::NodeType;
+use crate::dht::record::{NatType, NodeType};
 use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey};
 use crate::identity::cascade;
@@ -32,6 +32,7 @@ use crate::path::probe::{self, ProbeKeys};
 use crate::path::punch::{self, Puncher};
 use crate::path::stun::{self, StunClient};
 use crate::place::{Place, SocketEvent, SocketId, SocketRequest};
+use crate::relay::tunnels;
 use crate::relay::whereabouts::{At, Tell};
 use crate::time::{Deadline, Duration, Instant};
 use crate::transport::{Transmit, Transport};
@@ -237,6 +238,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Observer(observer::Input::NetworkChanged));
         self.inbox.push_back(Inside::Observer(observer::Input::LocalAddrs(own)));
         self.inbox.push_back(Inside::Stun(stun::Input::NetworkChanged));
+        self.tell_tunnels(tunnels::Input::NetworkChanged);
         if self.reach.measuring == Measuring::Done {
             self.reach.measuring = Measuring::Never;
         }
@@ -261,9 +263,11 @@ impl<T: Transport> Node<T> {
         self.tell_where_we_are();
     }
 
-    /// A peer sees our packets come from there.
+    /// A peer sees our packets come from there. A node that everybody reaches has nothing to learn from it.
     pub(super) fn observed_by(&mut self, by: Place, mapped: SocketAddr) {
-        if let Place::Direct { socket, addr } = by {
+        if let Place::Direct { socket, addr } = by
+            && !self.config.public
+        {
             self.inbox.push_back(Inside::Observer(observer::Input::Observed { by: addr, socket, mapped }));
         }
     }
@@ -317,13 +321,22 @@ impl<T: Transport> Node<T> {
         usable(addr, self.config.private_network) && !self.own_addrs.contains(&addr)
     }
 
+    /// What stands between this node and others.
+    pub(super) fn nat_type(&self) -> NatType {
+        if self.config.public { NatType::Open } else { self.reach.observer.nat_type() }
+    }
+
     /// How others reach this node, for people.
     pub(super) fn reach_view(&self) -> ReachView {
         let relays = self.reserving.attachments().iter().enumerate();
         let outcomes = self.reach.puncher.outcomes().into_iter();
         ReachView {
-            nat: self.reach.observer.nat_type(),
-            nat_words: self.reach.observer.words(),
+            nat: self.nat_type(),
+            nat_words: match (self.config.public, self.tunnelling.in_use()) {
+                (true, _) => "everybody can write to this node, its configuration says".to_owned(),
+                (false, 0) => self.reach.observer.words(),
+                (false, _) => "no answer over UDP: relays are reached over TCP".to_owned(),
+            },
             mapped: self.reach.mapped.clone(),
             relays: relays.map(|(n, a)| RelayUse { relay: a.relay, addr: a.addr, active: n == 0 }).collect(),
             relay_words: self.reserving.words().to_owned(),
@@ -416,6 +429,7 @@ impl<T: Transport> Node<T> {
     /// no better; for any other peer the DHT may know a new way.
     fn lost(&mut self, conn: ConnId) {
         self.relay_suspect(conn);
+        self.lost_relay(conn);
         if let Some(peer) = self.links.get(conn).map(|l| l.peer) {
             self.inbox.push_back(Inside::Dht(dht::Input::Invalidate(peer)));
             self.inbox.push_back(Inside::Dht(dht::Input::Lookup(peer)));

@@ -210,6 +210,11 @@ impl<T: Transport> Node<T> {
 }
 
 impl Relaying {
+    /// Whether dials wait for this relay.
+    pub(super) fn waits_for(&self, relay: &PublicKey) -> bool {
+        self.waiting.iter().any(|w| w.relay == *relay)
+    }
+
     fn take_waiting(&mut self, relay: &PublicKey) -> Vec<Waiting> {
         let (taken, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.relay == *relay);
         self.waiting = kept;

@@ -68,6 +68,16 @@ impl Reserving {
         self.attachments.iter().any(|a| a.relay == *relay)
     }
 
+    /// Whether this is a relay that may be reserved at.
+    pub(super) fn knows(&self, relay: &PublicKey) -> bool {
+        self.client.knows(relay)
+    }
+
+    /// Where such a relay is.
+    pub(super) fn addr_of(&self, relay: &PublicKey) -> Option<SocketAddr> {
+        self.client.addr(relay)
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
         let keepalive = self.keepalive.map(|at| Deadline::new(at, "keep relays in use"));
         Deadline::earlier(self.client.poll_timeout(), keepalive)
@@ -258,7 +268,10 @@ impl<T: Transport> Node<T> {
             }
             let link = self.links.of(&relay).filter(|(_, l)| l.identified).map(|(c, _)| c);
             match (link, addr) {
-                (Some(carrier), _) if self.transport.place(carrier).is_some_and(|p| p.is_direct()) => {
+                // Not through a relay itself: a route of several hops is nobody's wish.
+                (Some(carrier), _)
+                    if !matches!(self.transport.place(carrier), None | Some(Place::Relayed { .. })) =>
+                {
                     self.relaying.carries(carrier);
                     let place = Place::Relayed { relay: carrier, peer: peer.peer_id() };
                     if !places.contains(&place) {

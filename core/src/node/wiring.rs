@@ -17,7 +17,8 @@ use crate::job::{executor, message::Addressee, message::Message, requester};
 use crate::machine::{Cx, Machine};
 use crate::path::behaviour::observer;
 use crate::path::{paths, punch, stun};
-use crate::port::{BlobAnswer, BlobFailed, BlobRequest, EngineReport};
+use crate::port::{BlobAnswer, BlobFailed, BlobRequest, DhtEvent, EngineReport};
+use crate::relay::errand::Told;
 use crate::rng::Rng;
 use crate::service::catalogue;
 use crate::store::StoreOp;
@@ -69,6 +70,7 @@ pub(super) struct Rngs {
     pub(super) punch: Rng,
     pub(super) observer: Rng,
     pub(super) stun: Rng,
+    pub(super) tunnels: Rng,
 }
 
 impl Rngs {
@@ -90,6 +92,7 @@ impl Rngs {
             punch: rng(seed, "punch"),
             observer: rng(seed, "observer"),
             stun: rng(seed, "stun"),
+            tunnels: rng(seed, "tunnels"),
         }
     }
 }
@@ -547,6 +550,19 @@ impl<T: Transport> Node<T> {
             None => {}
         }
         self.ask_for_outputs();
+    }
+
+    /// What the DHT tells goes to who asked.
+    pub(super) fn dht_event(&mut self, event: DhtEvent) {
+        match event {
+            DhtEvent::Value { op, item } if op.room() == super::op_room::ERRANDS => {
+                self.errand_event(op, Told::Value(item));
+            }
+            DhtEvent::Done { op, result } if op.room() == super::op_room::ERRANDS => {
+                self.errand_event(op, Told::Done(result));
+            }
+            event => self.inbox.push_back(Inside::Dht(dht::Input::Dht(event))),
+        }
     }
 
     /// An answer of the store goes to who asked.

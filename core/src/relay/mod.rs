@@ -12,11 +12,15 @@
 //! | [`message`] | control frames between a relay and those it serves |
 //! | [`server`] | who may be served, and whose packet is next |
 //! | [`client`] | which relays a private node holds reservations with |
+//! | [`errand`] | what a relay asks the DHT for a client |
+//! | [`tunnels`] | when a relay is called over TCP, where UDP does not get through |
 
 mod bucket;
 
 pub mod client;
+pub mod errand;
 pub mod message;
 pub mod server;
+pub mod tunnels;
 pub mod whereabouts;
 pub mod wire;

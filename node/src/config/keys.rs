@@ -135,10 +135,11 @@ pub(super) const KEYS: &[Key] = &[
         "unless the node listens on loopback only."
     ),
     key!(
-        relay_tcp_port,
-        number(0, 65_535),
+        relay_tcp,
+        boolean,
         shown,
-        "TCP port on which peers reach this node by WebSocket over TLS where UDP does not get through; 0: none."
+        "Whether a relay also listens at the TCP port of the same number as `quic_port`, where peers whose network lets no",
+        "UDP through reach it by WebSocket over TLS."
     ),
     key!(
         public,

@@ -96,7 +96,7 @@ pub struct Settings {
     pub network_monitor_interval: u64,
     pub port_mapping: bool,
     pub mdns: MdnsKey,
-    pub relay_tcp_port: u16,
+    pub relay_tcp: bool,
     pub public: bool,
     pub public_addrs: Vec<SocketAddr>,
     pub publish_private_addrs: bool,
@@ -144,6 +144,11 @@ impl Settings {
         }
     }
 
+    /// Whether peers may reach this node over TCP.
+    pub fn takes_tunnels(&self) -> bool {
+        self.relay && self.relay_tcp
+    }
+
     /// Whether the DHT is bound to one address of IPv6.
     fn dht_needs_ipv6(&self) -> bool {
         self.dht_bind.is_ipv6() && !self.dht_bind.is_unspecified()
@@ -174,7 +179,7 @@ impl Default for Settings {
             network_monitor_interval: 10,
             port_mapping: true,
             mdns: MdnsKey::Auto,
-            relay_tcp_port: 0,
+            relay_tcp: true,
             public: false,
             public_addrs: Vec::new(),
             publish_private_addrs: false,
@@ -344,9 +349,10 @@ fn together(settings: &Settings, origins: &BTreeMap<&'static str, Place>, proble
         let mend = "both are UDP: choose different ports, or `dht_port = \"shared\"`";
         broken(&["quic_port", "dht_port"], what, mend);
     }
-    if s.relay_tcp_port == s.api_port && s.api_port != 0 {
-        let what = format!("`relay_tcp_port` and `api_port` are both {}", s.api_port);
-        broken(&["relay_tcp_port", "api_port"], what, "both are TCP: choose different ports");
+    if s.takes_tunnels() && s.quic_port == s.api_port && s.api_port != 0 {
+        let what = format!("`quic_port` and `api_port` are both {}", s.api_port);
+        let mend = "a relay listens there for TCP too: choose different ports, or `relay_tcp = false`";
+        broken(&["quic_port", "api_port"], what, mend);
     }
     if s.dht_backend == DhtBackendKey::Mainline && s.dht_port == DhtPortKey::Shared {
         let what = "`dht_port` is \"shared\", which `dht_backend = \"mainline\"` cannot do".into();

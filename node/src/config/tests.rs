@@ -139,7 +139,7 @@ fn a_misspelt_variable_is_an_error_and_a_strangers_is_not() {
 fn keys_that_contradict_each_other_are_told() {
     assert!(problems_of("min_peers = 60\n")[0].contains("must not be above max_peers"));
     assert!(problems_of("quic_port = 5\ndht_port = 5\n")[0].contains("choose different ports"));
-    assert!(problems_of("relay_tcp_port = 7\napi_port = 7\n")[0].contains("both are TCP"));
+    assert!(problems_of("relay = true\nquic_port = 7\napi_port = 7\n")[0].contains("for TCP too"));
     assert!(problems_of("mdns = \"yes\"\n")[0].contains("true or false, or \"auto\""));
     assert!(problems_of("dht_port = \"shared\"\ndht_backend = \"mainline\"\n")[0].contains("native"));
     assert!(problems_of("dht_port = \"both\"\n")[0].contains("\"shared\""));

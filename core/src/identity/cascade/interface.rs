@@ -86,6 +86,14 @@ pub enum DialFailed {
     /// The relay could not be reached.
     #[error("the relay cannot be reached: {0}")]
     Relay(String),
+    /// Neither by its address nor in a tunnel.
+    #[error("{udp}; over TCP: {tcp}")]
+    Both {
+        /// What became of the dial over UDP.
+        udp: String,
+        /// And over TCP.
+        tcp: String,
+    },
     /// The relay knows the peer no more.
     #[error("the peer has no session at the relay")]
     NoSession,

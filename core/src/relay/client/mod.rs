@@ -233,6 +233,16 @@ impl Client {
         self.standby.and_then(|key| self.reservation(&key))
     }
 
+    /// Whether this relay may be reserved at.
+    pub fn knows(&self, key: &PublicKey) -> bool {
+        self.relays.contains_key(key)
+    }
+
+    /// Where this relay is.
+    pub fn addr(&self, key: &PublicKey) -> Option<SocketAddr> {
+        self.relays.get(key).map(|r| r.addr)
+    }
+
     /// All relays known, for people.
     pub fn relays(&self) -> impl Iterator<Item = RelayView> {
         self.relays.iter().map(|(key, r)| RelayView {
