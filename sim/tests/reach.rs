@@ -34,7 +34,8 @@ fn add(
     let v6 = kind.chain6().map(|chain| world.net.add_chain(INTERNET, 0, &chain));
     // The two share no topic, so that they do not meet before they are told to.
     let topics = if relay { vec![DhtId([3; 20]), DhtId([4; 20])] } else { vec![DhtId([n; 20])] };
-    let config = NodeConfig { topics, public: relay, relay, relays: relays.to_vec(), ..NodeConfig::new(keypair) };
+    let config =
+        NodeConfig { topics, public: relay, relay, relays: relays.to_vec(), ..NodeConfig::new(keypair) };
     let spec = HostSpec {
         config,
         real_tls: false,

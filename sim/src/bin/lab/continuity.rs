@@ -19,10 +19,18 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Shorter times without progress are nothing: the count is looked at every ten milliseconds.
+const STALL_US: u64 = 30_000;
+/// What belongs to a change of ways: the way is seen to be another a moment before or after packets take it.
+const AROUND_SWITCH_US: (u64, u64) = (500_000, 1_000_000);
 /// Less than this is keep-alive, probes and acknowledgements, not progress.
 const PROGRESS_BYTES: u64 = 16 << 10;
 /// What the internet sends to each of the two, so that a transfer lasts long enough for something to happen in it.
 const RATE_MBIT: u32 = 100;
+/// The same where a way must be found in time: who is relayed tries again after ten seconds, twenty, forty.
+const SLOW_RATE_MBIT: u32 = 25;
+/// A transfer of more than this lasts long enough at the full rate.
+const SLOW_MIB_MAX: u64 = 256;
 /// A transfer is dead after so long without progress.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 const DIRECT_WITHIN: Duration = Duration::from_secs(15);
@@ -68,10 +76,11 @@ impl Trouble {
     }
 
     /// How long nothing may come: a change for the better is hardly noticed, and whoever loses a path may need three seconds.
-    const fn stall_limit_ms(self) -> u64 {
+    const fn stall_limit_ms(self) -> Option<u64> {
         match self {
-            Trouble::Nothing | Trouble::RelayToDirect => 100,
-            Trouble::DirectToRelay | Trouble::RelayDies | Trouble::Roams | Trouble::NatReboots => 3_000,
+            Trouble::Nothing => None,
+            Trouble::RelayToDirect => Some(100),
+            Trouble::DirectToRelay | Trouble::RelayDies | Trouble::Roams | Trouble::NatReboots => Some(3_000),
         }
     }
 
@@ -82,6 +91,18 @@ impl Trouble {
             Trouble::DirectToRelay | Trouble::RelayDies => Some(Way::Relayed),
             Trouble::Roams | Trouble::NatReboots => None,
         }
+    }
+
+    /// Happens after this tenth of the transfer: the sooner the path is mended, the sooner it is tried again.
+    const fn tenth(self) -> u64 {
+        match self {
+            Trouble::RelayToDirect => 1,
+            _ => 4,
+        }
+    }
+
+    const fn rate_mbit(self, mib: u64) -> u32 {
+        if matches!(self, Trouble::RelayToDirect) && mib <= SLOW_MIB_MAX { SLOW_RATE_MBIT } else { RATE_MBIT }
     }
 
     const fn starts_cut(self) -> bool {
@@ -111,10 +132,16 @@ pub struct Transfer {
     pub longest_stall_ms: Option<u64>,
     /// From the trouble to the beginning of that time.
     pub stall_began_ms: Option<i64>,
+    /// The longest time without progress before the trouble: what this machine does to a transfer by itself.
+    pub stall_before_ms: u64,
+    /// From the trouble to the change to the way that is right then, if only one is.
+    pub switched_ms: Option<i64>,
+    /// The longest time without progress around that change.
+    pub stall_at_switch_ms: Option<u64>,
     /// How long the trouble itself left the machine without a network.
     pub unplugged_ms: u64,
-    /// What the longest time without progress may be, beside that.
-    pub stall_limit_ms: u64,
+    /// What the longest time without progress may be, beside that: at the change if it is one for the better, else at all.
+    pub stall_limit_ms: Option<u64>,
     /// Whether the digest was right.
     pub intact: bool,
     /// Whether the connection at the end is the one of the start.
@@ -136,6 +163,9 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         way_after: String::new(),
         longest_stall_ms: None,
         stall_began_ms: None,
+        stall_before_ms: 0,
+        switched_ms: None,
+        stall_at_switch_ms: None,
         unplugged_ms: 0,
         stall_limit_ms: trouble.stall_limit_ms(),
         intact: false,
@@ -143,7 +173,7 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         ok: false,
         why: None,
     };
-    match Scene::set(product, trouble) {
+    match Scene::set(product, trouble, mib) {
         Ok(mut scene) => {
             if let Err(e) = scene.play(trouble, mib, &mut transfer) {
                 let (a, b) = (scene.a.last_words(), scene.b.last_words());
@@ -169,7 +199,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(product: &Product, trouble: Trouble) -> Result<Self, LabError> {
+    fn set(product: &Product, trouble: Trouble, mib: u64) -> Result<Self, LabError> {
         let mut stage = Stage::new(product)?;
         let home_a = stage.internet.home("home-a", Kind::PortRestricted)?;
         let home_b = stage.internet.home("home-b", Kind::PortRestricted)?;
@@ -180,7 +210,7 @@ impl Scene {
         let host_a = stage.internet.host("a", &home_a, 42)?;
         let host = stage.internet.host("b", &home_b, 23)?;
         for home in [Some(&home_a), Some(&home_b), other.as_ref()].into_iter().flatten() {
-            stage.internet.limit(home.outer, RATE_MBIT)?;
+            stage.internet.limit(home.outer, trouble.rate_mbit(mib))?;
         }
         let cut = (IpAddr::from(home_a.outer), IpAddr::from(home_b.outer));
         if trouble.starts_cut() {
@@ -212,6 +242,7 @@ impl Scene {
         let mut progress = Progress::new(mib << 20);
         let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
         let mut happened = None;
+        let mut switched = None;
         let mut last = first.clone();
         while !progress.is_complete() {
             let now = Instant::now();
@@ -225,8 +256,11 @@ impl Scene {
                     progress.done, progress.total
                 )));
             }
+            if happened.is_some() && switched.is_none() && sample.peer.way == trouble.way_after() {
+                switched = Some(sample.at_us);
+            }
             last = sample;
-            if happened.is_none() && progress.done > progress.total * 2 / 5 {
+            if happened.is_none() && progress.done > progress.total * trouble.tenth() / 10 {
                 happened = Some(unix_us());
                 let began = Instant::now();
                 self.happen(trouble)?;
@@ -236,8 +270,16 @@ impl Scene {
             }
         }
         transfer.longest_stall_ms = Some(progress.longest_us / 1_000);
-        transfer.stall_began_ms = happened
-            .map(|at| progress.longest_from_us.cast_signed().saturating_sub(at.cast_signed()) / 1_000);
+        if let Some(at) = happened {
+            let after = |us: u64| us.cast_signed().saturating_sub(at.cast_signed()) / 1_000;
+            transfer.stall_began_ms = Some(after(progress.longest_from_us));
+            transfer.stall_before_ms = progress.longest_within(0, at) / 1_000;
+            transfer.switched_ms = switched.map(after);
+            transfer.stall_at_switch_ms = switched.map(|us| {
+                let (before, after) = AROUND_SWITCH_US;
+                progress.longest_within(us - before, us + after) / 1_000
+            });
+        }
         transfer.seconds = progress.seconds();
         transfer.way_after = last.peer.way.map_or("none".to_owned(), |w| format!("{w:?}").to_lowercase());
         transfer.same_connection = last.peer.since == first.peer.since;
@@ -245,8 +287,15 @@ impl Scene {
         if !transfer.intact {
             return Err(LabError::strange("other bytes arrived than were sent"));
         }
-        if progress.longest_us / 1_000 > transfer.stall_limit_ms + transfer.unplugged_ms {
-            return Err(LabError::strange("nothing came for too long"));
+        let counts = match trouble {
+            Trouble::RelayToDirect => transfer.stall_at_switch_ms,
+            _ => transfer.longest_stall_ms,
+        };
+        if let (Some(ms), Some(limit)) = (counts, transfer.stall_limit_ms)
+            // What this machine does anyway is not held against a change.
+            && ms > (limit + transfer.unplugged_ms).max(transfer.stall_before_ms)
+        {
+            return Err(LabError::strange(format!("nothing came for {ms} ms, more than {limit}")));
         }
         if let Some(way) = trouble.way_after().filter(|way| last.peer.way != Some(*way)) {
             return Err(LabError::strange(format!(
@@ -302,13 +351,24 @@ struct Progress {
     longest_us: u64,
     /// When the longest time without progress began.
     longest_from_us: u64,
+    /// Times without progress that are worth a word: from, until.
+    stalls: Vec<(u64, u64)>,
     /// The counter starts again with every connection.
     counter: u64,
 }
 
 impl Progress {
     const fn new(total: u64) -> Self {
-        Self { total, done: 0, mark: None, started_us: None, longest_us: 0, longest_from_us: 0, counter: 0 }
+        Self {
+            total,
+            done: 0,
+            mark: None,
+            started_us: None,
+            longest_us: 0,
+            longest_from_us: 0,
+            stalls: Vec::new(),
+            counter: 0,
+        }
     }
 
     fn take(&mut self, sample: &Sample) {
@@ -328,11 +388,21 @@ impl Progress {
         self.mark = Some((counter, now));
         match self.started_us {
             None => self.started_us = Some(now),
-            Some(_) if now.saturating_sub(at) > self.longest_us => {
-                (self.longest_us, self.longest_from_us) = (now.saturating_sub(at), at);
+            Some(_) => {
+                if now.saturating_sub(at) > STALL_US {
+                    self.stalls.push((at, now));
+                }
+                if now.saturating_sub(at) > self.longest_us {
+                    (self.longest_us, self.longest_from_us) = (now.saturating_sub(at), at);
+                }
             }
-            Some(_) => {}
         }
+    }
+
+    /// The longest stall that touches a span of time.
+    fn longest_within(&self, from: u64, until: u64) -> u64 {
+        let touching = self.stalls.iter().filter(|(began, ended)| *ended > from && *began < until);
+        touching.map(|(began, ended)| ended - began).max().unwrap_or(0)
     }
 
     fn idle(&self, sample: &Sample) -> Duration {

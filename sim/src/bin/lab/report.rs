@@ -101,7 +101,7 @@ impl Report {
     /// A transfer.
     pub fn transfer(&mut self, transfer: Transfer) {
         let what = format!(
-            "{} MiB in {:.1} s, {} then {}, longest stall {}, {}, {} {}",
+            "{} MiB in {:.1} s, {} then {}, longest stall {}{}, {}, {} {}",
             transfer.mib,
             transfer.seconds,
             transfer.way_before,
@@ -110,6 +110,10 @@ impl Report {
                 (Some(ms), Some(began)) => format!("{ms} ms from {began} ms after the trouble"),
                 (Some(ms), None) => format!("{ms} ms"),
                 (None, _) => "-".to_owned(),
+            },
+            match (transfer.switched_ms, transfer.stall_at_switch_ms) {
+                (Some(ms), Some(stall)) => format!(" (the change after {ms} ms: {stall} ms)"),
+                _ => String::new(),
             },
             if transfer.intact { "intact" } else { "not intact" },
             if transfer.same_connection { "the same connection" } else { "not the same connection" },
