@@ -256,7 +256,8 @@ impl Scene {
                     progress.done, progress.total
                 )));
             }
-            if happened.is_some() && switched.is_none() && sample.peer.way == trouble.way_after() {
+            let changed = sample.peer.way != Some(wanted) && sample.peer.way == trouble.way_after();
+            if happened.is_some() && switched.is_none() && changed {
                 switched = Some(sample.at_us);
             }
             last = sample;

@@ -24,6 +24,8 @@ const RELAY_TCP_PORT: u16 = 443;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A command of the command line, those that reach out to peers included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A file of a few gigabytes is taken in, on a machine that does something else too.
+const TAKEN_IN_WITHIN: Duration = Duration::from_secs(600);
 /// A connection that takes longer helps nobody.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -284,7 +286,8 @@ impl Node {
             file.display()
         );
         std::fs::write(&workflow, text)?;
-        let answer = self.ask(&["workflow", "run", "--detach", &workflow.to_string_lossy()])?;
+        let run = ["workflow", "run", "--detach", &workflow.to_string_lossy()];
+        let answer = self.ask_within(&run, TAKEN_IN_WITHIN)?;
         answer["run"]
             .as_str()
             .map(str::to_owned)
