@@ -179,7 +179,8 @@ fn relay_port(s: &Settings) -> Option<Finding> {
     Some(match tried {
         Ok(_) => finding("relay port", true, false, format!("TCP {addr} is free"), None),
         Err(e) => {
-            let mend = "if no node runs here, choose another `quic_port`, or set `relay_tcp` to false".to_owned();
+            let mend =
+                "if no node runs here, choose another `quic_port`, or set `relay_tcp` to false".to_owned();
             finding("relay port", false, false, format!("TCP {addr} cannot be had: {e}"), Some(mend))
         }
     })
