@@ -1,6 +1,6 @@
 //! Every kind of NAT against every other: who meets, how fast, and whether at the first try.
 //!
-//! For every pair of kinds and several seeds a small world of its own: two public hosts that anybody finds in the DHT, `a`
+//! For every pair of kinds and several seeds a small world of its own: two public hosts that relay and are configured as relays, `a`
 //! and `b` behind their boxes. When all are up, `a` asks for a connection to `b` by its key alone. Watched are when there is a
 //! connection at all and when its path is direct; whether it had to be is said by the oracle ([`crate::oracle`]), which
 //! knows the boxes and nothing of the product.
@@ -34,9 +34,6 @@ const ASK_MS: u64 = 70_000;
 const WATCH_MS: u64 = 90_000;
 /// How often the path is looked at.
 const LOOK_MS: u64 = 20;
-/// A first try: an exchange over the relay and the punches it agrees on, as DCUtR has it, each a round trip or two of at
-/// most a third of a second, and nothing after that.
-pub const FIRST_TRY_MS: u64 = 2_000;
 /// An answer that was an error is asked for again after this long.
 const RETRY_MS: u64 = 1_000;
 
@@ -176,6 +173,24 @@ pub struct Outcome {
     pub connected_ms: Option<u64>,
     /// Until its path was direct.
     pub direct_ms: Option<u64>,
+    /// The round trip while it was relayed, and of the direct path, in microseconds, as `a` measured them.
+    pub relayed_rtt_us: Option<u64>,
+    /// The same of the direct path.
+    pub direct_rtt_us: Option<u64>,
+    /// Nothing that `a` tried before had come to nothing: the first attempt of the first round punched, or none was needed.
+    pub first_try: bool,
+}
+
+impl Outcome {
+    /// From the connection to the direct path.
+    fn upgrade_ms(&self) -> Option<u64> {
+        Some(self.direct_ms? - self.connected_ms?)
+    }
+
+    /// Two round trips of the relayed path and one of the direct one: an exchange, a signal, and a probe that is answered.
+    fn allowed_ms(&self) -> Option<u64> {
+        Some((2 * self.relayed_rtt_us? + self.direct_rtt_us?) / 1_000)
+    }
 }
 
 /// A pair in the report. Rates are fractions.
@@ -193,12 +208,18 @@ pub struct PairReport {
     pub connected: f64,
     /// Of these, those with a direct path.
     pub direct: f64,
-    /// Of those with a direct path, those that had it within [`FIRST_TRY_MS`] of the connection.
+    /// Of those with a direct path, those that had it at the first try.
     pub first_try: f64,
+    /// Of the worlds, those with a direct path within ten seconds of the question.
+    pub direct_in_10_s: f64,
     /// Median time from the question to the direct path.
     pub median_ms: Option<u64>,
     /// Median time from the question to the connection.
     pub connected_median_ms: Option<u64>,
+    /// Median time from the connection to the direct path, of those that were relayed first.
+    pub upgrade_median_ms: Option<u64>,
+    /// Of these, the median of two relayed round trips and a direct one.
+    pub allowed_median_ms: Option<u64>,
 }
 
 /// The whole report. Rates are fractions.
@@ -218,6 +239,11 @@ pub struct MatrixReport {
     pub possible_rate: f64,
     /// Of all worlds, those in which punching without any guess would do.
     pub plain_rate: f64,
+    /// Median time from a relayed connection to its direct path, and of what two relayed round trips and a direct one take, in
+    /// worlds where `plain` punching would do.
+    pub upgrade_median_ms: Option<u64>,
+    /// The latter.
+    pub allowed_median_ms: Option<u64>,
     /// Worlds in which a node said that it has a direct path where there can be none.
     pub false_connected: u32,
 }
@@ -246,8 +272,7 @@ fn median(mut times: Vec<u64>) -> Option<u64> {
 }
 
 fn is_first_try(outcome: &Outcome) -> bool {
-    let times = outcome.connected_ms.zip(outcome.direct_ms);
-    times.is_some_and(|(connected_ms, direct_ms)| direct_ms - connected_ms <= FIRST_TRY_MS)
+    outcome.direct_ms.is_some() && outcome.first_try
 }
 
 fn count(outcomes: &[Outcome], what: impl Fn(&Outcome) -> bool) -> u32 {
@@ -257,6 +282,11 @@ fn count(outcomes: &[Outcome], what: impl Fn(&Outcome) -> bool) -> u32 {
 /// The part of a whole; nothing of nothing.
 fn rate(part: u32, of: u32) -> f64 {
     if of == 0 { 0.0 } else { f64::from(part) / f64::from(of) }
+}
+
+/// How long the way from relayed to direct took, and may take.
+fn upgraded(outcome: &Outcome) -> Option<(u64, u64)> {
+    Some((outcome.upgrade_ms()?, outcome.allowed_ms()?))
 }
 
 fn report_of(pairing: Pairing, outcomes: &[Outcome]) -> PairReport {
@@ -271,8 +301,11 @@ fn report_of(pairing: Pairing, outcomes: &[Outcome]) -> PairReport {
         connected: rate(count(outcomes, |o| o.connected_ms.is_some()), worlds),
         direct: rate(direct, worlds),
         first_try: rate(count(outcomes, is_first_try), direct),
+        direct_in_10_s: rate(count(outcomes, |o| o.direct_ms.is_some_and(|ms| ms <= 10_000)), worlds),
         median_ms: median(outcomes.iter().filter_map(|o| o.direct_ms).collect()),
         connected_median_ms: median(outcomes.iter().filter_map(|o| o.connected_ms).collect()),
+        upgrade_median_ms: median(outcomes.iter().filter_map(upgraded).map(|(ms, _)| ms).collect()),
+        allowed_median_ms: median(outcomes.iter().filter_map(upgraded).map(|(_, ms)| ms).collect()),
     }
 }
 
@@ -280,6 +313,7 @@ fn summary(pairs: Vec<PairReport>, all: &[Outcome]) -> MatrixReport {
     let worlds = all.len() as u32;
     let possible = count(all, |o| o.possible);
     let direct = count(all, |o| o.direct_ms.is_some());
+    let plain: Vec<(u64, u64)> = all.iter().filter(|o| o.plain).filter_map(upgraded).collect();
     MatrixReport {
         pairs,
         possible_direct_rate: rate(count(all, |o| o.possible && o.direct_ms.is_some()), possible),
@@ -288,6 +322,8 @@ fn summary(pairs: Vec<PairReport>, all: &[Outcome]) -> MatrixReport {
         connected_rate: rate(count(all, |o| o.connected_ms.is_some()), worlds),
         possible_rate: rate(possible, worlds),
         plain_rate: rate(count(all, |o| o.plain), worlds),
+        upgrade_median_ms: median(plain.iter().map(|(ms, _)| *ms).collect()),
+        allowed_median_ms: median(plain.iter().map(|(_, ms)| *ms).collect()),
         false_connected: count(all, |o| !o.possible && o.direct_ms.is_some()),
     }
 }
@@ -331,6 +367,10 @@ pub fn play<C: Core>(pairing: Pairing, seed: u64) -> Outcome {
             break;
         }
     }
+    // A moment later: what came of a punch is counted when it is over.
+    pair.looks = pair.world.command(A, Command::Status);
+    let now_ms = pair.world.now_ns() / MS_NS;
+    pair.until(now_ms + LOOK_MS);
     pair.outcome
 }
 
@@ -343,6 +383,7 @@ impl<C: Core> Pair<C> {
         let mut world = World::<C>::new(seed, DhtSpec::PERFECT);
         let sites = Sites::build(&mut world.net, &networks);
         let keypair = |id: HostId| Keypair::from_seed(&Draw::derive(seed, "identity", u64::from(id)).seed());
+        let mut relays = Vec::new();
         for id in 0..=B {
             let kind = match id {
                 A => pairing.a,
@@ -352,6 +393,7 @@ impl<C: Core> Pair<C> {
             let config = NodeConfig {
                 topics: topics_of(id),
                 public: kind == Kind::Open,
+                relay: id < PUBLIC,
                 ..NodeConfig::new(keypair(id))
             };
             // Whoever has IPv6 needs somebody to talk IPv6 with.
@@ -375,7 +417,10 @@ impl<C: Core> Pair<C> {
             let address = world.net.public_address(id);
             if let Some(host) = world.hosts.get_mut(id as usize) {
                 host.config.public_addrs = address.into_iter().collect();
+                // As their users configure them: who has no UDP finds nobody by itself.
+                host.config.relays.clone_from(&relays);
             }
+            relays.extend(address.filter(|_| id < PUBLIC).map(|addr| (keypair(id).public(), addr)));
         }
         let stands = world.net.stand(A).zip(world.net.stand(B));
         let outcome = Outcome {
@@ -394,9 +439,15 @@ impl<C: Core> Pair<C> {
     fn until(&mut self, ms: u64) {
         while self.world.next_ns().is_some_and(|at_ns| at_ns < ms * MS_NS) {
             self.world.step();
-            for said in self.world.take_said().collect::<Vec<_>>() {
-                self.hear(&said);
-            }
+            self.hear_all();
+        }
+        // A command is answered on the spot.
+        self.hear_all();
+    }
+
+    fn hear_all(&mut self) {
+        for said in self.world.take_said().collect::<Vec<_>>() {
+            self.hear(&said);
         }
     }
 
@@ -409,12 +460,25 @@ impl<C: Core> Pair<C> {
         } else {
             return;
         }
-        let Reply::Peer(view) = reply else { return };
+        let view = match reply {
+            Reply::Peer(view) => view,
+            Reply::Status(status) => {
+                let punches = status.reach.punches.iter();
+                self.outcome.first_try = punches.map(|p| p.tried - p.first_try).sum::<u32>() == 0;
+                return;
+            }
+            _ => return,
+        };
         let Some(path) = path_of(view).filter(|_| view.key == self.key) else { return };
         let ms = self.world.now_ns().saturating_sub(self.asked_ns) / MS_NS;
         self.outcome.connected_ms.get_or_insert(ms);
-        if path == Seen::Direct {
-            self.outcome.direct_ms.get_or_insert(ms);
+        let rtt_us = view.path.as_ref().and_then(|p| p.rtt).map(|rtt| rtt.as_micros() as u64);
+        match path {
+            Seen::Direct => {
+                self.outcome.direct_ms.get_or_insert(ms);
+                self.outcome.direct_rtt_us = rtt_us;
+            }
+            Seen::Relayed => self.outcome.relayed_rtt_us = rtt_us,
         }
     }
 }
@@ -443,7 +507,7 @@ impl fmt::Display for PairReport {
             (self.connected * 100.0, self.direct * 100.0, self.first_try * 100.0);
         let (up, median) = (ms(self.connected_median_ms), ms(self.median_ms));
         write!(f, "{a:<32} {b:<32} {possible:<10} connected {connected:>5.1} % ({up}), ")?;
-        write!(f, "direct {direct:>5.1} % ({median}), at once {first:>5.1} %")
+        write!(f, "direct {direct:>5.1} % ({median}), first try {first:>5.1} %")
     }
 }
 
@@ -456,6 +520,12 @@ impl fmt::Display for MatrixReport {
         writeln!(f, "possible without a guess  {}", percent(self.plain_rate))?;
         writeln!(f, "direct where possible     {}", percent(self.possible_direct_rate))?;
         writeln!(f, "of these at the first try {}", percent(self.first_try_rate))?;
+        let ms = |time: Option<u64>| time.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"));
+        let (took, allowed) = (ms(self.upgrade_median_ms), ms(self.allowed_median_ms));
+        writeln!(
+            f,
+            "relayed to direct, plain  {took} (two relayed round trips and a direct one: {allowed})"
+        )?;
         write!(f, "direct where impossible   {}", self.false_connected)
     }
 }

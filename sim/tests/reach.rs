@@ -7,6 +7,7 @@ use remote_network_sim::dht::DhtSpec;
 use remote_network_sim::disk::DiskSpec;
 use remote_network_sim::engine::EngineSpec;
 use remote_network_sim::host::Clock;
+use remote_network_sim::matrix::{MatrixSpec, Pairing, run};
 use remote_network_sim::nat::Kind;
 use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
 use remote_network_sim::world::{HostSpec, Said, Step, World};
@@ -243,4 +244,16 @@ fn a_firewall_that_shuts_and_opens_again_ends_no_connection() {
     let view = stage.view().expect("known");
     assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
     assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
+}
+
+/// What the whole matrix must show; `remote-network simulate nat-matrix` plays more worlds of it.
+#[test]
+fn every_kind_of_nat_meets_every_other_directly_where_that_is_possible() {
+    let report = run(&MatrixSpec { pairs: Pairing::all(), seeds: 3, seed: 1 }, |_| {});
+    assert!(report.possible_direct_rate >= 0.99 && report.first_try_rate >= 0.97, "{report}");
+    assert_eq!((report.false_connected, report.connected_rate), (0, 1.0), "{report}");
+    assert!(report.upgrade_median_ms <= report.allowed_median_ms, "{report}");
+    for pair in report.pairs.iter().filter(|p| p.possible) {
+        assert!(pair.direct_in_10_s >= 0.66, "{pair}");
+    }
 }

@@ -86,17 +86,17 @@ impl<T: Transport> Node<T> {
 
     /// A peer is identified: it may use the relay. That it could dial us is proof that others can, if we never spoke to it.
     pub(super) fn passing_up(&mut self, conn: ConnId, peer: PublicKey, dialled: bool) {
-        let (addr, over_udp) = match self.transport.place(conn) {
-            Some(Place::Direct { addr, .. }) => (Some(addr), true),
-            Some(Place::Tunnel(tunnel)) => (self.tunnelling.addr(tunnel), false),
-            Some(Place::Relayed { .. }) | None => (None, false),
+        let addr = match self.transport.place(conn) {
+            Some(Place::Direct { addr, .. }) => Some(addr),
+            Some(Place::Tunnel(tunnel)) => self.tunnelling.addr(tunnel),
+            Some(Place::Relayed { .. }) | None => None,
         };
         let Some(addr) = addr else { return };
         let Some(passing) = &mut self.passing else { return };
         let now = self.now;
         let ip = addr.ip().to_canonical();
         let unasked = passing.spoken.get(&ip).is_none_or(|at| now.since(*at) >= UNASKED_AFTER);
-        if !passing.proven && !dialled && unasked && over_udp {
+        if !passing.proven && !dialled && unasked {
             self.proven_reachable();
         }
         self.tell_server(server::Input::PeerUp { conn, peer, addr });

@@ -25,8 +25,8 @@ use crate::event::Datagram;
 use crate::id::{ConnId, PublicKey};
 use crate::identity::cascade;
 use crate::machine::Machine;
-use crate::path::behaviour::Allocation;
 use crate::path::behaviour::observer::{self, Observer};
+use crate::path::behaviour::{Allocation, Behaviour};
 use crate::path::paths::{self, Paths};
 use crate::path::probe::{self, ProbeKeys};
 use crate::path::punch::{self, Puncher};
@@ -370,7 +370,10 @@ impl<T: Transport> Node<T> {
         candidates.truncate(punch::message::CANDIDATES_MAX);
         let changed = self.reach.told != candidates;
         self.reach.told.clone_from(&candidates);
-        let behaviour = self.reach.observer.behaviour().clone();
+        let behaviour = match self.config.public {
+            true => Behaviour::open(),
+            false => self.reach.observer.behaviour().clone(),
+        };
         self.inbox.push_back(Inside::Punch(punch::Input::Own { candidates, behaviour }));
         if changed {
             self.inbox.push_back(Inside::Paths(paths::Input::CandidatesChanged(None)));

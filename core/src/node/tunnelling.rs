@@ -53,7 +53,8 @@ impl<T: Transport> Node<T> {
             TunnelEvent::Received { tunnel, packets } => self.tunnel_received(tunnel, packets),
             TunnelEvent::Accepted { tunnel, .. } => {
                 self.tell_tunnels(tunnels::Input::Port(event));
-                if !self.passing.as_ref().is_some_and(|p| p.serves()) {
+                // That somebody came is what shows that this node can be a relay.
+                if self.passing.is_none() {
                     self.refuse("tunnel-to-no-relay");
                     self.tell_tunnels(tunnels::Input::Unused(tunnel));
                 }

@@ -90,6 +90,17 @@ pub struct Behaviour {
 }
 
 impl Behaviour {
+    /// Of a node that everybody can write to.
+    pub fn open() -> Self {
+        Self {
+            open: true,
+            mapping: Dependence::EndpointIndependent,
+            filtering: Dependence::EndpointIndependent,
+            allocation: Allocation::Preserving,
+            ..Self::default()
+        }
+    }
+
     /// The familiar name. Filtering that is not known counts as the strictest, which most have.
     pub const fn nat_type(&self) -> NatType {
         match (self.open, self.mapping, self.filtering) {

@@ -14,8 +14,10 @@ pub mod words;
 use api::Api;
 use serde_json::Value;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -66,10 +68,24 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Resul
     }
 }
 
-/// UDP ports that are free now; all are held until all are found, so that they differ.
+/// Ports that no system gives out by itself (Linux: from 32,768), so that nobody takes one between our look and its use by
+/// asking for any.
+const ASKED_FOR_BY_NUMBER: Range<u16> = 10_000..32_000;
+
+/// UDP ports that are free now, with the same TCP port; all are held until all are found, so that they differ. Tests of other
+/// processes look at the same time: where each begins is random.
 pub fn free_udp_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    sockets.iter().map(|s| s.local_addr().unwrap().port()).collect()
+    let mut held = Vec::new();
+    while held.len() < count {
+        let dice = RandomState::new().hash_one(held.len());
+        let Range { start, end } = ASKED_FOR_BY_NUMBER;
+        let port = start + (dice % u64::from(end - start)) as u16;
+        let both = (UdpSocket::bind(("127.0.0.1", port)), TcpListener::bind(("127.0.0.1", port)));
+        if let (Ok(udp), Ok(tcp)) = both {
+            held.push((port, udp, tcp));
+        }
+    }
+    held.iter().map(|(port, ..)| *port).collect()
 }
 
 /// What a command said and how it ended.

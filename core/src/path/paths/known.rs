@@ -76,6 +76,8 @@ pub(super) struct Known {
     pub(super) state: State,
     /// Where in the list of the node, if it is there.
     pub(super) named: Option<u8>,
+    /// The peer's own packets came from there, so that it matters more than what is only guessed.
+    pub(super) heard: bool,
     /// Smoothed, from pongs.
     pub(super) rtt: Option<Duration>,
     /// Pongs that made it, at most 255.
@@ -99,6 +101,7 @@ impl Known {
             place,
             state,
             named: None,
+            heard: false,
             rtt: None,
             samples: 0,
             proven_at: now,
@@ -129,6 +132,11 @@ impl Known {
     /// Whether it is new or answers no more, so that it does not matter if it goes.
     pub(super) fn is_unproven(&self) -> bool {
         self.place.is_direct() && self.state != State::Proven
+    }
+
+    /// Whether the peer is known to be there, or was.
+    pub(super) fn matters(&self) -> bool {
+        self.heard || !matches!(self.state, State::Candidate { .. })
     }
 
     /// A pong came after so long.

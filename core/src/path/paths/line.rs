@@ -167,7 +167,7 @@ impl Line {
         Some(self.places.len() - 1)
     }
 
-    /// The place that matters least: candidates before what failed, and of these who has been silent for longest. One that is
+    /// The place that matters least: what is only guessed, then what failed, then where the peer was heard, and of these who has been silent for longest. One that is
     /// not proven itself never displaces one that is, or a peer could empty its table by naming addresses.
     fn worst(&self, newcomer: State) -> Option<usize> {
         let free = |k: &Known| {
@@ -175,11 +175,12 @@ impl Line {
             !kept && (k.is_unproven() || newcomer == State::Proven)
         };
         let rank = |k: &Known| match k.state {
-            State::Candidate { .. } => (0, k.pinged_at.unwrap_or_default()),
+            State::Candidate { .. } if !k.heard => (0, k.pinged_at.unwrap_or_default()),
             State::Failing { since, .. } => (1, since),
-            State::Answering => (2, k.proven_at),
-            State::Proven if k.place.is_direct() => (3, k.proven_at),
-            State::Proven => (4, k.proven_at),
+            State::Candidate { .. } => (2, k.pinged_at.unwrap_or_default()),
+            State::Answering => (3, k.proven_at),
+            State::Proven if k.place.is_direct() => (4, k.proven_at),
+            State::Proven => (5, k.proven_at),
         };
         let free = self.places.iter().enumerate().filter(|(_, k)| free(k));
         free.min_by_key(|(_, k)| rank(k)).map(|(at, _)| at)
@@ -228,9 +229,13 @@ impl Line {
         let flight = Flight { nonce, place: known.place, sent: cx.now, full };
         self.flights.retain(|f| cx.now.since(f.sent) < FLIGHT_KEPT);
         if self.flights.len() >= FLIGHTS_MAX {
-            // Those of the place in use decide whether it is left; a candidate that answers late asks itself.
+            // Those of the place in use decide whether it is left, and where the peer was heard it will answer. Of hundreds of
+            // guessed ports hardly one does, and then it asks itself.
+            let matters = |f: &Flight| self.places.iter().any(|k| k.place == f.place && k.matters());
             let used = self.selected;
-            let oldest = self.flights.iter().position(|f| Some(f.place) != used).unwrap_or(0);
+            let guessed = self.flights.iter().position(|f| Some(f.place) != used && !matters(f));
+            let other = || self.flights.iter().position(|f| Some(f.place) != used);
+            let oldest = guessed.or_else(other).unwrap_or(0);
             self.flights.remove(oldest);
         }
         self.flights.push(flight);
@@ -311,6 +316,7 @@ impl Line {
             return cx.emit(Output::Refused("more places than a connection may have"));
         };
         let known = &mut self.places[at];
+        known.heard = true;
         let lately = known.pinged_at.is_some_and(|p| cx.now.since(p) < super::known::TRIGGER_EVERY);
         match known.state {
             State::Candidate { left: now_left } => {

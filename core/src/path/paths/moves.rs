@@ -30,7 +30,7 @@ impl Line {
             State::Candidate { .. } => {
                 self.ping(cx, env, at, false, Some(class));
                 let known = &mut self.places[at];
-                if known.pinged_at.is_none() {
+                if known.pinged_at.is_none() && known.named.is_none() {
                     self.places.remove(at);
                 } else if known.state == (State::Candidate { left: 0 }) && known.named.is_none() {
                     known.at = Some(cx.now + ANSWER_WAIT);

@@ -429,3 +429,16 @@ fn paths_obey_the_laws_of_machines_within_their_bounds() {
         }
     });
 }
+
+/// While hundreds of ports are guessed, the one from which the peer was heard is neither forgotten nor are its pings.
+#[test]
+fn where_the_peer_was_heard_outlives_a_storm_of_guesses() {
+    let mut rig = rig(by(9));
+    let asked = nonces(&rig.tell(from_peer(at(1, 1), &ping(1))))[0];
+    for port in 2_000..2_150 {
+        let guess = Input::ProbeAt { conn: CONN, socket: SocketId::MAIN, addr: at(2, port), urgent: true };
+        rig.tell(guess);
+    }
+    let full = nonces(&rig.tell(from_peer(at(1, 1), &pong(asked))))[0];
+    assert_eq!(used(&rig.tell(from_peer(at(1, 1), &pong(full)))), [Place::direct(at(1, 1))]);
+}

@@ -65,8 +65,8 @@ pub(super) fn plan(mine: &Offer, theirs: &Offer, attempt: u32, asked: bool, seen
     let persistent = attempt >= PERSISTENT_FROM;
     let birthday = mine.birthday && theirs.birthday && m.is_hard() != t.is_hard() && {
         let (hard, easy) = if m.is_hard() { (m, t) } else { (t, m) };
-        let strict =
-            !easy.open && matches!(easy.filtering, Dependence::Unknown | Dependence::AddressAndPortDependent);
+        // An address of one's own may still have a firewall before it.
+        let strict = matches!(easy.filtering, Dependence::Unknown | Dependence::AddressAndPortDependent);
         persistent || (!is_foretold(hard) && strict)
     };
     let both = is_foretold(m) && is_foretold(t);
