@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const STALL_US: u64 = 30_000;
 /// What belongs to a change of ways: the way is seen to be another a moment before or after packets take it.
 const AROUND_SWITCH_US: (u64, u64) = (500_000, 1_000_000);
+/// Changes of ways that are told.
+const WAYS_MAX: usize = 16;
 /// Less than this is keep-alive, probes and acknowledgements, not progress.
 const PROGRESS_BYTES: u64 = 16 << 10;
 /// What the internet sends to each of the two, so that a transfer lasts long enough for something to happen in it.
@@ -132,6 +134,8 @@ pub struct Transfer {
     pub longest_stall_ms: Option<u64>,
     /// From the trouble to the beginning of that time.
     pub stall_began_ms: Option<i64>,
+    /// Where the receiver sent its packets, each with the time after the trouble; the first few.
+    pub ways: Vec<(i64, String)>,
     /// The longest time without progress before the trouble: what this machine does to a transfer by itself.
     pub stall_before_ms: u64,
     /// From the trouble to the change to the way that is right then, if only one is.
@@ -163,6 +167,7 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         way_after: String::new(),
         longest_stall_ms: None,
         stall_began_ms: None,
+        ways: Vec::new(),
         stall_before_ms: 0,
         switched_ms: None,
         stall_at_switch_ms: None,
@@ -241,7 +246,7 @@ impl Scene {
         let run = self.a.send(&file, &self.b.key)?;
         let mut progress = Progress::new(mib << 20);
         let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
-        let mut happened = None;
+        let mut happened: Option<u64> = None;
         let mut switched = None;
         let mut last = first.clone();
         while !progress.is_complete() {
@@ -255,6 +260,13 @@ impl Scene {
                     "nothing came any more after {} of {} bytes",
                     progress.done, progress.total
                 )));
+            }
+            if let Some(at) = happened
+                && sample.peer.place != last.peer.place
+                && transfer.ways.len() < WAYS_MAX
+            {
+                let after = sample.at_us.cast_signed().saturating_sub(at.cast_signed()) / 1_000;
+                transfer.ways.push((after, sample.peer.place.clone().unwrap_or_default()));
             }
             let changed = sample.peer.way != Some(wanted) && sample.peer.way == trouble.way_after();
             if happened.is_some() && switched.is_none() && changed {
