@@ -244,6 +244,8 @@ impl Scene {
         transfer.way_before = format!("{wanted:?}").to_lowercase();
 
         let run = self.a.send(&file, &self.b.key)?;
+        // To take the file in has a time of its own.
+        let sent_us = unix_us();
         let mut progress = Progress::new(mib << 20);
         let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
         let mut happened: Option<u64> = None;
@@ -255,7 +257,7 @@ impl Scene {
                 return Err(LabError::strange(format!("{} of {} bytes came", progress.done, progress.total)));
             };
             progress.take(&sample);
-            if progress.idle(&sample) > DEAD_AFTER {
+            if progress.idle(&sample, sent_us) > DEAD_AFTER {
                 return Err(LabError::strange(format!(
                     "nothing came any more after {} of {} bytes",
                     progress.done, progress.total
@@ -418,8 +420,8 @@ impl Progress {
         touching.map(|(began, ended)| ended - began).max().unwrap_or(0)
     }
 
-    fn idle(&self, sample: &Sample) -> Duration {
-        Duration::from_micros(self.mark.map_or(0, |(_, at)| sample.at_us.saturating_sub(at)))
+    fn idle(&self, sample: &Sample, sent_us: u64) -> Duration {
+        Duration::from_micros(self.mark.map_or(0, |(_, at)| sample.at_us.saturating_sub(at.max(sent_us))))
     }
 
     /// The last bytes may come in packets too few to count.
