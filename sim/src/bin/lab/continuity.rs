@@ -29,10 +29,9 @@ const WAYS_MAX: usize = 16;
 const PROGRESS_BYTES: u64 = 16 << 10;
 /// What the internet sends to each of the two, so that a transfer lasts long enough for something to happen in it.
 const RATE_MBIT: u32 = 100;
-/// The same where a way must be found in time: who is relayed tries again after ten seconds, twenty, forty.
-const SLOW_RATE_MBIT: u32 = 25;
-/// A transfer of more than this lasts long enough at the full rate.
-const SLOW_MIB_MAX: u64 = 256;
+/// Where a way must be found in time, a transfer lasts three quarters of a minute at least: who is relayed tries again ten
+/// seconds after the connection, thirty, seventy.
+const SLOW_MIB_PER_MBIT: u64 = 5;
 /// A transfer is dead after so long without progress.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 const DIRECT_WITHIN: Duration = Duration::from_secs(15);
@@ -103,8 +102,9 @@ impl Trouble {
         }
     }
 
-    const fn rate_mbit(self, mib: u64) -> u32 {
-        if matches!(self, Trouble::RelayToDirect) && mib <= SLOW_MIB_MAX { SLOW_RATE_MBIT } else { RATE_MBIT }
+    fn rate_mbit(self, mib: u64) -> u32 {
+        let slow = u32::try_from(mib / SLOW_MIB_PER_MBIT).unwrap_or(RATE_MBIT).clamp(1, RATE_MBIT);
+        if matches!(self, Trouble::RelayToDirect) { slow } else { RATE_MBIT }
     }
 
     const fn starts_cut(self) -> bool {
