@@ -16,13 +16,22 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Shorter times without progress are nothing: the count is looked at every ten milliseconds.
+const STALL_US: u64 = 30_000;
+/// What belongs to a change of ways: the way is seen to be another a moment before or after packets take it.
+const AROUND_SWITCH_US: (u64, u64) = (500_000, 1_000_000);
+/// Changes of ways that are told.
+const WAYS_MAX: usize = 16;
 /// Less than this is keep-alive, probes and acknowledgements, not progress.
 const PROGRESS_BYTES: u64 = 16 << 10;
 /// What the internet sends to each of the two, so that a transfer lasts long enough for something to happen in it.
 const RATE_MBIT: u32 = 100;
+/// Where a way must be found in time, a transfer lasts three quarters of a minute at least: who is relayed tries again ten
+/// seconds after the connection, thirty, seventy.
+const SLOW_MIB_PER_MBIT: u64 = 5;
 /// A transfer is dead after so long without progress.
 const DEAD_AFTER: Duration = Duration::from_secs(60);
 const DIRECT_WITHIN: Duration = Duration::from_secs(15);
@@ -67,6 +76,37 @@ impl Trouble {
         }
     }
 
+    /// How long nothing may come: a change for the better is hardly noticed, and whoever loses a path may need three seconds.
+    const fn stall_limit_ms(self) -> Option<u64> {
+        match self {
+            Trouble::Nothing => None,
+            Trouble::RelayToDirect => Some(100),
+            Trouble::DirectToRelay | Trouble::RelayDies | Trouble::Roams | Trouble::NatReboots => Some(3_000),
+        }
+    }
+
+    /// The way that packets go at the end, where there is only one that is right.
+    const fn way_after(self) -> Option<Way> {
+        match self {
+            Trouble::Nothing | Trouble::RelayToDirect => Some(Way::Direct),
+            Trouble::DirectToRelay | Trouble::RelayDies => Some(Way::Relayed),
+            Trouble::Roams | Trouble::NatReboots => None,
+        }
+    }
+
+    /// Happens after this tenth of the transfer: the sooner the path is mended, the sooner it is tried again.
+    const fn tenth(self) -> u64 {
+        match self {
+            Trouble::RelayToDirect => 1,
+            _ => 4,
+        }
+    }
+
+    fn rate_mbit(self, mib: u64) -> u32 {
+        let slow = u32::try_from(mib / SLOW_MIB_PER_MBIT).unwrap_or(RATE_MBIT).clamp(1, RATE_MBIT);
+        if matches!(self, Trouble::RelayToDirect) { slow } else { RATE_MBIT }
+    }
+
     const fn starts_cut(self) -> bool {
         matches!(self, Trouble::RelayToDirect | Trouble::RelayDies)
     }
@@ -92,6 +132,20 @@ pub struct Transfer {
     pub way_after: String,
     /// The longest time without progress.
     pub longest_stall_ms: Option<u64>,
+    /// From the trouble to the beginning of that time.
+    pub stall_began_ms: Option<i64>,
+    /// Where the receiver sent its packets, each with the time after the trouble; the first few.
+    pub ways: Vec<(i64, String)>,
+    /// The longest time without progress before the trouble: what this machine does to a transfer by itself.
+    pub stall_before_ms: u64,
+    /// From the trouble to the change to the way that is right then, if only one is.
+    pub switched_ms: Option<i64>,
+    /// The longest time without progress around that change.
+    pub stall_at_switch_ms: Option<u64>,
+    /// How long the trouble itself left the machine without a network.
+    pub unplugged_ms: u64,
+    /// What the longest time without progress may be, beside that: at the change if it is one for the better, else at all.
+    pub stall_limit_ms: Option<u64>,
     /// Whether the digest was right.
     pub intact: bool,
     /// Whether the connection at the end is the one of the start.
@@ -112,12 +166,19 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         way_before: String::new(),
         way_after: String::new(),
         longest_stall_ms: None,
+        stall_began_ms: None,
+        ways: Vec::new(),
+        stall_before_ms: 0,
+        switched_ms: None,
+        stall_at_switch_ms: None,
+        unplugged_ms: 0,
+        stall_limit_ms: trouble.stall_limit_ms(),
         intact: false,
         same_connection: false,
         ok: false,
         why: None,
     };
-    match Scene::set(product, trouble) {
+    match Scene::set(product, trouble, mib) {
         Ok(mut scene) => {
             if let Err(e) = scene.play(trouble, mib, &mut transfer) {
                 let (a, b) = (scene.a.last_words(), scene.b.last_words());
@@ -143,7 +204,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(product: &Product, trouble: Trouble) -> Result<Self, LabError> {
+    fn set(product: &Product, trouble: Trouble, mib: u64) -> Result<Self, LabError> {
         let mut stage = Stage::new(product)?;
         let home_a = stage.internet.home("home-a", Kind::PortRestricted)?;
         let home_b = stage.internet.home("home-b", Kind::PortRestricted)?;
@@ -154,7 +215,7 @@ impl Scene {
         let host_a = stage.internet.host("a", &home_a, 42)?;
         let host = stage.internet.host("b", &home_b, 23)?;
         for home in [Some(&home_a), Some(&home_b), other.as_ref()].into_iter().flatten() {
-            stage.internet.limit(home.outer, RATE_MBIT)?;
+            stage.internet.limit(home.outer, trouble.rate_mbit(mib))?;
         }
         let cut = (IpAddr::from(home_a.outer), IpAddr::from(home_b.outer));
         if trouble.starts_cut() {
@@ -183,9 +244,12 @@ impl Scene {
         transfer.way_before = format!("{wanted:?}").to_lowercase();
 
         let run = self.a.send(&file, &self.b.key)?;
+        // To take the file in has a time of its own.
+        let sent_us = unix_us();
         let mut progress = Progress::new(mib << 20);
         let deadline = Instant::now() + DEAD_AFTER + Duration::from_secs(mib);
-        let mut happened = false;
+        let mut happened: Option<u64> = None;
+        let mut switched = None;
         let mut last = first.clone();
         while !progress.is_complete() {
             let now = Instant::now();
@@ -193,19 +257,44 @@ impl Scene {
                 return Err(LabError::strange(format!("{} of {} bytes came", progress.done, progress.total)));
             };
             progress.take(&sample);
-            if progress.idle(&sample) > DEAD_AFTER {
+            if progress.idle(&sample, sent_us) > DEAD_AFTER {
                 return Err(LabError::strange(format!(
                     "nothing came any more after {} of {} bytes",
                     progress.done, progress.total
                 )));
             }
+            if let Some(at) = happened
+                && sample.peer.place != last.peer.place
+                && transfer.ways.len() < WAYS_MAX
+            {
+                let after = sample.at_us.cast_signed().saturating_sub(at.cast_signed()) / 1_000;
+                transfer.ways.push((after, sample.peer.place.clone().unwrap_or_default()));
+            }
+            let changed = sample.peer.way != Some(wanted) && sample.peer.way == trouble.way_after();
+            if happened.is_some() && switched.is_none() && changed {
+                switched = Some(sample.at_us);
+            }
             last = sample;
-            if !happened && progress.done > progress.total * 2 / 5 {
-                happened = true;
+            if happened.is_none() && progress.done > progress.total * trouble.tenth() / 10 {
+                happened = Some(unix_us());
+                let began = Instant::now();
                 self.happen(trouble)?;
+                if trouble == Trouble::Roams {
+                    transfer.unplugged_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                }
             }
         }
         transfer.longest_stall_ms = Some(progress.longest_us / 1_000);
+        if let Some(at) = happened {
+            let after = |us: u64| us.cast_signed().saturating_sub(at.cast_signed()) / 1_000;
+            transfer.stall_began_ms = Some(after(progress.longest_from_us));
+            transfer.stall_before_ms = progress.longest_within(0, at) / 1_000;
+            transfer.switched_ms = switched.map(after);
+            transfer.stall_at_switch_ms = switched.map(|us| {
+                let (before, after) = AROUND_SWITCH_US;
+                progress.longest_within(us - before, us + after) / 1_000
+            });
+        }
         transfer.seconds = progress.seconds();
         transfer.way_after = last.peer.way.map_or("none".to_owned(), |w| format!("{w:?}").to_lowercase());
         transfer.same_connection = last.peer.since == first.peer.since;
@@ -213,7 +302,30 @@ impl Scene {
         if !transfer.intact {
             return Err(LabError::strange("other bytes arrived than were sent"));
         }
+        let counts = match trouble {
+            Trouble::RelayToDirect => transfer.stall_at_switch_ms,
+            _ => transfer.longest_stall_ms,
+        };
+        if let (Some(ms), Some(limit)) = (counts, transfer.stall_limit_ms)
+            // What this machine does anyway is not held against a change.
+            && ms > (limit + transfer.unplugged_ms).max(transfer.stall_before_ms)
+        {
+            return Err(LabError::strange(format!("nothing came for {ms} ms, more than {limit}")));
+        }
+        if let Some(way) = trouble.way_after().filter(|way| last.peer.way != Some(*way)) {
+            return Err(LabError::strange(format!(
+                "at the end the path is not {way:?}: {}",
+                last.peer.words
+            )));
+        }
         Ok(())
+    }
+
+    fn passed_on(&self) -> Result<[u64; 2], LabError> {
+        let [one, two, ..] = self.stage.publics.as_slice() else {
+            return Err(LabError::strange("there are two relays"));
+        };
+        Ok([one.passed_on()?, two.passed_on()?])
     }
 
     fn happen(&mut self, trouble: Trouble) -> Result<(), LabError> {
@@ -223,15 +335,12 @@ impl Scene {
             Trouble::RelayToDirect => internet.cut(self.cut.0, self.cut.1, false),
             Trouble::DirectToRelay => internet.cut(self.cut.0, self.cut.1, true),
             Trouble::RelayDies => {
-                let words = self.b.peer(&self.a.key)?.words;
-                // A relay is named by its key or by its address.
-                let relays = self.stage.publics.iter_mut().zip(&self.stage.hosts).take(2);
-                let mut named = relays.filter(|(node, host)| {
-                    words.contains(&node.key) || words.contains(&host.own.to_string())
-                });
-                let (relay, _) =
-                    named.next().ok_or_else(|| LabError::strange(format!("no relay is named in {words}")))?;
-                relay.kill();
+                // The one in use is the one that works.
+                let before = self.passed_on()?;
+                std::thread::sleep(Duration::from_millis(300));
+                let after = self.passed_on()?;
+                let in_use = usize::from(after[1] - before[1] > after[0] - before[0]);
+                self.stage.publics[in_use].kill();
                 Ok(())
             }
             Trouble::Roams => {
@@ -255,13 +364,26 @@ struct Progress {
     mark: Option<(u64, u64)>,
     started_us: Option<u64>,
     longest_us: u64,
+    /// When the longest time without progress began.
+    longest_from_us: u64,
+    /// Times without progress that are worth a word: from, until.
+    stalls: Vec<(u64, u64)>,
     /// The counter starts again with every connection.
     counter: u64,
 }
 
 impl Progress {
     const fn new(total: u64) -> Self {
-        Self { total, done: 0, mark: None, started_us: None, longest_us: 0, counter: 0 }
+        Self {
+            total,
+            done: 0,
+            mark: None,
+            started_us: None,
+            longest_us: 0,
+            longest_from_us: 0,
+            stalls: Vec::new(),
+            counter: 0,
+        }
     }
 
     fn take(&mut self, sample: &Sample) {
@@ -281,12 +403,25 @@ impl Progress {
         self.mark = Some((counter, now));
         match self.started_us {
             None => self.started_us = Some(now),
-            Some(_) => self.longest_us = self.longest_us.max(now.saturating_sub(at)),
+            Some(_) => {
+                if now.saturating_sub(at) > STALL_US {
+                    self.stalls.push((at, now));
+                }
+                if now.saturating_sub(at) > self.longest_us {
+                    (self.longest_us, self.longest_from_us) = (now.saturating_sub(at), at);
+                }
+            }
         }
     }
 
-    fn idle(&self, sample: &Sample) -> Duration {
-        Duration::from_micros(self.mark.map_or(0, |(_, at)| sample.at_us.saturating_sub(at)))
+    /// The longest stall that touches a span of time.
+    fn longest_within(&self, from: u64, until: u64) -> u64 {
+        let touching = self.stalls.iter().filter(|(began, ended)| *ended > from && *began < until);
+        touching.map(|(began, ended)| ended - began).max().unwrap_or(0)
+    }
+
+    fn idle(&self, sample: &Sample, sent_us: u64) -> Duration {
+        Duration::from_micros(self.mark.map_or(0, |(_, at)| sample.at_us.saturating_sub(at.max(sent_us))))
     }
 
     /// The last bytes may come in packets too few to count.
@@ -298,6 +433,11 @@ impl Progress {
         let ended = self.mark.map_or(0, |(_, at)| at);
         ended.saturating_sub(self.started_us.unwrap_or(ended)) as f64 / 1e6
     }
+}
+
+fn unix_us() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Writes a file of pseudo-random bytes; its FNV-1a digest as `digest.wat` computes it.
@@ -328,7 +468,7 @@ mod tests {
     use crate::product::PeerSeen;
 
     fn sample(at_ms: u64, received: u64) -> Sample {
-        let peer = PeerSeen { way: None, since: 0, received, words: String::new() };
+        let peer = PeerSeen { way: None, since: 0, received, place: None, words: String::new() };
         Sample { at_us: at_ms * 1_000, peer }
     }
 

@@ -9,20 +9,16 @@ use remote_network_sim::oracle::{Level, Stand, direct_possible, plain_possible};
 pub enum Verdict {
     /// A direct path: both send to where servers see the other, and answer what they hear.
     Direct,
-    /// A direct path if a port is guessed in time, else relayed.
+    /// A direct path, once a port is guessed.
     Guess,
     /// Only relayed.
     Relayed,
 }
 
 impl Verdict {
-    /// Its name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Direct => "direct",
-            Verdict::Guess => "guess",
-            Verdict::Relayed => "relayed",
-        }
+    /// Whether there can be a direct path.
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Verdict::Direct | Verdict::Guess)
     }
 }
 

@@ -65,8 +65,12 @@ impl Internet {
         forward(&core)?;
         core.nft(
             "table inet core {\n set cut4 { type ipv4_addr . ipv4_addr; }\n set cut6 { type ipv6_addr . ipv6_addr; }\n \
+             set big4 { type ipv4_addr . ipv4_addr; flags dynamic; size 65535; }\n \
+             set big6 { type ipv6_addr . ipv6_addr; flags dynamic; size 65535; }\n \
              chain forward { type filter hook forward priority filter; policy accept;\n \
-             ip saddr . ip daddr @cut4 drop\n ip6 saddr . ip6 daddr @cut6 drop\n }\n}\n",
+             ip saddr . ip daddr @cut4 drop\n ip6 saddr . ip6 daddr @cut6 drop\n \
+             meta l4proto udp meta length > 1000 add @big4 { ip saddr . ip daddr }\n \
+             meta l4proto udp meta length > 1000 add @big6 { ip6 saddr . ip6 daddr }\n }\n}\n",
         )?;
         Ok(Self { world, core, networks: 0 })
     }
@@ -237,6 +241,21 @@ impl Internet {
             _ => return Err(LabError::strange("nothing goes between IPv4 and IPv6")),
         };
         self.core.nft(&format!("{verb} element inet core {set} {{ {a} . {b}, {b} . {a} }}\n"))
+    }
+
+    /// Whether it has carried a datagram of more than a thousand bytes from one of these to one of those.
+    pub fn has_carried(&self, from: &[IpAddr], to: &[IpAddr]) -> bool {
+        let carried = |from: &IpAddr, to: &IpAddr| {
+            let set = match (from, to) {
+                (IpAddr::V4(_), IpAddr::V4(_)) => "big4",
+                (IpAddr::V6(_), IpAddr::V6(_)) => "big6",
+                _ => return false,
+            };
+            let element = format!("{{ {from} . {to} }}");
+            // What is not in the set is an error.
+            self.core.tool("nft", &["get", "element", "inet", "core", set, &element], None).is_ok()
+        };
+        from.iter().any(|from| to.iter().any(|to| carried(from, to)))
     }
 
     /// Limits what the internet sends to the network of a public address.

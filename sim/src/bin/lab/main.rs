@@ -156,7 +156,10 @@ fn run(options: &Options) -> Result<bool, netns::LabError> {
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let pairs: Vec<_> =
         pairs::all(options.reduced).into_iter().filter(|pair| wanted(&pairs::name(*pair))).collect();
-    let troubles: Vec<Trouble> = Trouble::ALL.into_iter().filter(|t| wanted(t.as_str())).collect();
+    let troubles: Vec<Trouble> = Trouble::ALL
+        .into_iter()
+        .filter(|t| wanted(t.as_str()) && !(options.reduced && *t == Trouble::Nothing))
+        .collect();
     let meetings: Vec<&'static str> = foreign::NAMES.into_iter().filter(|name| wanted(name)).collect();
     let mut report = Report::new(options.json);
     if options.list {

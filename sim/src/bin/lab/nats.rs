@@ -223,8 +223,8 @@ impl Observers {
         let own = SocketAddr::from((own, 40_006));
         let socket = agent.bind(own)?;
         let mut seen = None;
-        // The kernel gives new interfaces their link-local addresses, which neighbour discovery needs, a second late.
-        for _ in 0..15 {
+        // Four machines on the way ask for their neighbours first, once a second if nobody answers.
+        for _ in 0..30 {
             agent.send(socket, SocketAddr::from((to, PORTS[0])), "six")?;
             seen = self.agents[first.0].recv(first.1, SILENCE_MS)?.map(|(from, _)| from);
             if seen.is_some() {

@@ -181,7 +181,11 @@ impl World {
         tool("ip", &["netns", "add", &netns.name], None)?;
         self.namespaces.push(netns.clone());
         netns.ip(&["link set lo up".into()])?;
-        // Addresses are ours to give: nobody waits for a second to see whether they are taken.
+        // Addresses are ours to give: nobody waits, a random time of up to a second, to see whether they are taken. The
+        // kernel looks at both places.
+        for place in ["all", "default"] {
+            netns.sysctl(&format!("ipv6/conf/{place}/accept_dad"), "0")?;
+        }
         netns.sysctl("ipv6/conf/default/dad_transmits", "0")?;
         Ok(netns)
     }

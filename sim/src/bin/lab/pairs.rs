@@ -1,20 +1,24 @@
 //! Every kind against every kind: does a connection come about, and does it become direct?
 //!
 //! All nodes live in one internet at the same time, two of each kind, and are dialled by key alone, one pair after the
-//! other. A pair is held against the verdict on its kinds ([`crate::expected`]).
+//! other. A pair is held against the verdict on its kinds ([`crate::expected`]). That a path is direct is not only what a
+//! node says: the internet, where it is between the two, must have carried what is too big for a probe from each to the other.
 
 use crate::expected::{Verdict, verdict};
-use crate::internet::Home;
+use crate::internet::{Home, Internet};
 use crate::kind::Kind;
 use crate::netns::LabError;
 use crate::product::{Node, Product, Way};
 use crate::stage::Stage;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Punching has ten seconds in all, after which nothing better can come; this adds time for a loaded machine.
+/// Punching has ten seconds in all; this adds time for a loaded machine.
 const DIRECT_WITHIN: Duration = Duration::from_secs(15);
+/// Who guesses ports may be unlucky and tries again after ten seconds.
+const GUESSED_WITHIN: Duration = Duration::from_secs(40);
 /// How long a pair that cannot be direct is watched for a miracle.
 const WATCHED: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -26,8 +30,10 @@ pub struct Pair {
     pub a: &'static str,
     /// Who was dialled.
     pub b: &'static str,
-    /// What its kinds allow.
-    pub expected: &'static str,
+    /// Whether its kinds allow a direct path, by the simulator's oracle.
+    pub expected: bool,
+    /// Whether a port must be guessed for it.
+    pub guess: bool,
     /// Whether there is a connection.
     pub connected: bool,
     /// Until it was there.
@@ -38,6 +44,9 @@ pub struct Pair {
     pub ms: Option<u64>,
     /// Whether this is what was expected.
     pub ok: bool,
+    /// By which way, as who dialled says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// If not: what the nodes say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -85,7 +94,7 @@ pub fn run(
 ) -> Result<Vec<Pair>, LabError> {
     let mut stage = Stage::new(product)?;
     // Two nodes of each kind that is needed: who dials, and who is dialled.
-    let mut nodes: BTreeMap<(Kind, bool), Node> = BTreeMap::new();
+    let mut nodes: BTreeMap<(Kind, bool), (Node, Place)> = BTreeMap::new();
     let mut needed: Vec<(Kind, bool)> = pairs.iter().flat_map(|(a, b)| [(*a, false), (*b, true)]).collect();
     needed.sort_unstable();
     needed.dedup();
@@ -108,14 +117,14 @@ pub fn run(
         // Homes have the same network; machines in them rarely the same address.
         let host = internet.host(&name, &home, if dialled { 23 } else { 42 })?;
         let node = stage.node(&host, &stage.private())?;
-        nodes.insert((kind, dialled), node);
+        nodes.insert((kind, dialled), (node, Place { home, own6: host.own6 }));
     }
-    stage.wait(&nodes.values().collect::<Vec<_>>())?;
+    stage.wait(&nodes.values().map(|(node, _)| node).collect::<Vec<_>>())?;
     let mut tried = Vec::new();
     for (a, b) in pairs {
         let (Some(from), Some(to)) = (nodes.get(&(*a, false)), nodes.get(&(*b, true))) else { continue };
         let mut pair = Pair::new(*a, *b);
-        if let Err(e) = pair.attempt(from, to, verdict(*a, *b)) {
+        if let Err(e) = pair.attempt(&stage.internet, from, to, verdict(*a, *b)) {
             pair.ok = false;
             pair.why = Some(e.to_string());
         }
@@ -125,23 +134,48 @@ pub fn run(
     Ok(tried)
 }
 
+/// Where a node is.
+struct Place {
+    home: Home,
+    own6: Option<Ipv6Addr>,
+}
+
+impl Place {
+    /// The addresses that the internet sees.
+    fn addrs(&self) -> Vec<IpAddr> {
+        [Some(self.home.outer.into()), self.own6.map(IpAddr::from)].into_iter().flatten().collect()
+    }
+}
+
 impl Pair {
     const fn new(a: Kind, b: Kind) -> Self {
         Self {
             a: a.as_str(),
             b: b.as_str(),
-            expected: "",
+            expected: false,
+            guess: false,
             connected: false,
             connected_ms: None,
             direct: false,
             ms: None,
             ok: false,
+            by: None,
             why: None,
         }
     }
 
-    fn attempt(&mut self, from: &Node, to: &Node, expected: Verdict) -> Result<(), LabError> {
-        self.expected = expected.as_str();
+    fn attempt(
+        &mut self,
+        internet: &Internet,
+        (from, here): &(Node, Place),
+        (to, there): &(Node, Place),
+        expected: Verdict,
+    ) -> Result<(), LabError> {
+        self.expected = expected.is_direct();
+        self.guess = expected == Verdict::Guess;
+        if from.knows(&to.key)? {
+            return Err(LabError::strange("they have met before"));
+        }
         let started = Instant::now();
         let since = || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         from.connect(&to.key)?;
@@ -149,7 +183,8 @@ impl Pair {
         self.connected_ms = Some(since());
         self.ms = self.connected_ms;
         let limit = match expected {
-            Verdict::Direct | Verdict::Guess => DIRECT_WITHIN,
+            Verdict::Direct => DIRECT_WITHIN,
+            Verdict::Guess => GUESSED_WITHIN,
             Verdict::Relayed => WATCHED,
         };
         let watch = from.watch(&to.key, LOOK_EVERY)?;
@@ -157,14 +192,16 @@ impl Pair {
             self.direct = true;
             self.ms = Some(since());
         }
-        self.ok = match expected {
-            Verdict::Direct => self.direct,
-            Verdict::Guess => true,
-            Verdict::Relayed => !self.direct,
-        };
+        let seen = from.peer(&to.key)?;
+        self.by = seen.place;
+        let carried = here.home.outer == there.home.outer
+            || internet.has_carried(&here.addrs(), &there.addrs())
+                && internet.has_carried(&there.addrs(), &here.addrs());
+        self.ok = self.direct == self.expected && (carried || !self.direct);
         if !self.ok {
-            let (there, back) = (from.peer(&to.key)?, to.peer(&from.key)?);
-            self.why = Some(format!("{} | {}", there.words, back.words));
+            let back = to.peer(&from.key)?;
+            let doubt = if self.direct && !carried { "nothing went directly | " } else { "" };
+            self.why = Some(format!("{doubt}{} | {}", seen.words, back.words));
         }
         Ok(())
     }

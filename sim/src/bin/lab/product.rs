@@ -24,6 +24,8 @@ const RELAY_TCP_PORT: u16 = 443;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A command of the command line, those that reach out to peers included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A file of a few gigabytes is taken in, on a machine that does something else too.
+const TAKEN_IN_WITHIN: Duration = Duration::from_secs(600);
 /// A connection that takes longer helps nobody.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -87,7 +89,7 @@ impl Product {
     }
 
     /// Settings for a role, those the binary does not know left out.
-    fn settings(&self, role: &Role) -> Vec<String> {
+    fn settings(&self, name: &str, role: &Role) -> Vec<String> {
         let hosts = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut settings = vec![("dht_mode", "private".to_owned()), ("dht_backend", "native".to_owned())];
         match role {
@@ -110,7 +112,12 @@ impl Product {
             }
         }
         if self.has_relays() {
-            // Nobody is met by chance: whoever is connected was dialled by the experiment or is a relay.
+            // Nobody is met by chance: peers tell each other only of those they share a topic with. So whoever is
+            // connected was dialled by the experiment or is a relay.
+            if matches!(role, Role::Private { .. }) {
+                settings.push(("topics", format!("lab-{name}")));
+            }
+            settings.push(("mdns", "false".to_owned()));
             settings.push(("min_peers", "0".to_owned()));
             settings.push(("discovery_interval", "3600".to_owned()));
         } else {
@@ -137,7 +144,7 @@ impl Product {
             .arg("--data-dir")
             .arg(&dir)
             .args(["--log", &std::env::var("LAB_LOG").unwrap_or_else(|_| "info".to_owned())])
-            .args(self.settings(role).iter().flat_map(|s| ["--set", s.as_str()]))
+            .args(self.settings(&host.name, role).iter().flat_map(|s| ["--set", s.as_str()]))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?);
@@ -235,6 +242,12 @@ impl Node {
         self.ask_within(&["peers", "connect", key], CONNECTED_WITHIN)
     }
 
+    /// Whether it has ever heard of a peer.
+    pub fn knows(&self, key: &str) -> Result<bool, LabError> {
+        let all = self.ask(&["peers", "list"])?;
+        Ok(all["peers"].as_array().is_some_and(|all| all.iter().any(|p| p["key"] == key)))
+    }
+
     /// What it says of a peer.
     pub fn peer(&self, key: &str) -> Result<PeerSeen, LabError> {
         Ok(PeerSeen::of(&self.ask(&["peers", "show", key])?))
@@ -273,7 +286,8 @@ impl Node {
             file.display()
         );
         std::fs::write(&workflow, text)?;
-        let answer = self.ask(&["workflow", "run", "--detach", &workflow.to_string_lossy()])?;
+        let run = ["workflow", "run", "--detach", &workflow.to_string_lossy()];
+        let answer = self.ask_within(&run, TAKEN_IN_WITHIN)?;
         answer["run"]
             .as_str()
             .map(str::to_owned)
@@ -317,6 +331,11 @@ impl Node {
         end(&mut self.child);
     }
 
+    /// Bytes it has passed on as a relay.
+    pub fn passed_on(&self) -> Result<u64, LabError> {
+        Ok(self.ask(&["relay", "stats"])?["usage"]["bytes_out"].as_u64().unwrap_or(0))
+    }
+
     /// The end of what it logged.
     pub fn last_words(&self) -> String {
         tail(&self.dir.join("log"))
@@ -347,6 +366,8 @@ pub struct PeerSeen {
     pub since: u64,
     /// Bytes received on it.
     pub received: u64,
+    /// Where packets go.
+    pub place: Option<String>,
     /// Everything about the way and the trouble, for reports and to find names in.
     pub words: String,
 }
@@ -368,6 +389,7 @@ impl PeerSeen {
             way: way.filter(|_| connected),
             since: peer["since"].as_u64().unwrap_or(0),
             received: peer["bytes_received"].as_u64().unwrap_or(0),
+            place: peer["path"]["place"].as_str().or(peer["addr"].as_str()).map(str::to_owned),
             words: format!("{} {} {}", peer["path"], peer["addr"], peer["trouble"]),
         }
     }

@@ -81,7 +81,11 @@ impl Report {
         let after = |ms: Option<u64>| ms.map_or("-".to_owned(), |ms| format!("{ms} ms"));
         let what = format!(
             "{way} (expected: {}) after {}, connected after {} {}",
-            pair.expected,
+            match (pair.expected, pair.guess) {
+                (true, false) => "direct",
+                (true, true) => "direct by guessing",
+                (false, _) => "relayed",
+            },
             after(pair.ms),
             after(pair.connected_ms),
             pair.why.as_deref().unwrap_or_default()
@@ -97,12 +101,20 @@ impl Report {
     /// A transfer.
     pub fn transfer(&mut self, transfer: Transfer) {
         let what = format!(
-            "{} MiB in {:.1} s, {} then {}, longest stall {}, {}, {} {}",
+            "{} MiB in {:.1} s, {} then {}, longest stall {}{}, {}, {} {}",
             transfer.mib,
             transfer.seconds,
             transfer.way_before,
             transfer.way_after,
-            transfer.longest_stall_ms.map_or("-".to_owned(), |ms| format!("{ms} ms")),
+            match (transfer.longest_stall_ms, transfer.stall_began_ms) {
+                (Some(ms), Some(began)) => format!("{ms} ms from {began} ms after the trouble"),
+                (Some(ms), None) => format!("{ms} ms"),
+                (None, _) => "-".to_owned(),
+            },
+            match (transfer.switched_ms, transfer.stall_at_switch_ms) {
+                (Some(ms), Some(stall)) => format!(" (the change after {ms} ms: {stall} ms)"),
+                _ => String::new(),
+            },
             if transfer.intact { "intact" } else { "not intact" },
             if transfer.same_connection { "the same connection" } else { "not the same connection" },
             transfer.why.as_deref().unwrap_or_default()
