@@ -11,6 +11,7 @@ use remote_network_core::codec::Frame;
 use remote_network_core::id::{ConnId, PublicKey};
 use remote_network_core::machine::{Cx, Machine};
 use remote_network_core::relay::client::{self, CANDIDATES_MAX, Client};
+use remote_network_core::relay::errand::{Answer, Ask, KIND_ANSWER, KIND_ASK};
 use remote_network_core::relay::message::Message;
 use remote_network_core::relay::server::{self, Config, QUEUE_BYTES_MAX, Room, Server};
 use remote_network_core::relay::wire::{
@@ -21,6 +22,17 @@ use remote_network_core::rng::Rng;
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_fuzz::keys::{COUNT, keypair};
 use std::net::SocketAddr;
+
+/// What is read as an errand is written as it was read.
+fn errand_frames(frame: &Frame) {
+    let like = |kind| Frame { kind, body: frame.body.clone() };
+    if let Ok(ask) = Ask::from_frame(&like(KIND_ASK)) {
+        assert_eq!(Ask::from_frame(&ask.to_frame()), Ok(ask));
+    }
+    if let Ok(answer) = Answer::from_frame(&like(KIND_ANSWER)) {
+        assert_eq!(Answer::from_frame(&answer.to_frame()), Ok(answer));
+    }
+}
 
 const STEPS_MAX: usize = 300;
 const SESSIONS_MAX: usize = 5;
@@ -328,6 +340,7 @@ impl World {
             }
             Step::Noise { conn: c, kind, body } => {
                 let (frame, conn) = (Frame { kind: 0x30 | kind % 8, body }, conn(c));
+                errand_frames(&frame);
                 self.serve(|s, cx| s.handle(cx, server::Input::Frame { conn, frame }));
             }
             Step::Packet { conn: c, to, len, max } => {

@@ -102,6 +102,8 @@ pub struct Report {
     pub cpu_ms: u64,
     /// Most memory the process ever had; 0 where the system does not tell.
     pub peak_rss_bytes: u64,
+    /// The same for each machine, without what the process had before there was any; 0 where the system does not tell.
+    pub bytes_per_peer: u64,
     /// Things that happened in the world.
     pub events: u64,
     /// Faults by kind.
@@ -132,7 +134,7 @@ pub fn simulate(options: &SimOptions) -> Report {
 
 /// Simulates a plan.
 pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
-    let cpu_before_ms = cpu_ms();
+    let (cpu_before_ms, rss_before) = (cpu_ms(), rss_bytes("VmRSS:"));
     let mut scenario: Scenario<C> = Scenario::new(plan);
     scenario.run();
     let plan = scenario.plan();
@@ -177,6 +179,7 @@ pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
         virtual_ms: world.now_ns() / MS_NS,
         cpu_ms: cpu_ms().saturating_sub(cpu_before_ms),
         peak_rss_bytes: peak_rss_bytes(),
+        bytes_per_peer: peak_rss_bytes().saturating_sub(rss_before) / u64::from(peers.max(1)),
         events: world.steps(),
         faults,
         runs: RunCounts { acknowledged, ended, succeeded },
@@ -205,7 +208,7 @@ impl fmt::Display for Report {
         writeln!(f, "{} peers, class {}, seed {}", self.peers, self.class, self.seed)?;
         writeln!(f, "  virtual time   {}", seconds(self.virtual_ms))?;
         writeln!(f, "  processor time {}", seconds(self.cpu_ms))?;
-        let kb_per_peer = self.peak_rss_bytes / 1000 / u64::from(self.peers.max(1));
+        let kb_per_peer = self.bytes_per_peer / 1000;
         writeln!(f, "  peak memory    {} MiB ({kb_per_peer} kB a peer)", self.peak_rss_bytes >> 20)?;
         writeln!(f, "  events         {}", self.events)?;
         writeln!(
@@ -248,8 +251,12 @@ pub fn cpu_ms() -> u64 {
 
 /// Most memory this process ever had; 0 where the kernel does not tell.
 pub fn peak_rss_bytes() -> u64 {
+    rss_bytes("VmHWM:")
+}
+
+fn rss_bytes(field: &str) -> u64 {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("");
+    let line = status.lines().find_map(|l| l.strip_prefix(field)).unwrap_or("");
     let kib = line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }

@@ -41,6 +41,8 @@ pub(super) const NAMED_RETRY: (Duration, Duration) = (Duration::from_secs(2), Du
 pub(super) const UNUSED_KEPT: Duration = Duration::from_secs(60);
 /// A relayed place that was silent counts again after this long.
 pub(super) const SILENT_KEPT: Duration = Duration::from_secs(10);
+/// One that was silent is not gone back to within this time, when the other one is silent too.
+pub(super) const SILENT_REST: Duration = Duration::from_secs(3);
 /// A place that failed is not returned to for this long; it doubles with each failure within [`FAILURES_KEPT`] …
 pub(super) const HOLD_MIN: Duration = Duration::from_secs(3);
 /// … up to this.

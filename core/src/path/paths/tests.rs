@@ -442,3 +442,18 @@ fn where_the_peer_was_heard_outlives_a_storm_of_guesses() {
     let full = nonces(&rig.tell(from_peer(at(1, 1), &pong(asked))))[0];
     assert_eq!(used(&rig.tell(from_peer(at(1, 1), &pong(full)))), [Place::direct(at(1, 1))]);
 }
+
+/// A relay died, and what goes by the other one is not answered at once either: that one gets its time.
+#[test]
+fn two_silent_relays_are_not_gone_to_and_fro_between() {
+    let mut rig = rig(by(9));
+    rig.tell(Input::Places { conn: CONN, places: vec![by(9), by(8)] });
+    let mut changes = used(&rig.tell(Input::Silent(CONN)));
+    for _ in 0..7 {
+        rig.advance(ms(400));
+        changes.extend(used(&rig.tell(Input::Silent(CONN))));
+    }
+    assert_eq!(changes, [by(8)]);
+    rig.advance(ms(400));
+    assert_eq!(used(&rig.tell(Input::Silent(CONN))), [by(9)], "it has rested");
+}

@@ -1,8 +1,8 @@
 //! What a connection does as time passes: suspicion, keep-alive, probes that are due, wishes to punch.
 
 use super::known::{
-    ANSWER_WAIT, ANXIOUS_FOR, CANDIDATE_EVERY, FAILING_KEPT, FULL_EVERY, FULL_PINGS, NAMED_RETRY, RETRY_MAX,
-    RETRY_MAX_ANXIOUS, RETRY_MIN, State, UNUSED_KEPT, doubled,
+    ANSWER_WAIT, ANXIOUS_FOR, CANDIDATE_EVERY, FAILING_KEPT, FULL_EVERY, FULL_PINGS, Known, NAMED_RETRY,
+    RETRY_MAX, RETRY_MAX_ANXIOUS, RETRY_MIN, SILENT_REST, State, UNUSED_KEPT, doubled,
 };
 use super::line::Line;
 use super::{Env, Output};
@@ -100,7 +100,9 @@ impl Line {
                     return;
                 }
                 self.places[at].silent_at = Some(cx.now);
-                if let Some(other) = self.fallback(cx.now, env) {
+                // One that fell silent a moment ago is no better: to go to and fro between the two gives neither the time to answer.
+                let rested = |k: &Known| k.silent_at.is_none_or(|at| cx.now.since(at) >= SILENT_REST);
+                if let Some(other) = self.fallback(cx.now, env).filter(|at| rested(&self.places[*at])) {
                     self.switch(cx, env, other, true);
                 }
             }
