@@ -42,7 +42,6 @@ impl Villain {
 }
 
 /// A core of a world with good and bad hosts. The good ones are the product's own.
-#[expect(clippy::large_enum_variant, reason = "nearly all hosts are honest, and theirs is the large one")]
 pub enum Cast {
     /// The product's core.
     Honest(Node<QuicTransport>),

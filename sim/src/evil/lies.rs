@@ -83,7 +83,7 @@ impl Liar {
                 .with("a", &compact_addr(addr)[..])
                 .with("k", &key[..])
                 .with("r", 1u64)
-                .with("s", 0u64)
+                .with("s", 1u64)
                 .with("t", &topic.0[..])
                 .with("w", crate::host::WORLD_BEGINS_MS / 1_000);
             list.push(entry.into());

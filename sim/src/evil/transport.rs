@@ -115,8 +115,7 @@ impl<T: Transport> Evil<T> {
             message = tampered(&message, header.bytes(), &mut draw);
         }
         if draw.chance_ppm(replay_ppm)
-            && let Some((to, old)) =
-                self.history.get(draw.below(self.history.len() as u64) as usize).cloned()
+            && let Some((to, old)) = self.history.get(draw.below(self.history.len() as u64) as usize).cloned()
         {
             mischief.does(|d| d.replayed += 1);
             // Whether it gets there is nobody's business.

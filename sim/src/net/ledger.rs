@@ -17,6 +17,8 @@ pub struct Sighting {
     pub host: HostId,
     /// Bytes of UDP payload.
     pub bytes: usize,
+    /// The first of them: tells QUIC, probes and STUN apart.
+    pub first_byte: u8,
     /// Whether it is in the address's name, and not for it.
     pub forged: bool,
 }
@@ -43,9 +45,14 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn sends(&mut self, at_ns: u64, host: HostId, to: IpAddr, bytes: usize) {
-        if self.watched == Some(to) {
-            self.sightings.push(Sighting { at_ns, host, bytes, forged: false });
+    pub(super) fn sends(&mut self, at_ns: u64, host: HostId, to: IpAddr, payload: &[u8]) {
+        self.note(at_ns, host, to, payload, false);
+    }
+
+    fn note(&mut self, at_ns: u64, host: HostId, address: IpAddr, payload: &[u8], forged: bool) {
+        if self.watched == Some(address) {
+            let first_byte = payload.first().copied().unwrap_or_default();
+            self.sightings.push(Sighting { at_ns, host, bytes: payload.len(), first_byte, forged });
         }
     }
 
@@ -55,10 +62,8 @@ impl Ledger {
         draw.chance_ppm(forger.share_ppm).then_some((forger.from, forger.copies))
     }
 
-    pub(super) fn forged(&mut self, at_ns: u64, to: HostId, from: IpAddr, bytes: usize) {
-        if self.watched == Some(from) {
-            self.sightings.push(Sighting { at_ns, host: to, bytes, forged: true });
-        }
+    pub(super) fn forged(&mut self, at_ns: u64, to: HostId, from: IpAddr, payload: &[u8]) {
+        self.note(at_ns, to, from, payload, true);
     }
 }
 
@@ -80,7 +85,7 @@ impl Net {
     }
 
     /// Something that is not the network's own sent this to a host in an address's name.
-    pub fn sent_in_name(&mut self, at_ns: u64, to: HostId, from: IpAddr, bytes: usize) {
-        self.ledger.forged(at_ns, to, from, bytes);
+    pub fn sent_in_name(&mut self, at_ns: u64, to: HostId, from: IpAddr, payload: &[u8]) {
+        self.ledger.forged(at_ns, to, from, payload);
     }
 }

@@ -416,7 +416,7 @@ impl Net {
     ) {
         self.tally.sent += 1;
         let Outgoing { socket, to, ecn, payload } = datagram;
-        self.ledger.sends(now_ns, host, to.ip(), payload.len());
+        self.ledger.sends(now_ns, host, to.ip(), payload);
         let Some((head, next, left_ns)) = self.depart(now_ns, host, socket, to, payload.len()) else {
             return;
         };
@@ -457,8 +457,8 @@ impl Net {
             *byte ^= 1 << (bit % 8);
         }
         if let Some((from, copies)) = self.ledger.forges(host) {
-            if let (Hop::Link, len) = (flight.hop, payload.len()) {
-                self.ledger.forged(arrive_ns, flight.host, from.ip(), len);
+            if flight.hop == Hop::Link {
+                self.ledger.forged(arrive_ns, flight.host, from.ip(), payload);
             }
             let right = copies.then(|| flight.clone());
             deliver(arrive_ns, Flight { from, ..flight });

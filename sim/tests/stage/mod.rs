@@ -82,11 +82,39 @@ impl Stage {
             let host = &mut world.hosts[id as usize];
             host.mischief = part.malice.map(|m| Mischief::new(m, Draw::derive(seed, "malice", n as u64)));
             host.config.public_addrs = world.net.public_address(id).filter(|_| public).into_iter().collect();
-            world.start(id);
         }
         let mut stage = Self { world, keys, claims: BTreeSet::new(), seed };
-        stage.run(30_000);
+        // Who relays must be dialled before it dials: only that proves that it can be reached.
+        for relays in [true, false] {
+            let starts = |n: &usize| parts[*n].relay == relays;
+            (0..parts.len()).filter(starts).for_each(|n| stage.world.start(n as HostId));
+            stage.run(5_000);
+        }
+        let relays = parts.iter().filter(|p| p.relay).count().min(2);
+        let private = |n: &usize| !matches!(parts[*n].kind, Kind::Open);
+        for n in (0..parts.len()).filter(private) {
+            stage.await_reservations(n as HostId, relays);
+        }
+        stage.run(5_000);
         stage
+    }
+
+    /// Until a private peer holds so many reservations.
+    fn await_reservations(&mut self, id: HostId, relays: usize) {
+        for _ in 0..300 {
+            if self.reservations(id) >= relays {
+                return;
+            }
+            self.run(1_000);
+        }
+        panic!("seed {}: host {id} has no {relays} reservations after five minutes", self.seed);
+    }
+
+    fn reservations(&mut self, id: HostId) -> usize {
+        match self.ask(id, Command::Status, 1_000) {
+            Some(Reply::Status(status)) => status.reach.relays.len(),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn mischief(&self, id: HostId) -> &Mischief {
@@ -163,7 +191,10 @@ impl Stage {
     /// Nobody took anybody for somebody else: who is connected to a peer in the eyes of one is so in the other's.
     pub fn assert_identities(&self) {
         for (of, to) in &self.claims {
-            assert!(self.claims.contains(&(*to, *of)), "{of:?} says it is connected to {to:?}, who never was");
+            assert!(
+                self.claims.contains(&(*to, *of)),
+                "{of:?} says it is connected to {to:?}, who never was"
+            );
         }
     }
 }
