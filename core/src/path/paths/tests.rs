@@ -156,7 +156,7 @@ fn a_peer_that_names_a_victim_cannot_make_us_send_it_more_than_the_budget() {
         let bytes = peers[liar].seal(&ping(step));
         // A punch to its address, packets and pings with its source address, and the address named as a place.
         rig.handle(Input::ProbeAt { conn, socket: SocketId::MAIN, addr, urgent: false });
-        rig.handle(Input::Moved { conn, place: Place::direct(addr) });
+        rig.handle(Input::Moved { conn, place: Place::direct(addr), bytes: 1_200 });
         rig.handle(Input::Probe { place: Place::direct(addr), bytes });
         rig.handle(Input::Places { conn, places: vec![by(9), Place::direct(addr)] });
         rig.advance(ms(10));
@@ -400,7 +400,7 @@ fn arb_input() -> impl Strategy<Value = Input> {
         }),
         3 => (conn(), prop::collection::vec(arb_place(), 0..10)).prop_map(|(conn, places)| Input::Places { conn, places }),
         4 => conn().prop_map(Input::Silent),
-        3 => (conn(), arb_place()).prop_map(|(conn, place)| Input::Moved { conn, place }),
+        3 => (conn(), arb_place(), 0..1_500usize).prop_map(|(conn, place, bytes)| Input::Moved { conn, place, bytes }),
         1 => (conn(), rtt()).prop_map(|(conn, rtt)| Input::Rtt { conn, rtt }),
         2 => conn().prop_map(Input::Traffic),
         1 => arb_place().prop_map(Input::Gone),

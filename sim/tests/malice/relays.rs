@@ -1,14 +1,12 @@
 //! Malicious relays: whatever they do to what they carry, nobody reads it, nobody gets other bytes, nobody is taken for
 //! somebody else; and a second, honest relay is enough for everything to work.
 
-mod stage;
-
+use crate::stage::{Outcome, Stage, peer, relay};
 use remote_network_sim::evil::{Deeds, Malice};
 use remote_network_sim::nat::Kind;
 use remote_network_sim::plan::{Class, Plan};
 use remote_network_sim::report::play;
 use remote_network_sim::sites::plan_kind;
-use stage::{Outcome, Stage, peer, relay};
 
 /// The parts: the relays, two peers that want something of each other, and one more whom packets may be brought to.
 const EVIL: u32 = 0;
