@@ -315,14 +315,14 @@ impl Line {
         if pings == 0 {
             return;
         }
-        let Some(at) = self.learn(cx.now, place, State::Candidate { left: 0 }) else {
+        let Some(at) = self.learn(cx.now, place, State::Candidate { left: pings }) else {
             return cx.emit(Output::Refused("more places than a connection may have"));
         };
         let known = &mut self.places[at];
         let lately = known.pinged_at.is_some_and(|p| cx.now.since(p) < super::known::TRIGGER_EVERY);
         match known.state {
             State::Candidate { left } => {
-                known.state = State::Candidate { left: left.saturating_add(pings).min(CANDIDATE_PINGS) };
+                known.state = State::Candidate { left: left.max(pings.min(CANDIDATE_PINGS - 1)) };
                 if lately {
                     known.at = Some(cx.now + CANDIDATE_EVERY);
                 } else {
