@@ -75,8 +75,8 @@ fn mingle(stage: &mut Stage, peers: std::ops::Range<HostId>) {
     }
 }
 
-/// First packets of a dial in vain: QUIC repeats them until the dial is given up.
-const PACKETS_OF_A_DIAL: u64 = 10;
+/// First packets of a dial in vain: QUIC repeats them, ever more seldom, until the dial is given up after 20 s.
+const PACKETS_OF_A_DIAL: u64 = 13;
 /// Dials into one network in a minute (`identity::budget`).
 const DIALS_PER_MINUTE: u64 = 8;
 

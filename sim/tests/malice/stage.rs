@@ -18,6 +18,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub const MS_NS: u64 = 1_000_000;
+/// Longer than any world here lives.
+const SELDOM: remote_network_core::time::Duration = remote_network_core::time::Duration::from_secs(86_400);
 
 /// Who takes part.
 #[derive(Clone, Copy)]
@@ -83,8 +85,16 @@ impl Stage {
             host.mischief = part.malice.map(|m| Mischief::new(m, Draw::derive(seed, "malice", n as u64)));
             host.config.public_addrs = world.net.public_address(id).filter(|_| public).into_iter().collect();
         }
-        let mut stage = Self { world, keys, claims: BTreeSet::new(), seed };
         // Who relays must be dialled before it dials: only that proves that it can be reached.
+        let known = |n: usize| Some((*keys.get(n)?, world.net.public_address(n as HostId)?));
+        let relays: Vec<_> = (0..parts.len()).filter(|n| parts[*n].relay).filter_map(known).collect();
+        for (host, part) in world.hosts.iter_mut().zip(parts) {
+            match part.relay {
+                true => host.config.discover_every = SELDOM,
+                false => host.config.relays.clone_from(&relays),
+            }
+        }
+        let mut stage = Self { world, keys, claims: BTreeSet::new(), seed };
         for relays in [true, false] {
             let starts = |n: &usize| parts[*n].relay == relays;
             (0..parts.len()).filter(starts).for_each(|n| stage.world.start(n as HostId));
