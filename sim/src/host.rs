@@ -7,6 +7,7 @@ use crate::crypto::null::Realm;
 use crate::crypto::seeded_tls;
 use crate::disk::Disk;
 use crate::engine::Engine;
+use crate::evil::Mischief;
 use crate::net::Flight;
 use crate::replay::Tape;
 use remote_network_core::action::Action;
@@ -16,9 +17,9 @@ use remote_network_core::id::{CommandId, OpId};
 use remote_network_core::node::{Journal, Node, NodeConfig, RecoverError};
 use remote_network_core::rng::Rng;
 use remote_network_core::time::{Duration, Instant, UnixTime};
-use remote_network_core::transport::Transmit;
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
 use remote_network_core::transport::tls::{self, TlsError};
+use remote_network_core::transport::{Transmit, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Write;
@@ -101,20 +102,36 @@ pub enum BirthError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It shall misbehave, and does not know how.
+    #[error("cores of this kind do not misbehave")]
+    Honest,
 }
 
 /// A core that the world can bring up. The real one is [`Node`]; the world's own tests drive a toy.
 pub trait Core: Driven + Sized {
     /// Builds it from what is durable.
     fn restore(birth: Birth) -> Result<Self, BirthError>;
+
+    /// The same, of a host that misbehaves.
+    fn corrupt(_birth: Birth, _mischief: Mischief) -> Result<Self, BirthError> {
+        Err(BirthError::Honest)
+    }
 }
 
 impl Core for Node<QuicTransport> {
     fn restore(birth: Birth) -> Result<Self, BirthError> {
-        let transport = QuicTransport::new(birth.quic()?);
-        let Birth { config, journal, seed, wall, .. } = birth;
-        Ok(Node::restore(config, transport, seed, Instant::ZERO, wall, journal)?)
+        raise(birth, |quic| quic)
     }
+}
+
+/// The product's core on QUIC, or on what is around it.
+pub fn raise<T: Transport>(
+    birth: Birth,
+    around: impl FnOnce(QuicTransport) -> T,
+) -> Result<Node<T>, BirthError> {
+    let transport = around(QuicTransport::new(birth.quic()?));
+    let Birth { config, journal, seed, wall, .. } = birth;
+    Ok(Node::restore(config, transport, seed, Instant::ZERO, wall, journal)?)
 }
 
 /// When the world begins on the wall clock: 2026-01-01T00:00:00Z.
@@ -193,6 +210,8 @@ pub struct Host<C> {
     pub engine: Engine,
     /// What it is configured as.
     pub config: NodeConfig,
+    /// Its misbehaviour, if it is malicious.
+    pub mischief: Option<Mischief>,
     /// Present while it is paused.
     pub inbox: Option<Inbox>,
     /// DHT operations that have not ended.
@@ -222,6 +241,7 @@ impl<C: Core> Host<C> {
             disk,
             engine,
             config,
+            mischief: None,
             inbox: None,
             dht_ops: BTreeSet::new(),
             blob_ops: BTreeSet::new(),
@@ -247,7 +267,11 @@ impl<C: Core> Host<C> {
     /// Brings a core up.
     pub fn rise(&mut self, birth: Birth) -> Result<(), BirthError> {
         self.tls_rng = birth.tls_rng();
-        self.core = Some(seeded_tls::lend(&mut self.tls_rng, || C::restore(birth))?);
+        let mischief = self.mischief.clone();
+        self.core = Some(seeded_tls::lend(&mut self.tls_rng, || match mischief {
+            Some(mischief) => C::corrupt(birth, mischief),
+            None => C::restore(birth),
+        })?);
         Ok(())
     }
 

@@ -23,6 +23,8 @@
 //! Hosts may sit behind boxes that translate and filter ([`nat`]); an [`oracle`] says which of them can meet, and a [`matrix`]
 //! of all kinds shows which do.
 //!
+//! Hosts may be malicious ([`evil`]): relays that harm what they carry, liars about addresses.
+//!
 //! Beside worlds there are recordings of real nodes ([`replay`]), told to a core again at the desk. Cryptography is a null
 //! session in most worlds and real TLS with a seeded provider in a share of them ([`crypto`]).
 //!
@@ -41,6 +43,7 @@ pub mod dht_packets;
 pub mod disk;
 pub mod draw;
 pub mod engine;
+pub mod evil;
 pub mod expect;
 pub mod fold;
 pub mod host;

@@ -8,6 +8,7 @@ use crate::dht::DhtSpec;
 use crate::disk::DiskSpec;
 use crate::draw::Draw;
 use crate::engine::EngineSpec;
+use crate::evil::Malice;
 use crate::host::Clock;
 use crate::net::{HostId, Quality, REGION_LATENCY_US};
 use crate::sites::{Attachment, NetworkPlan};
@@ -113,6 +114,12 @@ pub struct HostPlan {
     /// Behind what it is; `None`: a public machine on the Internet itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat: Option<Attachment>,
+    /// Whether it relays for others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
+    /// What it does that it should not, until the plan's time is up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub malice: Option<Malice>,
 }
 
 /// Something that goes wrong for a while.
@@ -563,6 +570,11 @@ impl Plan {
         }
     }
 
+    /// Whether any machine is malicious: then cores are needed that know how to be ([`crate::evil::cast::Cast`]).
+    pub fn is_malicious(&self) -> bool {
+        self.hosts.iter().any(|h| h.malice.is_some())
+    }
+
     /// Plans that are a little smaller than this one: for finding the least that still fails.
     pub fn smaller(&self) -> Vec<Plan> {
         let mut out = Vec::new();
@@ -575,6 +587,11 @@ impl Plan {
                 out.push(plan);
             }
             chunk /= 2;
+        }
+        for nth in (0..self.hosts.len()).filter(|nth| self.hosts[*nth].malice.is_some()) {
+            let mut plan = self.clone();
+            plan.hosts[nth].malice = None;
+            out.push(plan);
         }
         for nth in (0..self.work.len()).rev() {
             out.push(self.without_work(nth));
@@ -671,6 +688,8 @@ fn host_plan(class: Class, seed: u64, id: HostId, duration_ms: u64, real_tls: bo
         services: vec![(id % 4) as u8],
         peers: if class == Class::Scale { SCALE_PEERS } else { 0 },
         nat: None,
+        relay: false,
+        malice: None,
     }
 }
 
@@ -716,7 +735,9 @@ mod tests {
     fn a_plan_from_before_there_were_boxes_is_still_one() {
         let plan = Plan::from_seed(Class::Churn, 3, 4, 60_000);
         let text = serde_json::to_string(&plan).unwrap();
-        assert!(!text.contains("networks") && !text.contains("\"nat\""), "{text}");
+        for newer in ["networks", "\"nat\"", "\"relay\"", "malice"] {
+            assert!(!text.contains(newer), "{newer} in {text}");
+        }
         let old = r#"{"at_ms":1,"what":{"kind":"move","host":3}}"#;
         let fault: Fault = serde_json::from_str(old).unwrap();
         assert_eq!(fault.what, FaultKind::Move { host: 3, to: None });

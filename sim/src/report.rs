@@ -1,6 +1,8 @@
 //! What a simulation says at its end, to people and to machines.
 
 use crate::dht::DhtTally;
+use crate::evil::Mischief;
+use crate::evil::cast::Cast;
 use crate::host::Core;
 use crate::net::Tally;
 use crate::plan::{Class, Plan};
@@ -132,6 +134,14 @@ pub fn simulate(options: &SimOptions) -> Report {
     simulate_plan::<Node<QuicTransport>>(plan)
 }
 
+/// Simulates a plan on the real core; its malicious hosts are what the plan says.
+pub fn play(plan: Plan) -> Report {
+    match plan.is_malicious() {
+        true => simulate_plan::<Cast>(plan),
+        false => simulate_plan::<Node<QuicTransport>>(plan),
+    }
+}
+
 /// Simulates a plan.
 pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
     let (cpu_before_ms, rss_before) = (cpu_ms(), rss_bytes("VmRSS:"));
@@ -167,6 +177,11 @@ pub fn simulate_plan<C: Core>(plan: Plan) -> Report {
     ] {
         if count > 0 {
             faults.insert(kind.to_owned(), count);
+        }
+    }
+    for deeds in world.hosts.iter().filter_map(|h| h.mischief.as_ref()).map(Mischief::deeds) {
+        for (kind, count) in deeds.named().into_iter().filter(|(_, count)| *count > 0) {
+            *faults.entry(kind.to_owned()).or_default() += count;
         }
     }
     let peers = plan.hosts.len() as u32;

@@ -9,6 +9,7 @@ use crate::check::Violation;
 use crate::depot::Formula;
 use crate::disk::DiskSpec;
 use crate::draw::Draw;
+use crate::evil::Mischief;
 use crate::expect::{Expected, evaluate};
 use crate::host::Core;
 use crate::net::{HostId, Net, NetworkId};
@@ -165,6 +166,7 @@ impl<C: Core> Scenario<C> {
             let config = NodeConfig {
                 topics: vec![DhtId(Sha1::digest(b"remote-network-mesh").into())],
                 public: host.nat.is_none(),
+                relay: host.relay,
                 ..NodeConfig::new(keypair)
             };
             let config = match host.peers {
@@ -187,6 +189,10 @@ impl<C: Core> Scenario<C> {
                 engine: host.engine,
             };
             let id = world.add_at(spec, site);
+            if let Some(machine) = world.hosts.get_mut(id as usize) {
+                let dice = Draw::derive(plan.seed, "malice", u64::from(id));
+                machine.mischief = host.malice.map(|malice| Mischief::new(malice, dice));
+            }
             publish_address(&mut world, id);
             world.mark(host.start_ms * MS_NS, Mark::Start(id).number());
         }
@@ -467,6 +473,7 @@ impl<C: Core> Scenario<C> {
     /// Every fault is over.
     fn mend(&mut self) {
         self.over = true;
+        self.world.hosts.iter().filter_map(|h| h.mischief.as_ref()).for_each(Mischief::end);
         for nth in 0..self.plan.faults.len() {
             let begun = self.plan.faults.get(nth).is_some_and(|f| f.at_ms <= self.plan.duration_ms);
             if begun {

@@ -361,6 +361,7 @@ impl<C: Core> World<C> {
     pub fn inject(&mut self, id: HostId, from: SocketAddr, payload: &[u8]) {
         let Some(to) = self.net.address(id) else { return };
         let now_ns = self.now_ns();
+        self.net.sent_in_name(now_ns, id, from.ip(), payload);
         let payload = bytes::BytesMut::from(payload);
         let flight = Flight { host: id, from, to, ecn: None, hop: Hop::Queued, payload };
         self.queue.push(now_ns, Happening::Flight(flight));

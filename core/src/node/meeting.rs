@@ -163,7 +163,7 @@ impl<T: Transport> Node<T> {
             }
             TransportEvent::Datagram { conn, bytes } => self.datagram(conn, bytes),
             TransportEvent::Silent { conn } => self.silent(conn),
-            TransportEvent::Moved { conn, place } => self.moved(conn, place),
+            TransportEvent::Moved { conn, place, bytes } => self.moved(conn, place, bytes),
             TransportEvent::Closed { conn, reason } => self.closed(conn, reason),
             TransportEvent::Opened { conn, stream } => {
                 if !self.links.adopt_control(conn, stream) {

@@ -215,14 +215,14 @@ impl<T: Transport> Node<T> {
     }
 
     /// Packets of a connection come from elsewhere.
-    pub(super) fn moved(&mut self, conn: ConnId, place: Place) {
+    pub(super) fn moved(&mut self, conn: ConnId, place: Place, bytes: usize) {
         if let Some(link) = self.links.get(conn).filter(|l| l.identified) {
             let peer = link.peer;
             if let Some(old) = self.transport.place(conn) {
                 self.begin_paths(conn, &peer, old);
             }
         }
-        self.inbox.push_back(Inside::Paths(paths::Input::Moved { conn, place }));
+        self.inbox.push_back(Inside::Paths(paths::Input::Moved { conn, place, bytes }));
     }
 
     /// Nothing gets through a place any more.
@@ -443,8 +443,8 @@ impl<T: Transport> Node<T> {
         for o in out {
             match o {
                 punch::Output::Send { conn, frame } => self.send_on(conn, &frame),
-                punch::Output::Probe { conn, socket, to } => {
-                    let at = paths::Input::ProbeAt { conn, socket, addr: to, urgent: true };
+                punch::Output::Probe { conn, socket, to, confirmed } => {
+                    let at = paths::Input::ProbeAt { conn, socket, addr: to, urgent: confirmed };
                     self.inbox.push_back(Inside::Paths(at));
                 }
                 punch::Output::Socket(request) => {

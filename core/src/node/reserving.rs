@@ -14,12 +14,14 @@ use crate::codec::{DecodeError, Dict, Frame, Value};
 use crate::dht::record::{ATTACHMENTS_MAX, Attachment};
 use crate::few::Few;
 use crate::id::{ConnId, PublicKey};
+use crate::identity::budget::{DialBudget, WINDOW};
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::relay::client::{self, Client};
 use crate::relay::message::Message;
 use crate::time::{Deadline, Duration, Instant};
 use crate::transport::Transport;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Frame kind of the ways by which the sender can be reached.
@@ -28,6 +30,9 @@ pub(super) const KIND_WAYS: u8 = 0x3c;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of such a frame: three relays, and room for newer keys.
 const WAYS_BYTES_MAX: usize = 1_024;
+/// Relays that peers name, connected to in any [`WINDOW`], whoever names them; into one network as few as strangers' addresses
+/// are dialled ([`DialBudget`]). Peers that talk to us through relays mostly use the same few.
+const NAMED_MAX: usize = 32;
 /// Relays taken from the book of peers at the start.
 const KNOWN_RELAYS_MAX: usize = 16;
 
@@ -41,7 +46,30 @@ pub(super) struct Reserving {
     words: String,
     /// Where each peer that talks to us through a relay says that it can be reached.
     ways: Few<ConnId, Vec<Attachment>>,
+    named: Named,
     keepalive: Option<Instant>,
+}
+
+/// Relays that peers named and that were tried lately. A peer may name any address: many who name a victim's, or one who names
+/// others again and again, must not make us knock there as if the user had said so.
+#[derive(Debug, Default)]
+struct Named {
+    dials: DialBudget,
+    tried: BTreeMap<PublicKey, Instant>,
+}
+
+impl Named {
+    /// Whether a relay may be tried now; if so it counts.
+    fn may_try(&mut self, now: Instant, relay: PublicKey, addr: SocketAddr) -> bool {
+        self.tried.retain(|_, at| now.since(*at) < WINDOW);
+        let is_free = self.dials.waits_until(now, addr).is_none();
+        let may = is_free && self.tried.len() < NAMED_MAX && !self.tried.contains_key(&relay);
+        if may {
+            self.dials.spend(now, addr);
+            self.tried.insert(relay, now);
+        }
+        may
+    }
 }
 
 impl Reserving {
@@ -51,6 +79,7 @@ impl Reserving {
             attachments: Vec::new(),
             words: String::new(),
             ways: Few::new(),
+            named: Named::default(),
             keepalive: None,
         }
     }
@@ -278,7 +307,11 @@ impl<T: Transport> Node<T> {
                         places.push(place);
                     }
                 }
-                (None, Some(addr)) if self.may_dial(addr) => self.connect_at(relay, Some(addr)),
+                (None, Some(addr)) if self.may_dial(addr) => {
+                    if self.reserving.named.may_try(self.now, relay, addr) {
+                        self.connect_at(relay, Some(addr));
+                    }
+                }
                 (Some(_) | None, _) => {}
             }
         }
@@ -295,4 +328,32 @@ fn ways_frame(attachments: &[Attachment]) -> Frame {
 fn read_ways(frame: &Frame) -> Result<Vec<Attachment>, DecodeError> {
     let d = Dict::decode(&frame.body, WAYS_BYTES_MAX)?;
     d.list("r", ATTACHMENTS_MAX)?.iter().map(Attachment::read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Keypair;
+
+    #[test]
+    fn relays_that_peers_name_are_tried_seldom_and_into_one_network_more_seldom() {
+        let key = |n: u16| {
+            let mut seed = [0; 32];
+            seed[..2].copy_from_slice(&n.to_le_bytes());
+            Keypair::from_seed(&seed).public()
+        };
+        let mut named = Named::default();
+        let addr = |c: u8| SocketAddr::from(([203, 0, c, 7], 9));
+        let now = Instant::from_millis(1_000_000);
+        assert!(named.may_try(now, key(0), addr(0)));
+        assert!(!named.may_try(now, key(0), addr(1)), "tried already");
+        let tried = |named: &mut Named, now, keys: std::ops::Range<u16>, addr: &dyn Fn(u16) -> SocketAddr| {
+            keys.filter(|n| named.may_try(now, key(*n), addr(*n))).count()
+        };
+        assert_eq!(tried(&mut named, now, 1..100, &|_| addr(0)), 7, "one victim, and many names");
+        assert_eq!(tried(&mut named, now, 100..300, &|n| addr(n as u8)), NAMED_MAX - 8, "many victims");
+        let later = now + WINDOW;
+        assert_eq!(tried(&mut named, later, 0..100, &|_| addr(0)), 8);
+        assert!(named.tried.len() <= NAMED_MAX);
+    }
 }

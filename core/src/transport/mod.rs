@@ -258,6 +258,8 @@ pub enum TransportEvent {
         conn: ConnId,
         /// From where.
         place: Place,
+        /// How many bytes came from there.
+        bytes: usize,
     },
 }
 

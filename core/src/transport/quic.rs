@@ -246,7 +246,7 @@ impl QuicTransport {
     }
 
     /// Hands a packet to its connection, and notes where it came from once QUIC has authenticated it.
-    fn hand(&mut self, conn: ConnId, place: Place, event: quinn_proto::ConnectionEvent) {
+    fn hand(&mut self, conn: ConnId, place: Place, bytes: usize, event: quinn_proto::ConnectionEvent) {
         let Some(c) = self.connections.get_mut(&conn) else { return };
         if c.heard_from == place || !c.connected || c.closed {
             c.quic.handle_event(event);
@@ -256,7 +256,7 @@ impl QuicTransport {
         c.quic.handle_event(event);
         if silence::heard(&c.quic.stats().frame_rx) != before {
             c.heard_from = place;
-            self.events.push_back(TransportEvent::Moved { conn, place });
+            self.events.push_back(TransportEvent::Moved { conn, place, bytes });
         }
     }
 
@@ -437,12 +437,13 @@ impl Transport for QuicTransport {
             None => self.addresses.synthetic(now, place),
         };
         let ecn = ecn.and_then(EcnCodepoint::from_bits);
+        let bytes = payload.len();
         let mut answer = Vec::new();
         let outcome = self.endpoint.handle(at, synthetic, to, ecn, payload, &mut answer);
         match outcome {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(&conn) = self.by_handle.get(&handle.0) {
-                    self.hand(conn, place, event);
+                    self.hand(conn, place, bytes, event);
                     self.feed(now, conn);
                 }
             }

@@ -12,6 +12,7 @@
 //! Jitter is a slow wave per pair of hosts, computed from the time and the pair without any state: real queues delay
 //! packets without overtaking, so overtaking is a fault of its own ([`Quality::reorder_ppm`]).
 
+mod ledger;
 mod link;
 mod stream;
 mod topology;
@@ -23,6 +24,8 @@ use crate::draw::{Draw, scramble};
 use crate::nat::{BoxSpec, Head};
 use crate::oracle::Stand;
 use bytes::BytesMut;
+use ledger::Ledger;
+pub use ledger::{Forger, Sighting};
 pub use link::{JITTER_WAVE_NS, Quality, REGION_LATENCY_US};
 use link::{jitter_ns, queue, serialisation_ns};
 use remote_network_core::place::SocketId;
@@ -194,6 +197,7 @@ pub struct Net {
     surge_us: u32,
     seed: u64,
     tally: Tally,
+    ledger: Ledger,
 }
 
 impl Net {
@@ -207,6 +211,7 @@ impl Net {
             surge_us: 0,
             seed,
             tally: Tally::default(),
+            ledger: Ledger::default(),
         }
     }
 
@@ -411,6 +416,7 @@ impl Net {
     ) {
         self.tally.sent += 1;
         let Outgoing { socket, to, ecn, payload } = datagram;
+        self.ledger.sends(now_ns, host, to.ip(), payload);
         let Some((head, next, left_ns)) = self.depart(now_ns, host, socket, to, payload.len()) else {
             return;
         };
@@ -449,6 +455,15 @@ impl Net {
             && let Some(byte) = flight.payload.get_mut(bit / 8)
         {
             *byte ^= 1 << (bit % 8);
+        }
+        if let Some((from, copies)) = self.ledger.forges(host) {
+            if flight.hop == Hop::Link {
+                self.ledger.forged(arrive_ns, flight.host, from.ip(), payload);
+            }
+            let right = copies.then(|| flight.clone());
+            deliver(arrive_ns, Flight { from, ..flight });
+            right.into_iter().for_each(|right| deliver(arrive_ns, right));
+            return;
         }
         deliver(arrive_ns, flight);
     }

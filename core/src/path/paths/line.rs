@@ -1,6 +1,6 @@
 //! One connection: its places, its pings under way, which place it uses.
 
-use super::known::{CANDIDATE_EVERY, Known, State, Tried};
+use super::known::{CANDIDATE_EVERY, CANDIDATE_PINGS, Known, State, Tried};
 use super::watch::Suspicion;
 use super::{Env, FLIGHTS_MAX, Output, PLACES_MAX, TRIED_MAX};
 use crate::command::{PathKind, PathView};
@@ -8,13 +8,16 @@ use crate::id::ConnId;
 use crate::machine::Cx;
 use crate::path::budget::{Bucket, Class, Rate};
 use crate::path::choice::{Measured, Tier};
-use crate::path::probe::{FLAG_SILENT, Probe, ProbeKeys, Replays, Tag};
+use crate::path::probe::{FLAG_SILENT, PROBE_BYTES, Probe, ProbeKeys, Replays, Tag};
 use crate::place::Place;
 use crate::time::{Duration, Instant, UnixTime};
 use bytes::Bytes;
 
 /// Pongs of one connection to places that are proven, so that nobody keeps us busy with pings alone.
 const PONGS: Rate = Rate::within(100, Duration::from_secs(1));
+/// To an address that has not shown that it receives what we send go at most so many bytes for each that came in its name
+/// (RFC 9000, 8.1).
+pub(super) const AMPLIFICATION_MAX: usize = 3;
 /// A pong that comes later than this is of no use: what it says is long past.
 const FLIGHT_KEPT: Duration = Duration::from_secs(10);
 
@@ -255,7 +258,7 @@ impl Line {
         match self.keys.open(bytes) {
             Err(fault) => cx.emit(Output::Refused(fault.reason())),
             Ok(Probe::Ping { nonce, count, flags, full: _ }) => {
-                let answered = self.on_ping(cx, env, from, nonce, count);
+                let answered = self.on_ping(cx, env, from, nonce, count, bytes.len());
                 // Perhaps only our answers are lost, of which nothing else would tell us.
                 if answered && flags & FLAG_SILENT != 0 && self.selected == Some(from) {
                     self.suspect(cx, env, false);
@@ -284,6 +287,7 @@ impl Line {
         from: Place,
         nonce: [u8; 8],
         count: u32,
+        bytes: usize,
     ) -> bool {
         if !self.replays.is_new(count) {
             cx.emit(Output::Refused("replayed ping"));
@@ -304,23 +308,27 @@ impl Line {
         let pong = Probe::Pong { nonce, observed: addr };
         cx.emit(Output::Send { socket, to: addr, bytes: self.keys.seal(&pong) });
         if !answers {
-            self.check(cx, env, from);
+            self.check(cx, env, from, (AMPLIFICATION_MAX * bytes).saturating_sub(PROBE_BYTES));
         }
         true
     }
 
-    /// The peer is, or may be, at a place that is not proven: asks there too.
-    pub(super) fn check(&mut self, cx: &mut Cx<'_, Output>, env: &mut Env, place: Place) {
-        let left = super::known::CANDIDATE_PINGS;
-        let Some(at) = self.learn(cx.now, place, State::Candidate { left }) else {
+    /// The peer is, or may be, at a place that is not proven: asks there too, with so many bytes at the most. Whoever forges
+    /// the source of the peer's packets must not make us send more to a victim than he could himself.
+    pub(super) fn check(&mut self, cx: &mut Cx<'_, Output>, env: &mut Env, place: Place, bytes_max: usize) {
+        let pings = u8::try_from(bytes_max / PROBE_BYTES).unwrap_or(u8::MAX).min(CANDIDATE_PINGS);
+        if pings == 0 {
+            return;
+        }
+        let Some(at) = self.learn(cx.now, place, State::Candidate { left: pings }) else {
             return cx.emit(Output::Refused("more places than a connection may have"));
         };
         let known = &mut self.places[at];
         known.heard = true;
         let lately = known.pinged_at.is_some_and(|p| cx.now.since(p) < super::known::TRIGGER_EVERY);
         match known.state {
-            State::Candidate { left: now_left } => {
-                known.state = State::Candidate { left: now_left.max(left - 1) };
+            State::Candidate { left } => {
+                known.state = State::Candidate { left: left.max(pings.min(CANDIDATE_PINGS - 1)) };
                 if lately {
                     known.at = Some(cx.now + CANDIDATE_EVERY);
                 } else {

@@ -104,6 +104,8 @@ pub enum Input {
         conn: ConnId,
         /// From where.
         place: Place,
+        /// How many bytes came from there.
+        bytes: usize,
     },
     /// The transport's own smoothed round-trip time.
     Rtt {
@@ -331,8 +333,8 @@ impl Machine for Paths {
             Input::Moved { place: Place::Direct { addr, .. }, .. } if scope(addr) == Scope::Never => {
                 cx.emit(Output::Refused("packets from no address"));
             }
-            Input::Moved { conn, place } => {
-                self.with(cx, conn, |line, cx, env| line.on_moved(cx, env, canonical(place)));
+            Input::Moved { conn, place, bytes } => {
+                self.with(cx, conn, |line, cx, env| line.on_moved(cx, env, canonical(place), bytes));
             }
             Input::Rtt { conn, rtt } => self.with(cx, conn, |line, _, _| line.on_rtt(rtt)),
             Input::Traffic(conn) => self.with(cx, conn, Line::on_traffic),

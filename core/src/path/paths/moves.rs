@@ -1,7 +1,7 @@
 //! What a connection does about what it learns: a place is proven, fails, is named or gone, the peer moves.
 
 use super::known::{ANSWER_WAIT, FULL_EVERY, State, TRIGGER_EVERY};
-use super::line::Line;
+use super::line::{AMPLIFICATION_MAX, Line};
 use super::{Env, NAMED_MAX, Output};
 use crate::dht::endpoint::{Scope, scope};
 use crate::machine::Cx;
@@ -207,14 +207,14 @@ impl Line {
     // ── what the world does ──
 
     /// The peer's packets come from elsewhere.
-    pub(super) fn on_moved(&mut self, cx: &mut Cx<'_, Output>, env: &mut Env, place: Place) {
+    pub(super) fn on_moved(&mut self, cx: &mut Cx<'_, Output>, env: &mut Env, place: Place, bytes: usize) {
         self.from = place;
         self.heard_at = cx.now;
         if self.selected == Some(place) {
             return self.on_traffic(cx, env);
         }
         if place.is_direct() {
-            self.check(cx, env, place);
+            self.check(cx, env, place, AMPLIFICATION_MAX * bytes);
         } else if let Some(at) = self.learn(cx.now, place, State::Proven) {
             self.places[at].silent_at = None;
         }

@@ -218,8 +218,11 @@ impl World {
             Cargo::Packet => {
                 self.heard[side] = self.now();
                 let moved = std::mem::replace(&mut self.from[side], from) != from;
-                let input =
-                    if moved { Input::Moved { conn: CONN, place: from } } else { Input::Traffic(CONN) };
+                let input = if moved {
+                    Input::Moved { conn: CONN, place: from, bytes: 1_200 }
+                } else {
+                    Input::Traffic(CONN)
+                };
                 self.tell(side, input);
             }
         }
@@ -403,7 +406,7 @@ fn who_moves_while_the_old_way_works_is_not_followed() {
     world.addrs[B].push(addr("[2001:db8::2]:2"));
     world.busy();
     world.pass(ms(1_000));
-    world.tell(A, Input::Moved { conn: CONN, place: direct("[2001:db8::2]:2") });
+    world.tell(A, Input::Moved { conn: CONN, place: direct("[2001:db8::2]:2"), bytes: 1_200 });
     world.busy = false;
     world.pass(ms(1_000));
     assert_eq!(world.uses(A), Some(direct("198.51.100.2:2")), "the two ends may use different ways");

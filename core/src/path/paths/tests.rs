@@ -141,6 +141,31 @@ fn a_ping_is_answered_and_answered_by_a_ping_but_not_twice() {
 }
 
 #[test]
+fn an_address_that_never_answered_is_sent_no_more_than_three_times_what_came_from_it() {
+    let moved = |bytes| Input::Moved { conn: CONN, place: Place::direct(at(66, 9)), bytes };
+    let of_ping = from_peer(at(66, 9), &ping(1));
+    for (input, came, pings) in [
+        (moved(21), 21, 0),
+        (moved(35), 35, 1),
+        (moved(127), 127, 3),
+        (moved(1_200), 1_200, 3),
+        (of_ping, 64, 2),
+    ] {
+        let mut rig = rig(by(9));
+        let mut outputs = rig.tell(input);
+        outputs.extend(rig.wait(Duration::from_secs(30)));
+        let to_it = outputs.iter().filter_map(|o| match o {
+            Output::Send { to, bytes, .. } if *to == at(66, 9) => Some(bytes.len()),
+            _ => None,
+        });
+        let sent_bytes: Vec<usize> = to_it.collect();
+        assert!(sent_bytes.iter().sum::<usize>() <= 3 * came, "{came}: {sent_bytes:?}");
+        let asked = sent(&outputs).iter().filter(|(_, p)| matches!(p, Probe::Ping { .. })).count();
+        assert_eq!(asked, pings, "{came}");
+    }
+}
+
+#[test]
 fn a_peer_that_names_a_victim_cannot_make_us_send_it_more_than_the_budget() {
     let mut rig = Rig::new(Paths::default(), [5; 32]);
     let victim = at(66, 53);
@@ -156,7 +181,7 @@ fn a_peer_that_names_a_victim_cannot_make_us_send_it_more_than_the_budget() {
         let bytes = peers[liar].seal(&ping(step));
         // A punch to its address, packets and pings with its source address, and the address named as a place.
         rig.handle(Input::ProbeAt { conn, socket: SocketId::MAIN, addr, urgent: false });
-        rig.handle(Input::Moved { conn, place: Place::direct(addr) });
+        rig.handle(Input::Moved { conn, place: Place::direct(addr), bytes: 1_200 });
         rig.handle(Input::Probe { place: Place::direct(addr), bytes });
         rig.handle(Input::Places { conn, places: vec![by(9), Place::direct(addr)] });
         rig.advance(ms(10));
@@ -400,7 +425,7 @@ fn arb_input() -> impl Strategy<Value = Input> {
         }),
         3 => (conn(), prop::collection::vec(arb_place(), 0..10)).prop_map(|(conn, places)| Input::Places { conn, places }),
         4 => conn().prop_map(Input::Silent),
-        3 => (conn(), arb_place()).prop_map(|(conn, place)| Input::Moved { conn, place }),
+        3 => (conn(), arb_place(), 0..1_500usize).prop_map(|(conn, place, bytes)| Input::Moved { conn, place, bytes }),
         1 => (conn(), rtt()).prop_map(|(conn, rtt)| Input::Rtt { conn, rtt }),
         2 => conn().prop_map(Input::Traffic),
         1 => arb_place().prop_map(Input::Gone),

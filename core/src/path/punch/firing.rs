@@ -156,9 +156,10 @@ impl Puncher {
 
     /// Sends one probe, if its target's budget has room.
     pub(super) fn probe(&mut self, cx: &mut Cx<'_, Output>, conn: ConnId, socket: SocketId, to: SocketAddr) {
-        let confirmed = self.sessions.get(&conn).is_some_and(|s| s.seen.contains(&to.ip()));
-        if confirmed || scope(to) == Scope::Loopback || self.ledger.may_probe(cx.now, to.ip()) {
-            cx.emit(Output::Probe { conn, socket, to });
+        let seen = self.sessions.get(&conn).is_some_and(|s| s.seen.contains(&to.ip()));
+        let confirmed = seen || scope(to) == Scope::Loopback;
+        if confirmed || self.ledger.may_probe(cx.now, to.ip()) {
+            cx.emit(Output::Probe { conn, socket, to, confirmed });
         }
     }
 

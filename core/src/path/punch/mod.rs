@@ -166,6 +166,8 @@ pub enum Output {
         socket: SocketId,
         /// Where to.
         to: SocketAddr,
+        /// Whether somebody else than the peer has seen it at that IP address, or it is this very machine.
+        confirmed: bool,
     },
     /// Open or close a socket.
     Socket(SocketRequest),

@@ -378,6 +378,25 @@ fn many_peers_together_cannot_point_us_at_a_victim() {
 }
 
 #[test]
+fn a_probe_says_whether_anybody_but_the_peer_has_seen_it_there() {
+    let confirmed = |seen: &[&str]| {
+        let mut rig = machine(false);
+        seen.iter().for_each(|ip| rig.handle(Input::Seen { conn: CONN, ip: addr(ip).ip() }));
+        rig.handle(connect(1, 1, offer(EI, &["198.51.100.7:9000", "198.51.100.8:9000"])));
+        rig.outputs();
+        let fired = rig.tell(says(&Message::Sync { nonce: Nonce([1; 8]) }));
+        let of = |o: &Output| match o {
+            Output::Probe { to, confirmed, .. } => Some((to.ip().to_string(), *confirmed)),
+            Output::Send { .. } | Output::Socket(_) | Output::Outcome { .. } | Output::Refused(_) => None,
+        };
+        fired.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let [first, second] = ["198.51.100.7", "198.51.100.8"].map(str::to_owned);
+    assert_eq!(confirmed(&[]), [(first.clone(), false), (second.clone(), false)]);
+    assert_eq!(confirmed(&["198.51.100.8:1"]), [(first, false), (second, true)]);
+}
+
+#[test]
 fn a_liar_gets_no_spray_at_an_address_where_nobody_else_saw_it() {
     for seen in [None, Some("198.51.100.200:1")] {
         let mut rig = machine(false);

@@ -1,0 +1,171 @@
+//! What a malicious host does, and what it has done and overheard.
+
+use crate::draw::Draw;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a host does that it should not: plain data of a plan. The shares are of the relayed packets that it passes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Malice {
+    /// Passed on to nobody.
+    pub drop_ppm: u32,
+    /// Changed: a bit, the length, or every byte.
+    pub tamper_ppm: u32,
+    /// Followed by an older one, to whom that was for.
+    pub replay_ppm: u32,
+    /// Held back until later ones have passed.
+    pub reorder_ppm: u32,
+    /// Brought to somebody else, half of them to the right one as well.
+    pub cross_ppm: u32,
+    /// Said to be from somebody else.
+    pub misname_ppm: u32,
+    /// It names this address wherever it may name one: as where it sees others, as where others are, as where it is itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub victim: Option<IpAddr>,
+}
+
+/// What a host has done, in relayed packets; but lies in frames and answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deeds {
+    /// Relayed packets that it was to pass on.
+    pub carried: u64,
+    /// Not passed on.
+    pub dropped: u64,
+    /// Changed.
+    pub tampered: u64,
+    /// Sent once more.
+    pub replayed: u64,
+    /// Held back.
+    pub reordered: u64,
+    /// Brought to somebody else.
+    pub crossed: u64,
+    /// Said to be from somebody else.
+    pub misnamed: u64,
+    /// Wrong addresses told.
+    pub lies: u64,
+}
+
+impl Deeds {
+    /// The deeds by the names of reports.
+    pub const fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("relay dropped", self.dropped),
+            ("relay tampered", self.tampered),
+            ("relay replayed", self.replayed),
+            ("relay reordered", self.reordered),
+            ("relay cross-delivered", self.crossed),
+            ("relay misnamed", self.misnamed),
+            ("address lie", self.lies),
+        ]
+    }
+}
+
+/// Every so many bytes of a secret a needle begins: a leak of so many and a needle's length is always seen.
+const NEEDLE_EVERY: usize = 32;
+const NEEDLE_BYTES: usize = 8;
+
+/// Looks for the bytes of secrets in whatever passes.
+#[derive(Default)]
+struct Ear {
+    /// Sorted; no more than one byte string in 2^64 / number of needles is mistaken for one.
+    needles: Vec<u64>,
+    /// Which first two bytes any needle has: most places need no further look.
+    likely: Vec<u64>,
+    heard_bytes: u64,
+    leaks: u64,
+}
+
+impl Ear {
+    fn learn(&mut self, secret: &[u8]) {
+        let windows = secret.windows(NEEDLE_BYTES).step_by(NEEDLE_EVERY);
+        self.needles.extend(windows.filter_map(|w| w.try_into().ok().map(u64::from_be_bytes)));
+        self.needles.sort_unstable();
+        self.likely = vec![0; (1 << 16) / 64];
+        for needle in &self.needles {
+            let head = (needle >> 48) as usize;
+            self.likely[head / 64] |= 1 << (head % 64);
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.heard_bytes += bytes.len() as u64;
+        if self.needles.is_empty() {
+            return;
+        }
+        for window in bytes.windows(NEEDLE_BYTES) {
+            let head = usize::from(window[0]) << 8 | usize::from(window[1]);
+            if self.likely[head / 64] >> (head % 64) & 1 == 1
+                && let Ok(window) = window.try_into()
+                && self.needles.binary_search(&u64::from_be_bytes(window)).is_ok()
+            {
+                self.leaks += 1;
+            }
+        }
+    }
+}
+
+struct State {
+    malice: Malice,
+    over: bool,
+    draw: Draw,
+    deeds: Deeds,
+    ear: Ear,
+}
+
+/// A malicious host, held by the world: clones are the same one. Outlives restarts of the host.
+#[derive(Clone)]
+pub struct Mischief(Arc<Mutex<State>>);
+
+impl Mischief {
+    /// A host with this malice, whose dice are these.
+    pub fn new(malice: Malice, draw: Draw) -> Self {
+        let state = State { malice, over: false, draw, deeds: Deeds::default(), ear: Ear::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it does; nothing, once it has been told to stop.
+    pub fn malice(&self) -> Malice {
+        let state = self.state();
+        if state.over { Malice::default() } else { state.malice }
+    }
+
+    /// From now on it behaves.
+    pub fn end(&self) {
+        self.state().over = true;
+    }
+
+    /// What it has done.
+    pub fn deeds(&self) -> Deeds {
+        self.state().deeds
+    }
+
+    /// These bytes are none of its business.
+    pub fn must_not_see(&self, secret: &[u8]) {
+        self.state().ear.learn(secret);
+    }
+
+    /// Places in what it has heard where bytes of secrets stood, and how many bytes it has heard.
+    pub fn overheard(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.ear.leaks, state.ear.heard_bytes)
+    }
+
+    pub(super) fn hear(&self, bytes: &Bytes) {
+        self.state().ear.hear(bytes);
+    }
+
+    pub(super) fn does(&self, deed: impl FnOnce(&mut Deeds)) {
+        deed(&mut self.state().deeds);
+    }
+
+    pub(super) fn with_draw<R>(&self, throw: impl FnOnce(&mut Draw) -> R) -> R {
+        throw(&mut self.state().draw)
+    }
+}
