@@ -32,6 +32,8 @@ const PATIENCE: TimeoutConfig = TimeoutConfig {
     max_retries: 3,
     max_retry_timeout: Some(Duration::from_secs(2)),
 };
+/// An answer of the router that is awaited when the node ends may still take so long.
+const ANSWER_AT_END: Duration = Duration::from_secs(1);
 /// At the end there is time for one datagram and another.
 const PATIENCE_AT_END: TimeoutConfig =
     TimeoutConfig { initial_timeout: Duration::from_millis(250), max_retries: 1, max_retry_timeout: None };
@@ -92,17 +94,22 @@ impl Mapper {
         let mut retry = RETRY_AFTER;
         loop {
             let wanted = addrs.borrow_and_update().iter().any(|a| self.concerns(*a));
+            let old = lease.take();
             let renewed = async {
-                match lease.take() {
+                match old {
                     _ if !wanted => None,
                     Some(old) => self.renew(old).await,
                     None => self.obtain(None).await,
                 }
             };
+            let mut renewed = std::pin::pin!(renewed);
             lease = tokio::select! {
-                lease = renewed => lease,
-                // What is being asked for lapses by itself.
-                () = ending.come() => return,
+                lease = &mut renewed => lease,
+                () = ending.come() => {
+                    // What the router has granted by now is given back; what it is slow to grant lapses by itself.
+                    lease = tokio::time::timeout(ANSWER_AT_END, renewed).await.ok().flatten();
+                    break;
+                }
             };
             let external = lease.as_ref().map(Lease::external);
             if external != told {
