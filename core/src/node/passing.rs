@@ -53,9 +53,9 @@ impl Passing {
         self.server.poll_timeout()
     }
 
-    /// Peers that hold a session.
+    /// Whether the peer holds a session.
     pub(super) fn holds(&self, peer: &PublicKey) -> bool {
-        self.server.sessions().any(|s| s.peer == *peer)
+        self.server.holds(peer)
     }
 
     fn speaks_to(&mut self, now: Instant, ip: IpAddr) {

@@ -270,6 +270,12 @@ impl Server {
         })
     }
 
+    /// Whether the peer holds a session.
+    pub fn holds(&self, peer: &PublicKey) -> bool {
+        let conn = self.by_id.get(&peer.peer_id());
+        conn.and_then(|conn| self.peers.get(conn)).is_some_and(|p| p.key == *peer && p.session.is_some())
+    }
+
     /// The connection of a peer that holds a session.
     pub fn connection_of(&self, peer: &PeerId) -> Option<ConnId> {
         let conn = *self.by_id.get(peer)?;
