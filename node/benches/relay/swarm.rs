@@ -4,6 +4,7 @@ use crate::load::{self, Flow, PACKET_BYTES, Span};
 use crate::peer::{Delivery, Peer, Route, Stage};
 use crate::process;
 use anyhow::{Context as _, Result, bail};
+use bytes::BytesMut;
 use mio::{Events, Interest, Poll, Token};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSockRef};
 use remote_network_core::drive::Arrival;
@@ -138,6 +139,7 @@ impl Swarm {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e.into()),
             };
+            let mut memory = BytesMut::new();
             for (meta, slice) in metas.iter().zip(&slices).take(messages) {
                 let arrival = Arrival {
                     socket: SocketId::MAIN,
@@ -146,7 +148,7 @@ impl Swarm {
                     ecn: meta.ecn.map(|ecn| ecn as u8),
                     stride: meta.stride,
                 };
-                arrival.split_into(&slice[..meta.len], &mut self.arrived);
+                arrival.split_into(&slice[..meta.len], &mut memory, &mut self.arrived);
             }
             let now = self.clock.now();
             for datagram in self.arrived.drain(..) {
