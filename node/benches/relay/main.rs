@@ -38,7 +38,7 @@ struct Args {
     #[arg(long)]
     active: Option<usize>,
     /// Packets that each of them has under way.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     window: u64,
     /// Seconds that are counted of each measurement.
     #[arg(long, default_value_t = 8.0)]
@@ -242,7 +242,10 @@ fn fairness(args: &Args, cpu: Option<usize>, each: f64, told: &mut Map<String, V
     rates[0] = 10.0 * share;
     let paced = swarm.pace(Route::Relayed, &rates, args.span())?;
     let index = jain(&paced.arrived());
-    eprintln!("Jain's index {index:.4}; the flooder got {:.2} shares", paced.arrived()[0] / paced.seconds / share);
+    eprintln!(
+        "Jain's index {index:.4}; the flooder got {:.2} shares",
+        paced.arrived()[0] / paced.seconds / share
+    );
     told.insert("jain".into(), index.into());
     // The others want less than their share, and one so much that a tenth more is wanted in all than the relay may pass on.
     let (mut ratios, mut victims) = (Vec::new(), vec![0.8 * share; pairs]);

@@ -14,7 +14,7 @@ use remote_network_core::relay::wire::{Direction, Header, Part};
 use remote_network_core::rng::Rng;
 use remote_network_core::time::{Instant, UnixTime};
 use remote_network_core::transport::quic::{QuicConfig, QuicTransport};
-use remote_network_core::transport::{Chunk, Outgoing, Transport, TransportEvent, tls};
+use remote_network_core::transport::{Chunk, DatagramError, Outgoing, Transport, TransportEvent, tls};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -140,7 +140,11 @@ impl Peer {
             }
             Route::Direct => (self.direct, bytes::Bytes::copy_from_slice(packet)),
         };
-        Ok(self.transport.send_datagram(conn.context("not connected")?, message)?)
+        match self.transport.send_datagram(conn.context("not connected")?, message) {
+            // A starved relay looks like a path that has become narrow; the packet is lost, as all are then.
+            Ok(()) | Err(DatagramError::TooLarge(_)) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     pub fn arrived(&mut self, now: Instant, datagram: Datagram) {

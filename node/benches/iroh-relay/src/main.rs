@@ -46,7 +46,7 @@ struct Args {
     #[arg(long)]
     active: Option<usize>,
     /// Packets that each of them has under way.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     window: u64,
     /// Seconds that are counted of each measurement.
     #[arg(long, default_value_t = 8.0)]
