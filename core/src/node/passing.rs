@@ -46,7 +46,7 @@ impl Passing {
 
     /// Whether it relays for others now.
     pub(super) fn serves(&self) -> bool {
-        self.server.stats().serving
+        self.server.is_serving()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {

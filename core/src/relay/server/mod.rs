@@ -282,6 +282,11 @@ impl Server {
         self.peers.get(&conn).is_some_and(|p| p.session.is_some()).then_some(conn)
     }
 
+    /// Whether it is a relay.
+    pub fn is_serving(&self) -> bool {
+        self.serving
+    }
+
     /// How the relay is.
     pub fn stats(&self) -> Stats {
         Stats {
