@@ -364,10 +364,12 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Cuts `message` into datagrams. It is copied once, out of the receive buffer that the next call will overwrite;
-    /// the datagrams share that copy. A datagram without payload says nothing to anybody and is dropped.
-    pub fn split_into(&self, message: &[u8], arrived: &mut VecDeque<Datagram>) {
-        let mut rest = BytesMut::from(message);
+    /// Cuts `message` into datagrams. It is copied once, out of the receive buffer that the next call will overwrite, into
+    /// `memory`; all datagrams whose copies are there share it. A datagram without payload says nothing to anybody and is
+    /// dropped.
+    pub fn split_into(&self, message: &[u8], memory: &mut BytesMut, arrived: &mut VecDeque<Datagram>) {
+        memory.extend_from_slice(message);
+        let mut rest = memory.split();
         // Systems without GRO leave the stride at zero or at the whole length.
         let stride = if self.stride == 0 { rest.len() } else { self.stride };
         while !rest.is_empty() {

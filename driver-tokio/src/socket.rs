@@ -3,6 +3,7 @@
 //! Both drivers are compiled from this one file, because none of it depends on a runtime. Measured on loopback, segmentation offload in both directions (GSO, GRO) costs a third of the CPU of
 //! single datagrams; all the rest of a driver hardly matters beside it.
 
+use bytes::BytesMut;
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use remote_network_core::drive::{Arrival, Sent};
 use remote_network_core::event::Datagram;
@@ -145,6 +146,8 @@ impl Batches {
             Err(error) if is_about_a_peer(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
+        // A thousand peers send single datagrams: memory for each would cost more than to receive it.
+        let mut memory = BytesMut::with_capacity(shared_bytes(&metas[..messages]));
         for (meta, slice) in metas.iter().zip(&slices).take(messages) {
             let arrival = Arrival {
                 socket: beside.map_or(SocketId::MAIN, |b| b.id),
@@ -153,7 +156,7 @@ impl Batches {
                 ecn: meta.ecn.map(|ecn| ecn as u8),
                 stride: meta.stride,
             };
-            arrival.split_into(slice.get(..meta.len).unwrap_or(slice), arrived);
+            arrival.split_into(slice.get(..meta.len).unwrap_or(slice), &mut memory, arrived);
         }
         Ok(())
     }
@@ -193,6 +196,12 @@ impl Batches {
             },
         )
     }
+}
+
+/// Memory for the messages of one receive call, and no more than for a single one that the system joined: one datagram that
+/// is kept keeps all that shares its memory.
+fn shared_bytes(metas: &[RecvMeta]) -> usize {
+    metas.iter().map(|meta| meta.len).sum::<usize>().min(JOINED_BYTES_MAX)
 }
 
 /// What [`Batches::send`] returned, in the core's words.

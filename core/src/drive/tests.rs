@@ -80,7 +80,7 @@ impl DriverIo for Memory {
     fn receive(&mut self, arrived: &mut VecDeque<Datagram>) -> Result<bool, Infallible> {
         let Some(sizes) = self.receives.pop_front() else { return Ok(false) };
         for size in sizes {
-            arrival(size).split_into(&vec![0; size], arrived);
+            arrival(size).split_into(&vec![0; size], &mut BytesMut::new(), arrived);
         }
         Ok(true)
     }
@@ -306,10 +306,10 @@ fn a_recording_has_every_call_with_its_time_in_order() {
 #[test]
 fn a_message_without_stride_or_payload_cannot_hang_the_cut() {
     let mut arrived = VecDeque::new();
-    arrival(0).split_into(&[], &mut arrived);
-    arrival(5).split_into(&[], &mut arrived);
+    arrival(0).split_into(&[], &mut BytesMut::new(), &mut arrived);
+    arrival(5).split_into(&[], &mut BytesMut::new(), &mut arrived);
     assert!(arrived.is_empty());
-    arrival(0).split_into(&[7; 9], &mut arrived);
+    arrival(0).split_into(&[7; 9], &mut BytesMut::new(), &mut arrived);
     assert_eq!(arrived.len(), 1);
     assert_eq!(&arrived[0].payload[..], &[7; 9]);
 }
@@ -321,7 +321,7 @@ proptest! {
         stride in 0usize..2_000,
     ) {
         let mut arrived = VecDeque::new();
-        arrival(stride).split_into(&message, &mut arrived);
+        arrival(stride).split_into(&message, &mut BytesMut::new(), &mut arrived);
         let joined: Vec<u8> = arrived.iter().flat_map(|d| d.payload.to_vec()).collect();
         prop_assert_eq!(&joined, &message);
         let stride = if stride == 0 { message.len() } else { stride };

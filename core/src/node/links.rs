@@ -25,7 +25,7 @@ use crate::limits::{CONTROL_QUEUE_BYTES_MAX, GUEST_KEPT, GUEST_STAY};
 use crate::time::{Duration, Instant, UnixTime};
 use crate::transport::{Chunk, ReadError, Transport, WriteError};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Two connections of one pair this close in time come from simultaneous dials.
 const SIMULTANEOUS_WITHIN: Duration = Duration::from_secs(5);
@@ -100,12 +100,14 @@ pub struct Links {
     close_after: Duration,
     links: Few<ConnId, Box<Link>>,
     by_peer: Few<PublicKey, ConnId>,
+    /// Guests, by when they are sent away: a relay has a thousand, and is asked for the first of them at every turn.
+    guests: BTreeSet<(Instant, ConnId)>,
 }
 
 impl Links {
     /// No links; one without activity for `close_after` is to be closed.
     pub fn new(close_after: Duration) -> Self {
-        Self { close_after, links: Few::new(), by_peer: Few::new() }
+        Self { close_after, links: Few::new(), by_peer: Few::new(), guests: BTreeSet::new() }
     }
 
     /// A handshake ended.
@@ -158,6 +160,9 @@ impl Links {
     /// A connection ended. Returns its link, and whether it was the peer's current one.
     pub fn closed(&mut self, conn: ConnId) -> Option<(Link, bool)> {
         let link = self.links.remove(&conn)?;
+        if let Some(until) = link.guest_until {
+            self.guests.remove(&(until, conn));
+        }
         let current = self.by_peer.get(&link.peer) == Some(&conn);
         if current {
             self.by_peer.remove(&link.peer);
@@ -222,34 +227,43 @@ impl Links {
 
     /// The peer came when there were peers enough: it stays a moment, or longer if it uses the connection.
     pub fn is_guest(&mut self, now: Instant, conn: ConnId) {
-        if let Some(link) = self.links.get_mut(&conn).filter(|l| !l.dialled) {
-            link.guest_until = Some(now + GUEST_STAY);
+        if self.links.get(&conn).is_some_and(|l| !l.dialled) {
+            self.set_guest_until(conn, Some(now + GUEST_STAY));
         }
+    }
+
+    fn set_guest_until(&mut self, conn: ConnId, until: Option<Instant>) {
+        let Some(link) = self.links.get_mut(&conn) else { return };
+        if let Some(before) = std::mem::replace(&mut link.guest_until, until) {
+            self.guests.remove(&(before, conn));
+        }
+        self.guests.extend(until.map(|at| (at, conn)));
     }
 
     /// A job or a transfer uses the connection.
     pub fn used(&mut self, now: Instant, conn: ConnId) {
-        if let Some(until) = self.links.get_mut(&conn).and_then(|l| l.guest_until.as_mut()) {
-            *until = now + GUEST_KEPT;
+        if self.links.get(&conn).is_some_and(|l| l.guest_until.is_some()) {
+            self.set_guest_until(conn, Some(now + GUEST_KEPT));
         }
     }
 
     /// There is room for a guest: it is one no more.
     pub fn stays(&mut self, conn: ConnId) {
-        if let Some(link) = self.links.get_mut(&conn) {
-            link.guest_until = None;
-        }
+        self.set_guest_until(conn, None);
     }
 
     /// When the next guest is sent away.
     pub fn guests_until(&self) -> Option<Instant> {
-        self.links.values().filter_map(|l| l.guest_until).min()
+        self.guests.first().map(|(at, _)| *at)
     }
 
     /// Guests whose time is over.
     pub fn guests_over(&self, now: Instant) -> Vec<ConnId> {
-        let over = |l: &Link| l.guest_until.is_some_and(|at| at <= now);
-        self.links.iter().filter(|(_, l)| over(l)).map(|(c, _)| *c).collect()
+        let mut over: Vec<ConnId> =
+            self.guests.iter().take_while(|(at, _)| *at <= now).map(|(_, conn)| *conn).collect();
+        // The oldest connection first, whenever it came to be a guest.
+        over.sort_unstable();
+        over
     }
 
     /// Whether `stream` becomes, or is, the control stream of an accepted connection.

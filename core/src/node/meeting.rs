@@ -45,6 +45,8 @@ pub(super) struct Meeting {
     opens: Few<PublicKey, Vec<OpId>>,
     next_connect: u64,
     idle_check: Option<Instant>,
+    /// Connections whose exchange is not done: of a thousand peers a few.
+    exchanging: Vec<ConnId>,
 }
 
 impl<T: Transport> Node<T> {
@@ -236,6 +238,7 @@ impl<T: Transport> Node<T> {
         }
         let wanted = self.meeting.dials.get(&conn).and_then(|(_, peer)| *peer);
         self.exchanges.insert(conn, Exchange::new(self.identity(), peer, wanted, place.addr()));
+        self.meeting.exchanging.push(conn);
         self.meeting.idle_check.get_or_insert(self.now + IDLE_CHECK_EVERY);
         if dialled {
             self.links.open_control(&mut self.transport, conn);
@@ -257,6 +260,7 @@ impl<T: Transport> Node<T> {
 
     fn closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.exchanges.remove(&conn);
+        self.meeting.exchanging.retain(|c| *c != conn);
         self.streams.connection_gone(conn);
         self.passing_down(conn);
         self.reach_down(conn);
@@ -582,8 +586,10 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn meeting_deadline(&self) -> Option<Deadline> {
         let exchanges = self
-            .exchanges
-            .values()
+            .meeting
+            .exchanging
+            .iter()
+            .filter_map(|conn| self.exchanges.get(conn))
             .filter(|e| !e.done())
             .filter_map(Machine::poll_timeout)
             .fold(None, |a, b| Deadline::earlier(a, Some(b)));
@@ -594,16 +600,19 @@ impl<T: Transport> Node<T> {
 
     pub(super) fn meeting_timeout(&mut self) {
         let due = |d: Option<Deadline>| d.is_some_and(|d| d.at <= self.now);
-        let late: Vec<ConnId> =
-            self.exchanges.iter().filter(|(_, e)| due(e.poll_timeout())).map(|(c, _)| *c).collect();
+        let exchanges = &self.exchanges;
+        self.meeting.exchanging.retain(|conn| exchanges.get(conn).is_some_and(|e| !e.done()));
+        let late = |conn: &&ConnId| exchanges.get(*conn).is_some_and(|e| due(e.poll_timeout()));
+        let late: Vec<ConnId> = self.meeting.exchanging.iter().filter(late).copied().collect();
         for conn in late {
             let Some(machine) = self.exchanges.get_mut(&conn) else { continue };
             let out = drive(machine, &mut self.rngs.exchange, self.now, self.wall, Machine::handle_timeout);
             self.after_exchange(conn, out);
         }
         self.streams.handle_timeout(&mut self.transport, self.now);
-        let mut up = self.links.up();
-        for conn in self.links.guests_over(self.now) {
+        let over = self.links.guests_over(self.now);
+        let mut up = if over.is_empty() { 0 } else { self.links.up() };
+        for conn in over {
             let works_for = |l: &Link| self.executor.has_jobs_of(&l.peer);
             let relays = self.links.get(conn).is_some_and(|l| self.is_relaying_with(conn, &l.peer));
             if relays || self.streams.on(conn) > 0 || self.links.get(conn).is_some_and(works_for) {

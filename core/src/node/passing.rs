@@ -46,16 +46,16 @@ impl Passing {
 
     /// Whether it relays for others now.
     pub(super) fn serves(&self) -> bool {
-        self.server.stats().serving
+        self.server.is_serving()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Deadline> {
         self.server.poll_timeout()
     }
 
-    /// Peers that hold a session.
+    /// Whether the peer holds a session.
     pub(super) fn holds(&self, peer: &PublicKey) -> bool {
-        self.server.sessions().any(|s| s.peer == *peer)
+        self.server.holds(peer)
     }
 
     fn speaks_to(&mut self, now: Instant, ip: IpAddr) {

@@ -61,6 +61,8 @@ struct Connection {
     closed: bool,
     timer: Option<Instant>,
     queued: bool,
+    /// Among those that were given packets and are still to be pumped.
+    fed: bool,
 }
 
 /// A transport over quinn-proto.
@@ -195,6 +197,7 @@ impl QuicTransport {
                 closed: false,
                 timer: None,
                 queued: false,
+                fed: false,
             }),
         );
         self.pump(now, conn);
@@ -304,7 +307,8 @@ impl QuicTransport {
             self.pump_fed();
             self.fed_at = now;
         }
-        if self.fed.last() != Some(&conn) && !self.fed.contains(&conn) {
+        if let Some(c) = self.connections.get_mut(&conn).filter(|c| !c.fed) {
+            c.fed = true;
             self.fed.push(conn);
         }
     }
@@ -312,6 +316,9 @@ impl QuicTransport {
     fn pump_fed(&mut self) {
         let mut fed = std::mem::take(&mut self.fed);
         for conn in fed.drain(..) {
+            if let Some(c) = self.connections.get_mut(&conn) {
+                c.fed = false;
+            }
             self.pump(self.fed_at, conn);
         }
         // Its memory serves the next batch.

@@ -270,10 +270,21 @@ impl Server {
         })
     }
 
+    /// Whether the peer holds a session.
+    pub fn holds(&self, peer: &PublicKey) -> bool {
+        let conn = self.by_id.get(&peer.peer_id());
+        conn.and_then(|conn| self.peers.get(conn)).is_some_and(|p| p.key == *peer && p.session.is_some())
+    }
+
     /// The connection of a peer that holds a session.
     pub fn connection_of(&self, peer: &PeerId) -> Option<ConnId> {
         let conn = *self.by_id.get(peer)?;
         self.peers.get(&conn).is_some_and(|p| p.session.is_some()).then_some(conn)
+    }
+
+    /// Whether it is a relay.
+    pub fn is_serving(&self) -> bool {
+        self.serving
     }
 
     /// How the relay is.
