@@ -9,13 +9,11 @@
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use remote_network_core::codec::Value;
 use remote_network_core::id::{ConnId, PeerId};
 use remote_network_core::machine::{Cx, Machine as _};
 use remote_network_core::path::budget::{
     BURST_PER_MINUTE_MAX, BURST_PER_SECOND_MAX, PER_MINUTE_MAX, PER_SECOND_MAX,
 };
-use remote_network_core::path::candidate::{CANDIDATES_MAX, Candidates, targets};
 use remote_network_core::path::paths::{FLIGHTS_MAX, Input, LINES_MAX, Output, PLACES_MAX, Paths, TRIED_MAX};
 use remote_network_core::path::probe::{PROBE_BYTES, Probe, ProbeKeys};
 use remote_network_core::place::{Place, SocketId, TunnelId};
@@ -81,6 +79,7 @@ enum Step {
     Moved {
         conn: u8,
         place: Where,
+        bytes: u16,
     },
     Rtt {
         conn: u8,
@@ -111,12 +110,6 @@ enum Step {
     /// The machine stands still and hears of all deadlines at once.
     Oversleep {
         s: u8,
-    },
-    /// What a peer tells of its addresses.
-    Candidates {
-        ours: Vec<u8>,
-        theirs: Vec<u8>,
-        private: bool,
     },
 }
 
@@ -312,8 +305,8 @@ impl World {
                 self.input(Input::Places { conn: conn(n), places });
             }
             Step::Silent { conn: n } => self.input(Input::Silent(conn(n))),
-            Step::Moved { conn: n, place: at } => {
-                self.input(Input::Moved { conn: conn(n), place: place(at) })
+            Step::Moved { conn: n, place: at, bytes } => {
+                self.input(Input::Moved { conn: conn(n), place: place(at), bytes: bytes.into() })
             }
             Step::Rtt { conn: n, rtt_ms } => {
                 self.input(Input::Rtt { conn: conn(n), rtt: Duration::from_millis(u64::from(rtt_ms)) });
@@ -330,18 +323,8 @@ impl World {
                 self.now = self.now + Duration::from_secs(u64::from(s % 60));
                 self.call(|paths, cx| paths.handle_timeout(cx));
             }
-            Step::Candidates { ours, theirs, private } => candidates(&ours, &theirs, private),
         }
     }
-}
-
-fn candidates(ours: &[u8], theirs: &[u8], private: bool) {
-    let read = |bytes: &[u8]| Candidates::from_value(&Value::decode(bytes, 4_096).ok()?).ok();
-    let (Some(ours), Some(theirs)) = (read(ours), read(theirs)) else { return };
-    assert!(theirs.len() <= CANDIDATES_MAX);
-    assert_eq!(Candidates::from_value(&theirs.to_value()), Ok(theirs.clone()));
-    let targets = targets(&ours, &theirs, private);
-    assert!(targets.len() <= theirs.len() && targets.is_sorted_by_key(|t| t.rank));
 }
 
 /// What a peer seals is read as it was, whatever the bytes were.

@@ -8,16 +8,14 @@
 //! | file | decides |
 //! |---|---|
 //! | [`probe`] | the small authenticated datagrams by which an address is proven |
-//! | [`candidate`] | which addresses two peers tell each other, and which of them are worth a probe |
 //! | [`budget`] | how many datagrams an address gets that nobody has proven yet |
 //! | [`choice`] | which of several proven ways is the best |
 //! | [`paths`] | the machine for all connections of a node |
 //! | [`behaviour`], [`stun`] | what this node knows of its own NAT, and how it learns it |
-//! | [`punch`] | when holes are punched, and where to |
+//! | [`punch`] | which addresses two peers tell each other, when holes are punched, and where to |
 
 pub mod behaviour;
 pub mod budget;
-pub mod candidate;
 pub mod choice;
 pub mod paths;
 pub mod probe;
