@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub const MS_NS: u64 = 1_000_000;
 /// Longer than any world here lives.
-const SELDOM: remote_network_core::time::Duration = remote_network_core::time::Duration::from_secs(86_400);
+const SELDOM: Duration = Duration::from_secs(86_400);
 
 /// Who takes part.
 #[derive(Clone, Copy)]
