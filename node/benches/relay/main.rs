@@ -47,6 +47,9 @@ struct Args {
     /// loopback addresses.
     #[arg(long)]
     ip: Option<IpAddr>,
+    /// Part of the most that goes through, at which latency is measured.
+    #[arg(long, default_value_t = 0.5)]
+    load: f64,
     /// Only these (repeatable).
     #[arg(long, value_enum)]
     only: Vec<Part>,
@@ -191,7 +194,7 @@ fn unlimited(args: &Args, cpu: Option<usize>, told: &mut Map<String, Value>) -> 
     told.insert("bytes_per_session_after_load".into(), loaded.round().into());
     let each = most / load::PACKET_BYTES as f64 / active as f64;
     if args.wants(Part::Latency) {
-        let rates = vec![each / 2.0; active];
+        let rates = vec![each * args.load; active];
         swarm.meet()?;
         let direct = swarm.flood(Route::Direct, active, args.window, args.span(), relay.pid)?;
         told.insert("direct_throughput_bytes_per_s".into(), direct.bytes_per_second().round().into());
@@ -203,7 +206,7 @@ fn unlimited(args: &Args, cpu: Option<usize>, told: &mut Map<String, Value>) -> 
                 let mut all = paced.of_pairs(0);
                 *found = [0.5, 0.99].map(|part| micros(quantile(&mut all, part)));
                 eprintln!(
-                    "{route:?} at half load: p50 {:.0} µs, p99 {:.0} µs, {} of {} arrived",
+                    "{route:?} at this load: p50 {:.0} µs, p99 {:.0} µs, {} of {} arrived",
                     found[0],
                     found[1],
                     all.len(),
@@ -218,6 +221,7 @@ fn unlimited(args: &Args, cpu: Option<usize>, told: &mut Map<String, Value>) -> 
             told.insert("relayed_p50_us".into(), relayed[0].into());
             told.insert("relayed_p99_us".into(), relayed[1].into());
         }
+        told.insert("load".into(), args.load.into());
         told.insert("added_p50_us".into(), median(&added50).round().into());
         told.insert("added_p99_us".into(), median(&added99).round().into());
     }

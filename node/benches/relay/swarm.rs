@@ -154,6 +154,10 @@ impl Swarm {
             for datagram in self.arrived.drain(..) {
                 peer.arrived(now, datagram);
             }
+            // The socket was empty then; what came since is told anew.
+            if messages < BATCH_SIZE {
+                break;
+            }
         }
         self.touched(i);
         Ok(())

@@ -104,7 +104,11 @@ fn start_server(tls: bool, cpu: Option<usize>) -> Result<(Process, RelayUrl)> {
     Ok((process, url))
 }
 
-async fn connect(number: usize, url: &RelayUrl, dns: &DnsResolver) -> Result<(SecretKey, ClientSink, ClientStream)> {
+async fn connect(
+    number: usize,
+    url: &RelayUrl,
+    dns: &DnsResolver,
+) -> Result<(SecretKey, ClientSink, ClientStream)> {
     let mut seed = [7; 32];
     seed[..8].copy_from_slice(&(number as u64).to_be_bytes());
     let secret = SecretKey::from_bytes(&seed);
@@ -122,7 +126,13 @@ struct Pair {
     arrived: AtomicU64,
 }
 
-async fn sender(pair: Arc<Pair>, number: usize, to: SecretKey, mut sink: ClientSink, batch: u64) -> Result<()> {
+async fn sender(
+    pair: Arc<Pair>,
+    number: usize,
+    to: SecretKey,
+    mut sink: ClientSink,
+    batch: u64,
+) -> Result<()> {
     let mut packets = vec![0; PACKET_BYTES * batch as usize];
     load::stamp(&mut packets, number, 0);
     let datagrams = Datagrams {
@@ -229,9 +239,12 @@ fn main() -> Result<()> {
     let cpu = if args.unpinned { None } else { process::processors().map(|(relay, _)| relay) };
     let mut iroh = serde_json::Map::new();
     // As many packets in a frame as its own client puts there when it has them, and one.
-    for (name, tls, batch) in
-        [("plain", false, 1), ("tls", true, 1), ("plain_batched", false, args.window), ("tls_batched", true, args.window)]
-    {
+    for (name, tls, batch) in [
+        ("plain", false, 1),
+        ("tls", true, 1),
+        ("plain_batched", false, args.window),
+        ("tls_batched", true, args.window),
+    ] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (flows, per_session) = runtime.block_on(flood(&args, tls, batch.min(10), cpu))?;
         let figures = json!({
