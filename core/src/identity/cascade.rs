@@ -61,6 +61,9 @@ pub const ATTEMPTS_MAX: u32 = 5;
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A dial that is not answered within this has failed: a handshake and the identity exchange.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// A wanted peer with other ways to try is tried by the next one after this: several round trips across the world. The dial goes
+/// on, and if it brings the peer after all, the better.
+pub const DIAL_PATIENCE: Duration = Duration::from_secs(4);
 /// A command is answered within this.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is seen whether there is room for peers, ± 20 %.
@@ -446,6 +449,19 @@ impl Cascade {
             e.connects.push((id, until));
             e.begin_wanted(addr);
         });
+        self.hurry(cx.now, &key);
+    }
+
+    /// A dial that was begun when nobody wanted the peer does not hold up those who do.
+    fn hurry(&mut self, now: Instant, key: &PublicKey) {
+        let Some(effort) = self.efforts.get(key) else { return };
+        let others = effort.lookups == 0 || !effort.to_try.is_empty();
+        if let Stage::Dialling(dial) = effort.stage
+            && others
+            && let Some(dial) = self.dials.get_mut(&dial)
+        {
+            dial.deadline = dial.deadline.min(now + DIAL_PATIENCE);
+        }
     }
 
     fn blocked(&mut self, cx: &mut Cx<'_, Output>, key: PublicKey) {
@@ -533,13 +549,15 @@ impl Cascade {
                 return;
             }
             if let Some((key, way)) = self.next_peer_dial(cx.now, queue) {
-                let dial = self.dial(cx, Some(key), way, wanted);
+                let others = self.efforts.get(&key).is_some_and(|e| e.to_try.len() > 1);
+                let patience = if wanted && others { DIAL_PATIENCE } else { DIAL_TIMEOUT };
+                let dial = self.dial(cx, Some(key), way, wanted, patience);
                 self.change(&key, |e| {
                     e.to_try.retain(|w| *w != way);
                     e.stage = Stage::Dialling(dial);
                 });
             } else if let Some(addr) = (!wanted).then(|| self.next_hint_dial(cx.now)).flatten() {
-                self.dial(cx, None, addr.into(), false);
+                self.dial(cx, None, addr.into(), false, DIAL_TIMEOUT);
             } else {
                 self.others_wait |= !wanted;
                 return;
@@ -547,12 +565,19 @@ impl Cascade {
         }
     }
 
-    fn dial(&mut self, cx: &mut Cx<'_, Output>, key: Option<PublicKey>, way: Way, wanted: bool) -> DialId {
+    fn dial(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        key: Option<PublicKey>,
+        way: Way,
+        wanted: bool,
+        within: Duration,
+    ) -> DialId {
         self.next_dial += 1;
         let dial = DialId(self.next_dial);
         self.budget.spend(cx.now, way.addr());
         self.others_wait = false;
-        self.dials.insert(dial, Dial { key, way, wanted, deadline: cx.now + DIAL_TIMEOUT });
+        self.dials.insert(dial, Dial { key, way, wanted, deadline: cx.now + within });
         cx.emit(Output::Dial { dial, peer: key, way });
         dial
     }

@@ -471,3 +471,17 @@ fn a_private_peer_is_reached_through_its_relays_first_and_a_public_one_at_its_ad
         );
     }
 }
+
+#[test]
+fn a_wanted_peer_is_not_held_up_by_one_way_while_there_are_others() {
+    let mut rig = rig();
+    let mut c = RecordContent { node_type: NodeType::Public, ..RecordContent::default() };
+    c.set_endpoints(&[addr(1), addr(2)], true);
+    rig.tell(connect(1));
+    let record = Box::new(NodeRecord::issue(c, WALL_AT_START));
+    let first = rig.tell(Input::Found { key: key(1), result: Ok(record) });
+    let dials = |out: &[Output]| out.iter().filter(|o| matches!(o, Output::Dial { .. })).count();
+    assert_eq!(dials(&first), 1);
+    assert_eq!(dials(&rig.wait(DIAL_PATIENCE)), 1, "the other address");
+    assert_eq!(dials(&rig.wait(DIAL_TIMEOUT - DIAL_PATIENCE)), 0, "the last one has its time");
+}
