@@ -16,6 +16,7 @@ use remote_network_core::job::order::Order;
 use remote_network_core::job::receipt::{Bundle, Commit, Receipt, Verdict, result_digest, verify_file};
 use remote_network_core::job::signed::Signed;
 use remote_network_core::machine::{Cx, Machine as _};
+use remote_network_core::path::dialback::{self, DialBack, Nonce};
 use remote_network_core::path::probe::{Probe, ProbeKeys};
 use remote_network_core::port::{
     BlobInfo, EngineInput, EngineLimits, EngineOutput, ExitClass, MutableItem, Port, Usage,
@@ -113,6 +114,11 @@ fn relay_registered() -> Message {
 
 fn relay_gone() -> Message {
     Message::Gone { peer: bob().public().peer_id() }
+}
+
+fn dial_back() -> DialBack {
+    let nonce = Nonce([1, 2, 3, 4, 5, 6, 7, 8]);
+    DialBack { nonce, port: 30_906, wait: Duration::from_secs(30), elsewhere: true }
 }
 
 fn seen() -> Seen {
@@ -259,6 +265,8 @@ fn made() -> BTreeMap<&'static str, String> {
         ("relay-datagram-to", hex(&relayed(Direction::To, &bob(), Part::Whole, b"packet"))),
         ("relay-datagram-from", hex(&relayed(Direction::From, &alice(), Part::Whole, b"packet"))),
         ("relay-datagram-piece", hex(&relayed(Direction::To, &bob(), SECOND_OF_TWO, b"ket"))),
+        ("dial-back-frame", hex(&dial_back().to_frame().encode())),
+        ("dial-back-datagram", hex(&dialback::datagram(dial_back().nonce))),
         ("path-ping", hex(&probe(ping()))),
         ("path-pong", hex(&probe(pong()))),
         ("record-value", hex(&record().value)),
@@ -313,6 +321,9 @@ fn the_vectors_are_good_to_those_who_read_them() {
     }
     let piece = Header::parse(&bytes("relay-datagram-piece")).map(|h| (h.part, h.bytes()));
     assert_eq!(piece, Ok((SECOND_OF_TWO, 24)));
+    reader.push(&bytes("dial-back-frame"));
+    assert_eq!(reader.next_frame().map(|f| DialBack::from_frame(&f.unwrap())), Ok(Ok(dial_back())));
+    assert_eq!(dialback::parse(&bytes("dial-back-datagram")), Some(dial_back().nonce));
     reader.push(&[bytes("seek-frame"), bytes("seen-frame")].concat());
     assert_eq!(reader.next_frame().map(|f| Seek::from_frame(&f.unwrap())), Ok(Ok(seek())));
     assert_eq!(reader.next_frame().map(|f| Seen::from_frame(&f.unwrap())), Ok(Ok(seen())));

@@ -8,7 +8,7 @@ use remote_network_sim::disk::DiskSpec;
 use remote_network_sim::engine::EngineSpec;
 use remote_network_sim::host::Clock;
 use remote_network_sim::matrix::{MatrixSpec, Pairing, run};
-use remote_network_sim::nat::Kind;
+use remote_network_sim::nat::{BoxSpec, Dependence, Kind, NatSpec};
 use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
 use remote_network_sim::world::{HostSpec, Said, Step, World};
 use std::net::SocketAddr;
@@ -29,10 +29,21 @@ fn add(
     relay: bool,
     relays: &[(PublicKey, SocketAddr)],
 ) -> (HostId, PublicKey) {
+    add_behind(world, n, (&kind.chain(), kind.chain6().as_deref()), relay, relays)
+}
+
+/// The same behind any boxes towards the IPv4 Internet, and the IPv6 one if there is any.
+fn add_behind(
+    world: &mut World,
+    n: u8,
+    (chain, chain6): (&[BoxSpec], Option<&[BoxSpec]>),
+    relay: bool,
+    relays: &[(PublicKey, SocketAddr)],
+) -> (HostId, PublicKey) {
     let keypair = Keypair::from_seed(&[n; 32]);
     let key = keypair.public();
-    let v4 = world.net.add_chain(INTERNET, 0, &kind.chain());
-    let v6 = kind.chain6().map(|chain| world.net.add_chain(INTERNET, 0, &chain));
+    let v4 = world.net.add_chain(INTERNET, 0, chain);
+    let v6 = chain6.map(|chain| world.net.add_chain(INTERNET, 0, chain));
     // The two share no topic, so that they do not meet before they are told to.
     let topics = if relay { vec![DhtId([3; 20]), DhtId([4; 20])] } else { vec![DhtId([n; 20])] };
     let config =
@@ -250,6 +261,49 @@ fn a_firewall_that_shuts_and_opens_again_ends_no_connection() {
     let view = stage.view().expect("known");
     assert_eq!((view.state, view.since), (PeerState::Connected, before.since), "{view:?}");
     assert!(view.path.as_ref().is_some_and(|p| p.kind == PathKind::Direct), "{view:?}");
+}
+
+/// How a host is reached, in its own words.
+fn nat_words(world: &mut World, host: HostId) -> String {
+    world.command(host, Command::Status);
+    let until = world.now_ns() + MS_NS;
+    world.mark(until, 1);
+    while world.step().is_some_and(|step| step != Step::Mark(1)) {}
+    let said: Vec<Said> = world.take_said().collect();
+    let status = said.into_iter().find_map(|said| match said {
+        Said::Reply(id, _, Reply::Status(view)) if id == host => Some(view.reach.nat_words),
+        _ => None,
+    });
+    status.expect("a running node answers")
+}
+
+#[test]
+fn mappings_are_kept_alive_at_half_of_the_lifetime_that_is_measured() {
+    let mut world: World = World::new(7, DhtSpec::default());
+    let mut relays = Vec::new();
+    let boxes = |filtering, lifetime_s: u32| {
+        vec![BoxSpec::Nat(NatSpec { filtering, lifetime_ms: lifetime_s * 1_000, ..NatSpec::default() })]
+    };
+    let (strict, lax) = (Dependence::AddressAndPort, Dependence::Address);
+    for (n, chain) in
+        [(1, vec![]), (2, vec![]), (3, boxes(strict, 45)), (4, boxes(lax, 90)), (5, boxes(strict, 300))]
+    {
+        let relay = chain.is_empty();
+        let (id, key) = add_behind(&mut world, n, (&chain, None), relay, &relays);
+        world.start(id);
+        relays.extend(world.net.address(id).filter(|_| relay).map(|addr| (key, addr)));
+    }
+    world.mark(600_000 * MS_NS, 1);
+    while world.step().is_some_and(|step| step != Step::Mark(1)) {}
+    // Half of it is the keep-alive: 15 s, 30 s and 60 s.
+    for (host, lives, filters) in [
+        (2, "mappings live 30 s", "filtering address- and port-dependent"),
+        (3, "mappings live 60 s", "filtering address-dependent"),
+        (4, "mappings live 120 s", "filtering address- and port-dependent"),
+    ] {
+        let words = nat_words(&mut world, host);
+        assert!(words.contains(lives) && words.contains(filters), "host {host}: {words}");
+    }
 }
 
 /// What the whole matrix must show; `remote-network simulate nat-matrix` plays more worlds of it.

@@ -22,6 +22,7 @@ use crate::job::message::{self as job, Message};
 use crate::job::{executor, requester};
 use crate::limits::{IDLE_CHECK_EVERY, KNOWN_PEERS_SHARED_MAX};
 use crate::machine::Machine;
+use crate::path::dialback::{self, DialBack};
 use crate::path::punch;
 use crate::place::Place;
 use crate::relay;
@@ -459,6 +460,9 @@ impl<T: Transport> Node<T> {
             errand::KIND_ASK => Ask::from_frame(frame).map(|ask| self.errand_asked(conn, peer, ask)).err(),
             errand::KIND_ANSWER => {
                 Answer::from_frame(frame).map(|answer| self.errand_answered(conn, answer)).err()
+            }
+            dialback::KIND => {
+                DialBack::from_frame(frame).map(|ask| self.dialback_asked(conn, peer, ask)).err()
             }
             reserving::KIND_WAYS => self.ways_told(conn, frame).err(),
             whereabouts::KIND_AT => At::from_frame(frame).map(|at| self.told_whereabouts(conn, at)).err(),

@@ -6,6 +6,7 @@
 //! | `wiring` | which machine's output is which machine's input, and what waits for the journal |
 //! | `meeting` | connections: admission, control streams, identity, dials, transfer streams |
 //! | `reach` | paths, holes punched, what our NAT does |
+//! | `dialback` | what our NAT lets in and how long its mappings live, by the help of public nodes |
 //! | `passing`, `reserving` | the node as a relay, and as a client of relays |
 //! | `relaying` | what goes through relays, and comes |
 //! | `tunnelling`, `errands` | relays over TCP, and the DHT through them |
@@ -25,6 +26,7 @@
 
 mod commands;
 mod config;
+mod dialback;
 mod errands;
 pub mod gate;
 mod links;

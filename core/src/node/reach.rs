@@ -9,12 +9,14 @@
 //! | paths | proven | puncher |
 //! | whoever sees us (identity exchange, pongs, STUN) | our address | observer |
 //! | observer | what our NAT does | puncher, paths (how often a mapping must be used), record |
+//! | dial-backs | what comes in, how long a mapping lives | observer |
 //!
 //! What is no QUIC on our sockets ends here: probes, and STUN (RFC 8489), which every public node answers. A connection has
 //! paths as soon as it may need more than one: it is relayed, one side is not public, or something moved. Two public nodes that
 //! stay where they are need none.
 
 use super::Node;
+use super::dialback::DialBacks;
 use super::wiring::{Inside, drive};
 use crate::action::Action;
 use crate::command::{PunchCount, ReachView, RelayUse};
@@ -27,6 +29,7 @@ use crate::identity::cascade;
 use crate::machine::Machine;
 use crate::path::behaviour::observer::{self, Observer};
 use crate::path::behaviour::{Allocation, Behaviour};
+use crate::path::dialback;
 use crate::path::paths::{self, Paths};
 use crate::path::probe::{self, ProbeKeys};
 use crate::path::punch::{self, Puncher};
@@ -58,6 +61,7 @@ pub(super) struct Reach {
     pub(super) puncher: Puncher,
     pub(super) observer: Observer,
     pub(super) stun: StunClient,
+    pub(super) dialbacks: DialBacks,
     /// Where a router forwards to us on request.
     mapped: Vec<SocketAddr>,
     /// Datagrams of our own, on their way out.
@@ -96,6 +100,7 @@ impl Reach {
             self.puncher.poll_timeout(),
             self.observer.poll_timeout(),
             self.stun.poll_timeout(),
+            self.dialbacks.poll_timeout(),
             match self.measuring {
                 Measuring::Until(at) => Some(Deadline::new(at, "close measuring sockets")),
                 Measuring::Never | Measuring::Done => None,
@@ -105,7 +110,7 @@ impl Reach {
         .fold(None, Deadline::earlier)
     }
 
-    fn send(&mut self, socket: SocketId, to: SocketAddr, bytes: Bytes) -> bool {
+    pub(super) fn send(&mut self, socket: SocketId, to: SocketAddr, bytes: Bytes) -> bool {
         let room = self.out.len() < WAITING_MAX;
         if room {
             self.out.push_back((socket, to, bytes));
@@ -128,6 +133,9 @@ impl<T: Transport> Node<T> {
                 let bytes = datagram.payload.freeze();
                 self.inbox.push_back(Inside::Paths(paths::Input::Probe { place, bytes }));
             }
+            Some(&dialback::FIRST_BYTE) => {
+                self.dialled_back(datagram.socket, datagram.from, &datagram.payload);
+            }
             Some(_) if stun::is_stun(&datagram.payload) => self.stun_arrived(&datagram),
             Some(_) | None => self.refuse("datagram-unknown"),
         }
@@ -148,6 +156,11 @@ impl<T: Transport> Node<T> {
 
     /// A socket was opened for us, or failed.
     pub(super) fn socket_event(&mut self, event: SocketEvent) {
+        if let SocketEvent::Opened(socket, _) | SocketEvent::Failed(socket, _) = &event
+            && dialback::is_ours(*socket)
+        {
+            return self.dialback_socket(event);
+        }
         match &event {
             SocketEvent::Opened(socket, local) => {
                 let bound = observer::Input::Bound { socket: *socket, local: *local };
@@ -184,6 +197,7 @@ impl<T: Transport> Node<T> {
         if let Some(by) = place.addr() {
             self.know_stun_server(by, node_type);
         }
+        self.dialback_up(conn, node_type);
     }
 
     fn begin_paths(&mut self, conn: ConnId, peer: &PublicKey, place: Place) {
@@ -203,6 +217,7 @@ impl<T: Transport> Node<T> {
 
     /// A connection ended.
     pub(super) fn reach_down(&mut self, conn: ConnId) {
+        self.dialback_down(conn);
         if self.reach.paths.place(conn).is_some() || self.relaying.is_carrier(conn) {
             self.inbox.push_back(Inside::Paths(paths::Input::Down(conn)));
             self.inbox.push_back(Inside::Punch(punch::Input::Down(conn)));
@@ -239,6 +254,7 @@ impl<T: Transport> Node<T> {
         self.inbox.push_back(Inside::Observer(observer::Input::LocalAddrs(own)));
         self.inbox.push_back(Inside::Stun(stun::Input::NetworkChanged));
         self.tell_tunnels(tunnels::Input::NetworkChanged);
+        self.dialback_network_changed();
         if self.reach.measuring == Measuring::Done {
             self.reach.measuring = Measuring::Never;
         }
@@ -387,6 +403,7 @@ impl<T: Transport> Node<T> {
             match o {
                 paths::Output::Use { conn, place, nudge, downgrade } => {
                     self.transport.set_place(self.now, conn, place, nudge, downgrade);
+                    self.dialback_place(conn);
                 }
                 paths::Output::Send { socket, to, bytes } => {
                     if !self.reach.send(socket, to, bytes) {
@@ -467,6 +484,7 @@ impl<T: Transport> Node<T> {
                 }
                 observer::Output::Changed => {
                     self.measure_ports();
+                    self.dialback_behind();
                     let every = self.reach.observer.keepalive();
                     self.inbox.push_back(Inside::Paths(paths::Input::Keepalive(every)));
                     self.tell_where_we_are();
@@ -484,9 +502,14 @@ impl<T: Transport> Node<T> {
                     }
                 }
                 stun::Output::Mapped { by, socket, mapped } => {
+                    self.dialback_mapped(by, socket, Some(mapped));
+                    // One that is left alone is seen once in minutes: no neighbour of the others.
+                    if dialback::is_resting(socket) {
+                        continue;
+                    }
                     self.inbox.push_back(Inside::Observer(observer::Input::Observed { by, socket, mapped }));
                 }
-                stun::Output::Failed { .. } => {}
+                stun::Output::Failed { by, socket } => self.dialback_mapped(by, socket, None),
                 stun::Output::Refused(why) => self.refuse(why),
             }
         }
@@ -514,6 +537,7 @@ impl<T: Transport> Node<T> {
 
     /// Wakes those of the rooms whose time has come.
     pub(super) fn reach_timeout(&mut self) {
+        self.dialback_timeout();
         let (now, wall) = (self.now, self.wall);
         let due = |d: Option<Deadline>| d.is_some_and(|d| d.at <= now);
         if matches!(self.reach.measuring, Measuring::Until(at) if at <= now) {

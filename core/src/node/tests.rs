@@ -10,7 +10,8 @@ use crate::identity::exchange::{Identity, Input as ExchangeInput, Output as Exch
 use crate::identity::seek::{self, Seek, Seen};
 use crate::laws::{Rig, WALL_AT_START};
 use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, TRANSFER_HEAD_TIMEOUT};
-use crate::place::SocketId;
+use crate::path::dialback::{self, DialBack, Nonce};
+use crate::place::{SocketEvent, SocketId};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
@@ -54,6 +55,8 @@ struct World {
     /// Whether there is a store of objects, and what is in it.
     stores: bool,
     objects: BTreeSet<crate::id::Digest>,
+    /// Datagrams of dial-backs: by which socket, and what.
+    dialled_back: Vec<(SocketId, Bytes)>,
 }
 
 impl World {
@@ -76,6 +79,7 @@ impl World {
             journal: Vec::new(),
             stores: false,
             objects: BTreeSet::new(),
+            dialled_back: Vec::new(),
         };
         world.tell(Event::LocalAddrs(vec![addr(NODE)]));
         world
@@ -177,11 +181,15 @@ impl World {
                 assert_eq!(t.to, addr(STRANGER));
                 let payload = BytesMut::from(&buf[..]);
                 buf.clear();
+                quiet = false;
+                if payload[0] == dialback::FIRST_BYTE {
+                    self.dialled_back.push((t.socket, payload.freeze()));
+                    continue;
+                }
                 self.stranger.handle(
                     self.now,
                     Datagram { socket: SocketId::MAIN, from: addr(NODE), to: None, ecn: None, payload },
                 );
-                quiet = false;
             }
             while let Some(event) = self.stranger.poll() {
                 self.heard.push(event);
@@ -414,6 +422,31 @@ fn frames_of_a_newer_version_are_passed_over_and_counted() {
     assert_eq!(world.closed_with(), None);
     assert_eq!(world.refused("message-unknown"), 4);
     assert_eq!(world.status().connected, 1);
+}
+
+#[test]
+fn a_public_node_dials_back_from_its_own_port_or_from_another_and_a_private_one_does_not() {
+    let ask = |n, wait, elsewhere| {
+        let (nonce, wait) = (Nonce([n; 8]), Duration::from_secs(wait));
+        DialBack { nonce, port: addr(STRANGER).port(), wait, elsewhere }.to_frame()
+    };
+    let sent = |world: &World| world.dialled_back.clone();
+    let datagram = |n| Bytes::copy_from_slice(&dialback::datagram(Nonce([n; 8])));
+    let mut world = World::of(NodeConfig { public: true, ..NodeConfig::new(key(NODE)) });
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER), ask(1, 0, false), ask(2, 30, false), ask(3, 0, true)]);
+    assert_eq!(sent(&world), [(SocketId::MAIN, datagram(1))]);
+    world.tell(Event::Socket(SocketEvent::Opened(dialback::FURTHER, addr(NODE))));
+    world.run(Duration::ZERO);
+    assert_eq!(sent(&world).split_off(1), [(dialback::FURTHER, datagram(3))]);
+    world.run(Duration::from_secs(30));
+    assert_eq!(sent(&world).split_off(2), [(SocketId::MAIN, datagram(2))]);
+
+    let mut world = World::new();
+    let conn = world.connect();
+    world.say(conn, &[identity_of(STRANGER), ask(1, 0, false)]);
+    assert_eq!((world.refused("dialback-not-here"), sent(&world)), (1, vec![]));
+    assert_eq!(world.closed_with(), None);
 }
 
 /// Peers that a stranger claims to have seen just now, of one topic.

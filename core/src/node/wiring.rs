@@ -70,6 +70,7 @@ pub(super) struct Rngs {
     pub(super) punch: Rng,
     pub(super) observer: Rng,
     pub(super) stun: Rng,
+    pub(super) dialback: Rng,
     pub(super) tunnels: Rng,
 }
 
@@ -92,6 +93,7 @@ impl Rngs {
             punch: rng(seed, "punch"),
             observer: rng(seed, "observer"),
             stun: rng(seed, "stun"),
+            dialback: rng(seed, "dial-back"),
             tunnels: rng(seed, "tunnels"),
         }
     }

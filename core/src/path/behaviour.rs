@@ -134,7 +134,12 @@ impl Behaviour {
             ips.sort();
             ips
         };
-        (self.open, self.mapping, self.filtering) == (other.open, other.mapping, other.filtering)
+        // Filtering that is not known is taken for the strictest, so nothing changes when it is found to be.
+        let filtering = |b: &Behaviour| match b.filtering {
+            Dependence::Unknown => Dependence::AddressAndPortDependent,
+            known => known,
+        };
+        (self.open, self.mapping, filtering(self)) == (other.open, other.mapping, filtering(other))
             && std::mem::discriminant(&self.allocation) == std::mem::discriminant(&other.allocation)
             && sorted(self) == sorted(other)
     }

@@ -12,11 +12,13 @@
 //! | [`choice`] | which of several proven ways is the best |
 //! | [`paths`] | the machine for all connections of a node |
 //! | [`behaviour`], [`stun`] | what this node knows of its own NAT, and how it learns it |
+//! | [`dialback`] | how others help to learn what our NAT lets in, and how long its mappings live |
 //! | [`punch`] | which addresses two peers tell each other, when holes are punched, and where to |
 
 pub mod behaviour;
 pub mod budget;
 pub mod choice;
+pub mod dialback;
 pub mod paths;
 pub mod probe;
 pub mod punch;
