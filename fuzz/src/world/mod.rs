@@ -80,7 +80,7 @@ impl World {
         match self.hosts[n].rise(now_ns, wall) {
             Ok(()) => {}
             Err(BirthError::Recover(e)) => return Err(e),
-            Err(BirthError::Tls(e)) => panic!("null cryptography has no TLS: {e}"),
+            Err(e @ (BirthError::Tls(_) | BirthError::Honest)) => panic!("an honest node without TLS: {e}"),
         }
         let addr = self.hosts[n].addr;
         self.tell(n, Event::LocalAddrs(vec![addr]));
