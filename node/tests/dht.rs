@@ -162,6 +162,9 @@ fn a_network_starts_again_from_its_tables_without_its_bootstrap() {
     let nodes: Vec<Node> = again.iter().map(Plan::start).collect();
     nodes.iter().for_each(|n| in_the_dht(n, 1));
     wait_for("way by key alone", WITHIN, || nodes[0].api.connect(&nodes[1].key).map_err(|e| e.to_string()));
-    let status: Value = nodes[1].api.get("/status").unwrap();
-    assert_eq!(status["connected"], 1, "{status}");
+    // The other end knows a moment later.
+    wait_for("connection at the other end", WITHIN, || {
+        let status: Value = nodes[1].api.get("/status").unwrap();
+        if status["connected"] == 1 { Ok(()) } else { Err(status.to_string()) }
+    });
 }
