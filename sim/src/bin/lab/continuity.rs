@@ -157,8 +157,8 @@ pub struct Transfer {
     pub why: Option<String>,
 }
 
-/// Tries one.
-pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
+/// Tries one. Stalls may be `patience` times as long as they should be.
+pub fn run(product: &Product, trouble: Trouble, mib: u64, patience: u64) -> Transfer {
     let mut transfer = Transfer {
         name: trouble.as_str(),
         mib,
@@ -172,7 +172,7 @@ pub fn run(product: &Product, trouble: Trouble, mib: u64) -> Transfer {
         switched_ms: None,
         stall_at_switch_ms: None,
         unplugged_ms: 0,
-        stall_limit_ms: trouble.stall_limit_ms(),
+        stall_limit_ms: trouble.stall_limit_ms().map(|ms| ms * patience),
         intact: false,
         same_connection: false,
         ok: false,
