@@ -420,6 +420,14 @@ impl Frame {
         Self { kind, body: body.encode() }
     }
 
+    /// The body of a frame of this kind, at most `max` bytes of it.
+    pub fn dict(&self, kind: u8, max: usize) -> Result<Dict, DecodeError> {
+        if self.kind != kind {
+            return Err(DecodeError::Unknown { what: "frame kind", number: self.kind.into() });
+        }
+        Dict::decode(&self.body, max)
+    }
+
     /// The bytes on the wire.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(5 + self.body.len());

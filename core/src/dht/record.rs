@@ -132,6 +132,18 @@ impl NatType {
         NatType::Symmetric,
     ];
 
+    /// The familiar name, for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NatType::Unknown => "unknown",
+            NatType::Open => "open",
+            NatType::FullCone => "full cone",
+            NatType::RestrictedCone => "restricted cone",
+            NatType::PortRestrictedCone => "port-restricted cone",
+            NatType::Symmetric => "symmetric",
+        }
+    }
+
     /// Unknown numbers of a newer peer are [`NatType::Unknown`].
     fn from_number(n: u64) -> Self {
         NatType::ALL.into_iter().find(|t| *t as u64 == n).unwrap_or_default()

@@ -56,7 +56,7 @@ impl Seek {
 
     /// Reads a frame of kind [`KIND_SEEK`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        Ok(Self { key: dict(frame, KIND_SEEK)?.key("k")? })
+        Ok(Self { key: frame.dict(KIND_SEEK, BODY_BYTES_MAX)?.key("k")? })
     }
 }
 
@@ -69,18 +69,11 @@ impl Seen {
 
     /// Reads a frame of kind [`KIND_SEEN`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        let d = dict(frame, KIND_SEEN)?;
+        let d = frame.dict(KIND_SEEN, BODY_BYTES_MAX)?;
         let addr = parse_compact_addr(d.bytes("a", 18)?);
         let addr = addr.ok_or_else(|| DecodeError::invalid("a", "not a compact address"))?;
         Ok(Self { key: d.key("k")?, addr })
     }
-}
-
-fn dict(frame: &Frame, kind: u8) -> Result<Dict, DecodeError> {
-    if frame.kind != kind {
-        return Err(DecodeError::Unknown { what: "frame kind", number: frame.kind.into() });
-    }
-    Dict::decode(&frame.body, BODY_BYTES_MAX)
 }
 
 /// Who asked how often lately. By key, so that a new connection is no new allowance.

@@ -26,7 +26,7 @@ pub(super) struct Tunnelling {
     tunnels: Tunnels,
     /// Which connection began in which tunnel.
     inside: Few<ConnId, TunnelId>,
-    /// Dials that failed over UDP while a tunnel may still come up.
+    /// Dials that failed over UDP while a tunnel may still come up; until it does, fails, or nobody wants the relay any more.
     late: Few<DialId, (PublicKey, DialFailed)>,
 }
 
@@ -120,6 +120,7 @@ impl<T: Transport> Node<T> {
             self.tunnelling.inside.insert(conn, tunnel);
             self.tell_tunnels(tunnels::Input::InUse(tunnel));
         }
+        self.tunnelling.late.retain(|_, (relay, _)| *relay != key);
         if by.is_some() || self.tunnelling.tunnels.may_reach(&key) {
             self.tell_tunnels(tunnels::Input::Connected { relay: key, by });
         }
@@ -138,6 +139,7 @@ impl<T: Transport> Node<T> {
 
     /// A peer is not sought any more.
     pub(super) fn tunnelling_given_up(&mut self, key: PublicKey) {
+        self.tunnelling.late.retain(|_, (relay, _)| *relay != key);
         if self.tunnelling.tunnels.may_reach(&key) {
             self.tell_tunnels(tunnels::Input::GivenUp(key));
         }

@@ -157,14 +157,7 @@ impl Behaviour {
             Dependence::AddressDependent => "address-dependent",
             Dependence::AddressAndPortDependent => "address- and port-dependent",
         };
-        let name = match self.nat_type() {
-            NatType::Unknown => "unknown",
-            NatType::Open => "open",
-            NatType::FullCone => "full cone",
-            NatType::RestrictedCone => "restricted cone",
-            NatType::PortRestrictedCone => "port-restricted cone",
-            NatType::Symmetric => "symmetric",
-        };
+        let name = self.nat_type().as_str();
         let ports = match self.allocation {
             Allocation::Unknown => "unknown".to_owned(),
             Allocation::Preserving => "preserved".to_owned(),

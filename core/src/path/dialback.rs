@@ -77,10 +77,7 @@ impl DialBack {
 
     /// Reads a frame of kind [`KIND`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        if frame.kind != KIND {
-            return Err(DecodeError::Unknown { what: "frame kind", number: frame.kind.into() });
-        }
-        let d = Dict::decode(&frame.body, BODY_BYTES_MAX)?;
+        let d = frame.dict(KIND, BODY_BYTES_MAX)?;
         let port = u16::try_from(d.u64("p")?).ok().filter(|port| *port > 0);
         let wait = Duration::from_secs(d.u64("w")?);
         if wait > WAIT_MAX {

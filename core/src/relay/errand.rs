@@ -101,7 +101,7 @@ impl Ask {
 
     /// Reads a frame of kind [`KIND_ASK`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        let d = dict(frame, KIND_ASK)?;
+        let d = frame.dict(KIND_ASK, BODY_BYTES_MAX)?;
         let request = if d.get("v").is_some() {
             DhtRequest::PutMutable { item: item(&d)?, cas: d.u64_opt("c")? }
         } else {
@@ -147,7 +147,7 @@ impl Answer {
 
     /// Reads a frame of kind [`KIND_ANSWER`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        let d = dict(frame, KIND_ANSWER)?;
+        let d = frame.dict(KIND_ANSWER, BODY_BYTES_MAX)?;
         let told = if d.get("v").is_some() {
             Told::Value(item(&d)?)
         } else if let Some(number) = d.u64_opt("e")? {
@@ -182,13 +182,6 @@ fn item(d: &Dict) -> Result<MutableItem, DecodeError> {
         value: Bytes::copy_from_slice(d.bytes("v", VALUE_MAX)?),
         signature: d.signature("g")?,
     })
-}
-
-fn dict(frame: &Frame, kind: u8) -> Result<Dict, DecodeError> {
-    if frame.kind != kind {
-        return Err(DecodeError::Unknown { what: "frame kind", number: frame.kind.into() });
-    }
-    Dict::decode(&frame.body, BODY_BYTES_MAX)
 }
 
 #[cfg(test)]

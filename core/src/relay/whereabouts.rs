@@ -44,7 +44,7 @@ impl Tell {
 
     /// Reads a frame of kind [`KIND_TELL`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        Ok(Self { peer: PeerId(dict(frame, KIND_TELL)?.array("p")?) })
+        Ok(Self { peer: PeerId(frame.dict(KIND_TELL, BODY_BYTES_MAX)?.array("p")?) })
     }
 }
 
@@ -60,7 +60,7 @@ impl At {
 
     /// Reads a frame of kind [`KIND_AT`].
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
-        let d = dict(frame, KIND_AT)?;
+        let d = frame.dict(KIND_AT, BODY_BYTES_MAX)?;
         let bytes = d.bytes("a", 16)?;
         let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
         let ip = v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
@@ -70,13 +70,6 @@ impl At {
         }
         Ok(Self { peer: PeerId(d.array("p")?), ip })
     }
-}
-
-fn dict(frame: &Frame, kind: u8) -> Result<Dict, DecodeError> {
-    if frame.kind != kind {
-        return Err(DecodeError::Unknown { what: "frame kind", number: frame.kind.into() });
-    }
-    Dict::decode(&frame.body, BODY_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! How the node is reached and by which way its packets go to a peer, in the words of the API.
 
 use remote_network_core::command::{PathView, PunchCount, ReachView, RelayUse};
-use remote_network_core::dht::record::NatType;
 use serde::Serialize;
 
 /// How others reach the node; part of `GET /status`.
@@ -34,7 +33,7 @@ struct PunchDto {
 impl From<&ReachView> for ReachDto {
     fn from(v: &ReachView) -> Self {
         Self {
-            nat: nat_name(v.nat),
+            nat: v.nat.as_str(),
             nat_words: v.nat_words.clone(),
             mapped: v.mapped.iter().map(ToString::to_string).collect(),
             relays: v.relays.iter().map(RelayUseDto::from).collect(),
@@ -53,8 +52,8 @@ impl From<&RelayUse> for RelayUseDto {
 impl From<&PunchCount> for PunchDto {
     fn from(v: &PunchCount) -> Self {
         Self {
-            ours: nat_name(v.ours),
-            theirs: nat_name(v.theirs),
+            ours: v.ours.as_str(),
+            theirs: v.theirs.as_str(),
             tried: v.tried,
             punched: v.punched,
             first_try: v.first_try,
@@ -93,16 +92,5 @@ impl From<&PathView> for PathDto {
             rtt_us: v.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             tried: tried.collect(),
         }
-    }
-}
-
-const fn nat_name(nat: NatType) -> &'static str {
-    match nat {
-        NatType::Unknown => "unknown",
-        NatType::Open => "open",
-        NatType::FullCone => "full cone",
-        NatType::RestrictedCone => "restricted cone",
-        NatType::PortRestrictedCone => "port-restricted cone",
-        NatType::Symmetric => "symmetric",
     }
 }

@@ -170,7 +170,8 @@ impl Line {
         Some(self.places.len() - 1)
     }
 
-    /// The place that matters least: what is only guessed, then what failed, then where the peer was heard, and of these who has been silent for longest. One that is
+    /// The place that matters least: what is only guessed, then what failed, then where the peer was heard, and of these who has
+    /// been silent for longest. One that is
     /// not proven itself never displaces one that is, or a peer could empty its table by naming addresses.
     fn worst(&self, newcomer: State) -> Option<usize> {
         let free = |k: &Known| {

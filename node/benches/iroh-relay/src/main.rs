@@ -5,10 +5,10 @@
 //! and what is compared.
 
 #[path = "../../relay/load.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "our own benchmark uses the rest")]
 mod load;
 #[path = "../../relay/process.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "our own benchmark uses the rest")]
 mod process;
 
 use anyhow::{Context as _, Result, anyhow};
