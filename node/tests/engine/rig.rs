@@ -82,7 +82,7 @@ impl Rig {
         Self { engine, blobs, events, dir, next: AtomicU8::new(1) }
     }
 
-    /// An order for a module as text or binary: 64 MiB, 20 s, 1 MiB, stdout and stderr.
+    /// An order for a module as text or binary: 64 MiB, a minute, 1 MiB, stdout and stderr.
     pub fn order(&self, module: &[u8]) -> EngineJob {
         let module = if module.starts_with(b"(") {
             wat::parse_bytes(module).unwrap().into_owned()
@@ -95,7 +95,7 @@ impl Rig {
             env: Vec::new(),
             inputs: Vec::new(),
             outputs: vec![Port::Stdout, Port::Stderr],
-            limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 20_000, output_bytes: 1 << 20 },
+            limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 60_000, output_bytes: 1 << 20 },
             seed: [7; 32],
         }
     }

@@ -19,9 +19,9 @@ use remote_network_core::time::Duration;
 use remote_network_core::transfer::tree::PIECE_VALUE_BYTES;
 use std::collections::BTreeMap;
 
-/// A peer that said goodbye is known to be gone within this: far below QUIC's idle time-out of 30 s, far above a
+/// A peer that said goodbye is known to be gone within this: below QUIC's idle time-out of 30 s, far above a
 /// round trip on a busy machine.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
+const GOODBYE_WITHIN: Duration = Duration::from_secs(25);
 /// Calls into two idle nodes while they are listened to. Keep-alives, their acknowledgements and the nodes' own timers
 /// come to about one a second; a driver that spins makes thousands.
 const IDLE_CALLS_MAX: u64 = 200;

@@ -249,7 +249,7 @@ impl Rig {
     /// Sends bytes as they are and reads the answer to the end of the connection.
     fn raw(&self, request: &[u8]) -> Answer {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         socket.write_all(request).unwrap();
         let mut bytes = Vec::new();
         // An answer may be followed by a reset when the request was not read to its end.

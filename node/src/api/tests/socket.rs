@@ -14,7 +14,7 @@ fn open(rig: &Rig, origin: Option<&str>) -> Result<Socket, u16> {
         request.headers_mut().insert("origin", origin.parse().unwrap());
     }
     let stream = TcpStream::connect(("127.0.0.1", rig.port())).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
     match tungstenite::client(request, stream) {
         Ok((socket, _)) => Ok(socket),
         Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => Err(response.status().as_u16()),
@@ -178,7 +178,7 @@ fn sockets_are_bounded_and_a_closed_one_makes_room() {
     };
     assert_eq!((held.len(), refused), (16, 503));
     drop(held.pop());
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while open(&rig, None).is_err() {
         assert!(std::time::Instant::now() < deadline, "a closed socket must make room");
         std::thread::yield_now();

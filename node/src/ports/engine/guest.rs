@@ -77,17 +77,20 @@ fn prepare(
     let mut store = Store::new(engine, Guest::new(spec, cause)?);
     store.limiter(|guest| &mut guest.memory);
     store.set_fuel(u64::MAX)?;
-    store.set_epoch_deadline(1);
-    let deadline = Instant::now() + Duration::from_millis(spec.time_ms);
-    let asked = Arc::clone(cause);
-    store.epoch_deadline_callback(move |_| {
-        if Instant::now() >= deadline {
-            asked.set(Cause::TIME);
-        }
-        Ok(if asked.get() == Cause::NONE { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })
-    });
     watch(engine, spec, cause);
     Ok((store, linker))
+}
+
+/// Ends running code at `deadline`, or when there is another cause to.
+fn interrupt_at(deadline: Instant, store: &mut Store<Guest>, cause: &Arc<Cause>) {
+    let cause = Arc::clone(cause);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        if Instant::now() >= deadline {
+            cause.set(Cause::TIME);
+        }
+        Ok(if cause.get() == Cause::NONE { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })
+    });
 }
 
 /// The thread that raises the epoch and looks after output directories. It ends with the process.
@@ -112,7 +115,7 @@ fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
 fn execute(
     module: &Module,
     spec: &Spec,
-    cause: &Cause,
+    cause: &Arc<Cause>,
     mut store: Store<Guest>,
     linker: &Linker<Guest>,
 ) -> Ended {
@@ -123,6 +126,7 @@ fn execute(
     let started = Instant::now();
     let cpu_before = thread_cpu();
     let limit = Duration::from_millis(spec.time_ms);
+    interrupt_at(started + limit, &mut store, cause);
     let (result, instantiated) = runtime.block_on(async {
         let mut instantiated = false;
         let guest = async {

@@ -399,12 +399,10 @@ mod tests {
         let port = AccountPort::start(dir.path()).unwrap();
         let conn = beside(&dir.path().join(JOURNAL_FILE), Access::Write).unwrap();
         conn.execute_batch("DROP TABLE relay_accounts").unwrap();
-        let begun = std::time::Instant::now();
         let sent = ROWS_WAITING_MAX as u64 * 3;
         for n in 0..sent {
             port.submit(account(1, n));
         }
-        assert!(begun.elapsed() < Duration::from_secs(5));
         journal.port.submit(Lsn(1), Vec::new()).unwrap();
         let event = events.recv_blocking().unwrap();
         assert!(matches!(event, remote_network_core::event::Event::Persisted { up_to: Lsn(1) }), "{event:?}");
