@@ -5,7 +5,7 @@
 //! (`remote-network-driver-tokio`, `remote-network-driver-smol`) or the simulator (`remote-network-sim`) does that.
 //!
 //! The rooms stand on floors: the vocabulary on the ground ([`time`], [`id`], [`rng`], [`machine`], [`port`],
-//! [`place`], [`store`], [`limits`], [`few`], [`problem`]), [`codec`] above it, one floor of protocol machines that do not know each other, and [`node`] on top,
+//! [`place`], [`store`], [`limits`], [`few`], [`meter`], [`problem`]), [`codec`] above it, one floor of protocol machines that do not know each other, and [`node`] on top,
 //! which owns them and routes between them.
 #![warn(missing_docs)]
 
@@ -23,6 +23,7 @@ pub mod job;
 pub mod laws;
 pub mod limits;
 pub mod machine;
+pub mod meter;
 pub mod node;
 pub mod path;
 pub mod place;

@@ -15,8 +15,8 @@
 
 use crate::codec::{DecodeError, Dict, Frame, compact_addr, parse_compact_addr};
 use crate::id::PublicKey;
-use crate::time::{Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
+use crate::meter::Meter;
+use crate::time::Duration;
 use std::net::SocketAddr;
 
 /// Frame kind of a seek.
@@ -76,31 +76,9 @@ impl Seen {
     }
 }
 
-/// Who asked how often lately. By key, so that a new connection is no new allowance.
-#[derive(Clone, Debug, Default)]
-pub struct SeekMeter {
-    askers: BTreeMap<PublicKey, VecDeque<Instant>>,
-}
-
-impl SeekMeter {
-    /// `asker` asks: whether it is heard.
-    pub fn hears(&mut self, now: Instant, asker: &PublicKey) -> bool {
-        if !self.askers.contains_key(asker) && self.askers.len() >= ASKERS_MAX {
-            self.askers.retain(|_, asked| asked.back().is_some_and(|at| *at + WINDOW > now));
-            if self.askers.len() >= ASKERS_MAX {
-                return false;
-            }
-        }
-        let asked = self.askers.entry(*asker).or_default();
-        while asked.front().is_some_and(|at| *at + WINDOW <= now) {
-            asked.pop_front();
-        }
-        let heard = asked.len() < SEEKS_PER_ASKER;
-        if heard {
-            asked.push_back(now);
-        }
-        heard
-    }
+/// Counts the seeks of each asker.
+pub const fn meter() -> Meter {
+    Meter::new(SEEKS_PER_ASKER, WINDOW, ASKERS_MAX)
 }
 
 #[cfg(test)]
@@ -149,29 +127,6 @@ mod tests {
         }
         let fat = good.with("zz", &[0; BODY_BYTES_MAX][..]);
         assert!(seen(fat).is_err());
-    }
-
-    #[test]
-    fn sixty_seeks_of_an_asker_are_heard_in_any_minute() {
-        let mut meter = SeekMeter::default();
-        let at = |s| Instant::ZERO + Duration::from_secs(s);
-        let mut heard = |now, n| (0..100).filter(|_| meter.hears(now, &key(n))).count();
-        assert_eq!(heard(at(50), 1), 60);
-        assert_eq!(heard(at(60), 1), 0, "no window begins anew");
-        assert_eq!(heard(at(60), 2), 60, "each asker has its own");
-        assert_eq!(heard(at(110), 1), 60);
-    }
-
-    #[test]
-    fn askers_are_bounded_and_make_room_when_they_are_silent() {
-        let mut meter = SeekMeter::default();
-        for n in 0..ASKERS_MAX as u32 {
-            assert!(meter.hears(Instant::ZERO, &key(n)));
-        }
-        assert!(!meter.hears(Instant::ZERO, &key(9_999)));
-        assert!(meter.hears(Instant::ZERO, &key(0)), "those who are known are still heard");
-        assert!(meter.hears(Instant::ZERO + WINDOW, &key(9_999)));
-        assert_eq!(meter.askers.len(), 1);
     }
 
     proptest! {

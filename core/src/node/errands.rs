@@ -9,9 +9,9 @@ use crate::action::Action;
 use crate::dht;
 use crate::few::Few;
 use crate::id::{ConnId, OpId, OpIds, PublicKey};
-use crate::identity::seek::SeekMeter;
+use crate::meter::Meter;
 use crate::port::{DhtEvent, DhtFailed, DhtRequest};
-use crate::relay::errand::{Answer, Ask, PER_CLIENT_MAX, Told, UNDER_WAY_MAX};
+use crate::relay::errand::{self, Answer, Ask, PER_CLIENT_MAX, Told, UNDER_WAY_MAX};
 use crate::transport::Transport;
 
 /// Errands of ours, and of our clients.
@@ -22,12 +22,12 @@ pub(super) struct Errands {
     /// Operations for clients: whose, and the client's number.
     theirs: Few<OpId, (ConnId, OpId)>,
     ids: OpIds,
-    meter: SeekMeter,
+    meter: Meter,
 }
 
 impl Errands {
     pub(super) fn new(room: u8) -> Self {
-        Self { ours: Few::new(), theirs: Few::new(), ids: OpIds::new(room), meter: SeekMeter::default() }
+        Self { ours: Few::new(), theirs: Few::new(), ids: OpIds::new(room), meter: errand::meter() }
     }
 }
 

@@ -52,11 +52,12 @@ use crate::id::{CommandId, ConnId, DhtId, PublicKey};
 use crate::identity::book::Book;
 use crate::identity::cascade::{self, Cascade, CascadeConfig};
 use crate::identity::exchange::Exchange;
-use crate::identity::seek::SeekMeter;
+use crate::identity::seek;
 use crate::job::executor::{self, Executor, ExecutorConfig};
 use crate::job::requester::{self, Requester};
 use crate::limits::{CACHED_RECORDS_MAX, SETTLE_ROUNDS_MAX};
 use crate::machine::Machine;
+use crate::meter::Meter;
 use crate::place::Place;
 use crate::port::AnnouncePort;
 use crate::rng::Rng;
@@ -134,7 +135,7 @@ pub struct Node<T: Transport> {
     tunnelling: Tunnelling,
     errands: Errands,
     reach: Reach,
-    seeks: SeekMeter,
+    seeks: Meter,
 
     dht: Dht,
     book: Book,
@@ -228,7 +229,7 @@ impl<T: Transport> Node<T> {
             errands: Errands::new(op_room::ERRANDS),
             reach: Reach::default(),
             passing: config.relay.then(|| Box::new(Passing::new(config.relay_limits.clone()))),
-            seeks: SeekMeter::default(),
+            seeks: seek::meter(),
             dht,
             book,
             cascade,

@@ -14,10 +14,11 @@ use crate::command::{CommandError, RelayView, Reply};
 use crate::dht::record::RelayOffer;
 use crate::id::{CommandId, ConnId, PublicKey};
 use crate::machine::Machine;
+use crate::meter::Meter;
 use crate::place::Place;
 use crate::relay::message::Message;
 use crate::relay::server::{self, Room, Server};
-use crate::relay::whereabouts::{At, Tell};
+use crate::relay::whereabouts::{self, At, Tell};
 use crate::time::{Deadline, Duration, Instant};
 use crate::transport::{DatagramError, Transport};
 use bytes::Bytes;
@@ -35,13 +36,20 @@ const SPOKEN_MAX: usize = 4_096;
 pub(super) struct Passing {
     server: Server,
     proven: bool,
+    /// Who wanted others to be told where it is.
+    tells: Meter,
     /// When something was last sent there, by IP.
     spoken: BTreeMap<IpAddr, Instant>,
 }
 
 impl Passing {
     pub(super) fn new(config: server::Config) -> Self {
-        Self { server: Server::new(config), proven: false, spoken: BTreeMap::new() }
+        Self {
+            server: Server::new(config),
+            proven: false,
+            tells: whereabouts::meter(),
+            spoken: BTreeMap::new(),
+        }
     }
 
     /// Whether it relays for others now.
@@ -151,7 +159,8 @@ impl<T: Transport> Node<T> {
 
     /// An end wants another to be told where it is.
     pub(super) fn tell_whereabouts(&mut self, conn: ConnId, peer: PublicKey, tell: Tell) {
-        if !self.seeks.hears(self.now, &peer) {
+        let now = self.now;
+        if !self.passing.as_mut().is_some_and(|p| p.tells.hears(now, &peer)) {
             return self.refuse("relay-tell-flood");
         }
         let of = self.passing.as_ref().and_then(|p| p.server.connection_of(&tell.peer));

@@ -15,7 +15,9 @@
 use crate::codec::{DecodeError, Dict, Frame};
 use crate::dht::item::VALUE_MAX;
 use crate::id::{OpId, PublicKey};
+use crate::meter::Meter;
 use crate::port::{DhtDone, DhtEvent, DhtFailed, DhtRequest, GetMode, MutableItem};
+use crate::time::Duration;
 use bytes::Bytes;
 
 /// Frame kind of what a client asks.
@@ -26,6 +28,8 @@ pub const KIND_ANSWER: u8 = 0x40;
 pub const PER_CLIENT_MAX: usize = 8;
 /// Errands of all clients under way.
 pub const UNDER_WAY_MAX: usize = 256;
+/// Errands of one client in a minute, and clients remembered for that.
+const PER_MINUTE: (usize, usize) = (60, 1_024);
 /// Bytes of either body: a value, its key and signature, and room for newer keys.
 const BODY_BYTES_MAX: usize = 2_048;
 
@@ -39,6 +43,11 @@ const FAILURES: [DhtFailed; 8] = [
     DhtFailed::Offline,
     DhtFailed::Cancelled,
 ];
+
+/// Counts the errands of each client.
+pub const fn meter() -> Meter {
+    Meter::new(PER_MINUTE.0, Duration::from_secs(60), PER_MINUTE.1)
+}
 
 /// What a client wants of the DHT.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -11,14 +11,23 @@
 
 use crate::codec::{DecodeError, Dict, Frame};
 use crate::id::PeerId;
+use crate::meter::Meter;
+use crate::time::Duration;
 use std::net::IpAddr;
 
 /// Frame kind of the request.
 pub const KIND_TELL: u8 = 0x3d;
 /// Frame kind of what is told.
 pub const KIND_AT: u8 = 0x3e;
+/// Tells of one end in a minute, and ends remembered for that: more than a relay has sessions.
+const PER_MINUTE: (usize, usize) = (60, 2_048);
 /// Bytes of either body, with room for newer keys.
 const BODY_BYTES_MAX: usize = 256;
+
+/// Counts the tells of each end.
+pub const fn meter() -> Meter {
+    Meter::new(PER_MINUTE.0, Duration::from_secs(60), PER_MINUTE.1)
+}
 
 /// Tell this peer where you see me.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,9 +10,9 @@
 use super::{DialBack, FURTHER, Nonce};
 use crate::id::{ConnId, PublicKey};
 use crate::machine::{Cx, Machine};
+use crate::meter::Meter;
 use crate::place::{SocketEvent, SocketId, SocketRequest};
 use crate::time::{Deadline, Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 /// Datagrams that wait for their time, of one peer: a question and its control, twice.
@@ -96,11 +96,18 @@ enum Further {
 }
 
 /// The server. See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Server {
     waiting: Vec<Waiting>,
-    asked: BTreeMap<PublicKey, VecDeque<Instant>>,
+    meter: Meter,
     further: Further,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let meter = Meter::new(PER_PEER_MAX, WINDOW, PEERS_MAX);
+        Self { waiting: Vec::new(), meter, further: Further::default() }
+    }
 }
 
 impl Server {
@@ -111,30 +118,12 @@ impl Server {
 
     /// Peers remembered because they asked lately.
     pub fn peers(&self) -> usize {
-        self.asked.len()
-    }
-
-    fn hears(&mut self, now: Instant, peer: &PublicKey) -> bool {
-        if !self.asked.contains_key(peer) && self.asked.len() >= PEERS_MAX {
-            self.asked.retain(|_, at| at.back().is_some_and(|at| *at + WINDOW > now));
-            if self.asked.len() >= PEERS_MAX {
-                return false;
-            }
-        }
-        let asked = self.asked.entry(*peer).or_default();
-        while asked.front().is_some_and(|at| *at + WINDOW <= now) {
-            asked.pop_front();
-        }
-        let heard = asked.len() < PER_PEER_MAX;
-        if heard {
-            asked.push_back(now);
-        }
-        heard
+        self.meter.peers()
     }
 
     fn asked(&mut self, cx: &mut Cx<'_, Output>, waiting: Waiting) {
         let of_peer = self.waiting.iter().filter(|w| w.peer == waiting.peer).count();
-        if !self.hears(cx.now, &waiting.peer) {
+        if !self.meter.hears(cx.now, &waiting.peer) {
             cx.emit(Output::Refused("dialback-flood"));
         } else if of_peer >= WAITING_PER_PEER_MAX || self.waiting.len() >= WAITING_MAX {
             cx.emit(Output::Refused("dialback-full"));

@@ -212,11 +212,13 @@ async fn flood(args: &Args, tls: bool, batch: u64, cpu: Option<usize>) -> Result
     Ok((flows, per_session))
 }
 
-fn ours(args: &Args, program: &PathBuf) -> Result<Value> {
+/// Ours in the same place as theirs, which is loopback, or where a datagram is as long as on Ethernet.
+fn ours(args: &Args, program: &PathBuf, loopback: bool) -> Result<Value> {
     let mut command = Command::new(program);
     command.args(["--only", "flood", "--sessions", &args.sessions.to_string()]);
     command.args(["--window", &args.window.to_string(), "--seconds", &args.seconds.to_string()]);
     command.args(["--rounds", &args.rounds.to_string()]);
+    command.args(loopback.then_some("--ip=127.0.0.1"));
     command.args(args.active.map(|n| format!("--active={n}"))).args(args.unpinned.then_some("--unpinned"));
     let out = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     let said = String::from_utf8(out.stdout)?;
@@ -254,13 +256,18 @@ fn main() -> Result<()> {
         });
         iroh.insert(name.into(), figures);
     }
-    let ours = args.ours.as_ref().map(|program| ours(&args, program)).transpose()?;
-    let carried = ours.as_ref().and_then(|o| o["relayed_bytes_per_cpu_s"].as_f64());
-    let ratio = |name: &str| carried.zip(iroh[name]["relayed_bytes_per_cpu_s"].as_f64()).map(|(a, b)| a / b);
-    let ratios = json!({
-        "plain": ratio("plain"), "tls": ratio("tls"),
-        "plain_batched": ratio("plain_batched"), "tls_batched": ratio("tls_batched"),
-    });
-    println!("{}", json!({ "ours": ours, "iroh": iroh, "ratio": ratio("tls"), "ratios": ratios }));
+    let mut told = json!({ "iroh": iroh });
+    for (name, loopback) in [("ours", true), ("ours_ethernet", false)] {
+        let Some(program) = &args.ours else { break };
+        let mut figures = ours(&args, program, loopback)?;
+        let carried = figures["relayed_bytes_per_cpu_s"].as_f64();
+        let by = |(theirs, flow): (&String, &Value)| {
+            let ratio = carried? / flow["relayed_bytes_per_cpu_s"].as_f64()?;
+            Some((theirs.clone(), ratio.into()))
+        };
+        figures["ratios"] = Value::Object(iroh.iter().filter_map(by).collect());
+        told[name] = figures;
+    }
+    println!("{told}");
     Ok(())
 }
