@@ -163,9 +163,10 @@ fn addresses(s: &Settings) -> Finding {
     match usable_here(SocketAddr::new(s.listen, s.quic_port), private_network) {
         Ok(here) => {
             let mend = "connect this machine to a network, or set `listen` to \"::\"".to_owned();
-            let ok = s.listen.is_loopback() || here.iter().any(|a| !a.ip().is_loopback());
+            let beyond = here.iter().any(|a| !a.ip().is_loopback());
+            let ok = s.listen.is_loopback() || beyond;
             let all: Vec<String> = here.iter().map(ToString::to_string).collect();
-            let asks = if s.port_mapping && ok { "; the router is asked for a port" } else { "" };
+            let asks = if s.port_mapping && beyond { "; the router is asked for a port" } else { "" };
             finding("addresses", ok, false, format!("{}{asks}", all.join(", ")), Some(mend))
         }
         Err(e) => finding("addresses", false, false, format!("cannot be listed: {e}"), None),
