@@ -223,14 +223,16 @@ impl<T: Transport> Node<T> {
 
     /// How the relay is.
     pub(super) fn relay_view(&self) -> RelayView {
+        // By the book, which outlives restarts: whom it refuses never comes as far as the server.
+        let blocked = self.book.iter().filter(|(_, p)| p.blocked).map(|(key, _)| *key).collect();
         match &self.passing {
-            None => RelayView::default(),
+            None => RelayView { blocked, ..RelayView::default() },
             Some(passing) => RelayView {
                 willing: true,
                 proven: passing.proven,
                 stats: passing.server.stats(),
                 sessions: passing.server.sessions().collect(),
-                blocked: passing.server.blocked().copied().collect(),
+                blocked,
             },
         }
     }

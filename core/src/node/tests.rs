@@ -546,6 +546,8 @@ fn blocking_a_peer_ends_its_connection_and_refuses_it_until_it_is_taken_back() {
     world.connect();
     assert!(blocked(&world), "right after TLS");
     assert_eq!(world.refused("connection-refused"), 1);
+    let Reply::Relay(view) = world.ask(Command::Relay) else { panic!("no view") };
+    assert_eq!(view.blocked, [stranger], "the operator sees it");
     // Nor is it dialled, for whatever reason.
     let name = PeerName::Key(stranger);
     let reply = world.ask(Command::Connect { peer: name, addr: Some(addr(STRANGER)) });
