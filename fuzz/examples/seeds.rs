@@ -38,7 +38,7 @@ fn write(target: &str, name: &str, parts: &[&[u8]]) -> std::io::Result<()> {
 }
 
 fn service() -> Service {
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
     Service {
         kind: Kind::Wasm,
         name: "count".to_owned(),

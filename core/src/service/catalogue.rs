@@ -107,7 +107,7 @@ pub fn encode<'a>(services: impl Iterator<Item = &'a Service>) -> Frame {
     Frame::new(KIND, &Dict::new().with("s", list))
 }
 
-/// Reads a peer's catalogue; every service in it is well-formed.
+/// Reads a peer's catalogue; every service in it is well-formed. Those of unknown kinds are passed over.
 pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     if frame.kind != KIND {
         return Err(DecodeError::Unknown { what: "catalogue message", number: u64::from(frame.kind) });
@@ -118,7 +118,11 @@ pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     let mut out = Vec::with_capacity(listed.len());
     for v in listed {
         let Value::Dict(s) = v else { return Err(DecodeError::invalid("s", "not a dictionary")) };
-        let service = Service::from_dict(s)?;
+        let service = match Service::from_dict(s) {
+            // What later versions offer is no fault, and nothing for this one.
+            Err(DecodeError::Unknown { .. }) => continue,
+            read => read?,
+        };
         if !seen.insert(service.id()) {
             return Err(DecodeError::invalid("s", "a service is listed twice"));
         }
@@ -178,7 +182,7 @@ impl Catalogue {
 
     /// Whether an own service needs `digest` in the local store.
     pub fn holds(&self, digest: &Digest) -> bool {
-        self.own.values().any(|s| s.module == *digest)
+        self.own.values().any(|s| s.program.object() == Some(*digest))
     }
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
@@ -324,8 +328,8 @@ mod tests {
     use super::*;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::EngineLimits;
-    use crate::service::{DESCRIPTION_MAX, Kind, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
+    use crate::port::{EngineLimits, Program};
+    use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
     fn key(n: u8) -> PublicKey {
@@ -334,11 +338,10 @@ mod tests {
 
     fn service(name: &str, visibility: Visibility) -> Service {
         Service {
-            kind: Kind::Wasm,
             name: name.into(),
             description: String::new(),
             version: "1".into(),
-            module: Digest::of(name.as_bytes()),
+            program: Program::Wasm(Digest::of(name.as_bytes())),
             module_len: 1,
             stdin: true,
             mounts: Vec::new(),
@@ -424,7 +427,7 @@ mod tests {
 
     #[test]
     fn the_largest_catalogue_fits_a_frame() {
-        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out };
+        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out, path: None };
         let big = |i: usize| Service {
             name: format!("{i:0>64}"),
             description: "d".repeat(DESCRIPTION_MAX),

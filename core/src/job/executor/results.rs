@@ -18,7 +18,8 @@ impl Executor {
         let Some(held) = self.held.get(job) else { return };
         let o: &Order = &held.order;
         let engine_job = EngineJob {
-            module: o.module,
+            program: o.program.clone(),
+            paths: o.paths.clone(),
             args: o.args.clone(),
             env: o.env.clone(),
             inputs: o.inputs.clone(),
@@ -85,7 +86,7 @@ impl Executor {
             order: order.digest(),
             job: *job,
             engine: self.config.engine.clone(),
-            module: order.module,
+            program: order.program.clone(),
             class,
             code: exit.code,
             detail: cut_words(&detail, DETAIL_BYTES_MAX),

@@ -12,7 +12,8 @@ use crate::limits::{
     JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
 };
 use crate::port::{
-    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port, Usage,
+    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port,
+    Program, Usage,
 };
 use crate::service::Visibility;
 use crate::ticket::Ticket;
@@ -55,7 +56,8 @@ fn order(requester: u8, fence: u32) -> Order {
         task: "a".into(),
         fence,
         service: s.id(),
-        module: s.module,
+        program: s.program.clone(),
+        paths: s.paths(),
         args: Vec::new(),
         env: Vec::new(),
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
@@ -148,7 +150,7 @@ fn refusals_name_their_reason() {
         Some(Refusal::UnknownService)
     );
     assert_eq!(
-        refusal(&r.tell(dispatch(Order { module: Digest::of(b"?"), ..order(2, 1) }, 2))),
+        refusal(&r.tell(dispatch(Order { program: Program::Wasm(Digest::of(b"?")), ..order(2, 1) }, 2))),
         Some(Refusal::UnknownService)
     );
     let mut greedy = order(2, 1);
