@@ -328,7 +328,7 @@ mod tests {
     use super::*;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::{EngineLimits, Program};
+    use crate::port::{EngineLimits, Image, Program};
     use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
@@ -423,6 +423,43 @@ mod tests {
         }
         let out = add(&mut r, service("one-more", Visibility::Everyone));
         assert!(matches!(&out[..], [Output::Reply { reply: Reply::Error(CommandError::Limit(_)), .. }]));
+    }
+
+    #[test]
+    fn what_later_versions_offer_is_passed_over_and_what_is_wrong_is_a_fault() {
+        let known = service("a", Visibility::Everyone);
+        let frame = |odd: Dict| {
+            Frame::new(KIND, &Dict::new().with("s", vec![Value::from(odd), Value::from(known.to_dict())]))
+        };
+        assert_eq!(decode(&frame(known.to_dict().with("v", 2u64))), Ok(vec![known.clone()]));
+        assert_eq!(decode(&frame(known.to_dict().with("kind", "quantum"))), Ok(vec![known.clone()]));
+        assert!(decode(&frame(known.to_dict().with("kind", "docker"))).is_err(), "it runs a module");
+        assert!(decode(&frame(known.to_dict().with("name", "No Name"))).is_err());
+    }
+
+    #[test]
+    fn a_container_has_its_mounts_where_it_wants_them_and_a_module_does_not() {
+        let image = Image { name: "tool:1".into(), id: [7; 32], entrypoint: Vec::new(), workdir: None };
+        let mount = |path: &str| Mount {
+            name: "in".into(),
+            direction: MountDirection::In,
+            path: Some(path.to_owned()),
+        };
+        let docker = Service {
+            program: Program::Image(Box::new(image)),
+            module_len: 0,
+            mounts: vec![mount("/data")],
+            ..service("tool", Visibility::Everyone)
+        };
+        assert_eq!(Service::from_dict(&docker.to_dict()), Ok(docker.clone()));
+        let elsewhere = Service { mounts: vec![mount("/other")], ..docker.clone() };
+        assert_ne!(elsewhere.id(), docker.id(), "where they lie is part of what it is");
+        assert!(Service::from_dict(&Service { mounts: vec![mount("/proc/x")], ..docker.clone() }.to_dict()).is_err());
+        let module = service("m", Visibility::Everyone);
+        assert!(Service::from_dict(&Service { mounts: docker.mounts.clone(), ..module }.to_dict()).is_err());
+        let long = Mount { path: Some(format!("/{}", "x".repeat(250))), ..mount("/") };
+        let fat = Service { mounts: vec![long; MOUNTS_MAX], ..docker };
+        assert!(Service::from_dict(&fat.to_dict()).is_err(), "64 of them would not fit a frame");
     }
 
     #[test]

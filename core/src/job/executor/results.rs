@@ -9,7 +9,9 @@ use crate::job::order::Order;
 use crate::job::receipt::{DETAIL_BYTES_MAX, Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::machine::Cx;
-use crate::port::{EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port};
+use crate::port::{
+    EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Program,
+};
 use crate::store::{Room, StoreOp, Subject};
 use std::collections::BTreeSet;
 
@@ -85,7 +87,10 @@ impl Executor {
             previous: self.chain.1,
             order: order.digest(),
             job: *job,
-            engine: self.config.engine.clone(),
+            engine: match &order.program {
+                Program::Wasm(_) => self.config.engine.clone(),
+                Program::Image(_) => "docker".to_owned(),
+            },
             program: order.program.clone(),
             class,
             code: exit.code,
