@@ -97,8 +97,7 @@ impl<T: Transport> Evil<T> {
         // The dice are out of their box while they are thrown: the deeds lie in the same one.
         let mut draw = mischief.with_draw(|draw| Draw::new(draw.next_u64()));
         mischief.does(|d| d.carried += 1);
-        let Malice { drop_ppm, tamper_ppm, replay_ppm, reorder_ppm, cross_ppm, misname_ppm, victim: _ } =
-            malice;
+        let Malice { drop_ppm, tamper_ppm, replay_ppm, reorder_ppm, cross_ppm, misname_ppm, .. } = malice;
         self.remember(conn, &message);
         if draw.chance_ppm(drop_ppm) {
             mischief.does(|d| d.dropped += 1);
@@ -232,7 +231,7 @@ impl<T: Transport> Evil<T> {
 }
 
 /// A relayed packet, harmed behind its header.
-fn tampered(message: &Bytes, header: usize, draw: &mut Draw) -> Bytes {
+pub(super) fn tampered(message: &Bytes, header: usize, draw: &mut Draw) -> Bytes {
     let mut bytes = BytesMut::from(&message[..]);
     let carried = bytes.len().saturating_sub(header).max(1) as u64;
     match draw.below(4) {

@@ -23,6 +23,8 @@ const LIES: Malice = Malice {
     reorder_ppm: 0,
     cross_ppm: 0,
     misname_ppm: 0,
+    tunnel: None,
+    keeps_mappings: false,
     victim: Some(VICTIM),
 };
 const SEEDS: u64 = 10;

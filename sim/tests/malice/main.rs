@@ -3,3 +3,4 @@
 mod flood;
 mod relays;
 mod stage;
+mod tunnels;

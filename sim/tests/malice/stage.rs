@@ -59,8 +59,14 @@ fn topic(n: usize) -> DhtId {
 }
 
 impl Stage {
-    /// All parts up for half a minute.
+    /// All parts up for half a minute, private peers with reservations at two relays, or at the one there is.
     pub fn new(seed: u64, real_tls: bool, parts: &[Part]) -> Self {
+        let relays = parts.iter().filter(|p| p.relay).count().min(2);
+        Self::with_reservations(seed, real_tls, parts, relays)
+    }
+
+    /// The same, with so many reservations.
+    pub fn with_reservations(seed: u64, real_tls: bool, parts: &[Part], wanted: usize) -> Self {
         let mut world: World<Cast> = World::new(seed, DhtSpec::PERFECT);
         let mut keys = Vec::new();
         for (n, part) in parts.iter().enumerate() {
@@ -100,10 +106,9 @@ impl Stage {
             (0..parts.len()).filter(starts).for_each(|n| stage.world.start(n as HostId));
             stage.run(5_000);
         }
-        let relays = parts.iter().filter(|p| p.relay).count().min(2);
         let private = |n: &usize| !matches!(parts[*n].kind, Kind::Open);
         for n in (0..parts.len()).filter(private) {
-            stage.await_reservations(n as HostId, relays);
+            stage.await_reservations(n as HostId, wanted);
         }
         stage.run(5_000);
         stage
