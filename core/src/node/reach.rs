@@ -415,10 +415,11 @@ impl<T: Transport> Node<T> {
                 }
                 paths::Output::Observed { conn, place, addr } => {
                     self.observed_by(place, addr);
-                    if let (Place::Direct { socket: SocketId::MAIN, .. }, Some(by)) =
+                    if let (Place::Direct { socket: SocketId::MAIN, addr: there }, Some(by)) =
                         (place, self.links.get(conn).map(|l| l.peer))
                     {
-                        self.inbox.push_back(Inside::Dht(dht::Input::Observed { by, addr }));
+                        let from = Some(there.ip());
+                        self.inbox.push_back(Inside::Dht(dht::Input::Observed { by, from, addr }));
                     }
                 }
                 paths::Output::Lost(conn) => self.lost(conn),

@@ -204,9 +204,6 @@ struct State {
     secrets: Vec<([u8; 32], PublicKey)>,
 }
 
-/// Secrets of its own connections that a host remembers, the latest.
-const SECRETS_MAX: usize = 256;
-
 /// A malicious host, held by the world: clones are the same one. Outlives restarts of the host.
 #[derive(Clone)]
 pub struct Mischief(Arc<Mutex<State>>);
@@ -258,15 +255,12 @@ impl Mischief {
 
     /// Its core has derived a secret of a connection: what it seals with that can be opened and sealed anew.
     pub(super) fn shares(&self, secret: [u8; 32], peer: PublicKey) {
-        let secrets = &mut self.state().secrets;
-        if secrets.len() >= SECRETS_MAX {
-            secrets.remove(0);
-        }
-        secrets.push((secret, peer));
+        self.state().secrets.push((secret, peer));
     }
 
-    pub(super) fn shared(&self) -> Vec<([u8; 32], PublicKey)> {
-        self.state().secrets.clone()
+    /// Such secrets, but the first so many.
+    pub(super) fn shared(&self, known: usize) -> Vec<([u8; 32], PublicKey)> {
+        self.state().secrets.get(known..).unwrap_or_default().to_vec()
     }
 
     pub(super) fn hear(&self, bytes: &Bytes) {

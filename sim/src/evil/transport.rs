@@ -45,6 +45,7 @@ pub struct Evil<T> {
     liar: Option<Liar>,
     now: Instant,
     peers: BTreeMap<ConnId, PeerId>,
+    keys: BTreeMap<ConnId, PublicKey>,
     controls: BTreeMap<ConnId, Control>,
     history: VecDeque<(ConnId, Bytes)>,
     held: VecDeque<(Instant, ConnId, Bytes)>,
@@ -60,6 +61,7 @@ impl<T: Transport> Evil<T> {
             liar,
             now: Instant::ZERO,
             peers: BTreeMap::new(),
+            keys: BTreeMap::new(),
             controls: BTreeMap::new(),
             history: VecDeque::new(),
             held: VecDeque::new(),
@@ -278,9 +280,11 @@ impl<T: Transport> Transport for Evil<T> {
         match &event {
             TransportEvent::Connected { conn, peer, .. } => {
                 self.peers.insert(*conn, peer.peer_id());
+                self.keys.insert(*conn, *peer);
             }
             TransportEvent::Closed { conn, .. } => {
                 self.peers.remove(conn);
+                self.keys.remove(conn);
                 self.controls.remove(conn);
                 self.held.retain(|(_, c, _)| c != conn);
                 self.history.retain(|(c, _)| c != conn);
@@ -321,7 +325,11 @@ impl<T: Transport> Transport for Evil<T> {
     }
 
     fn secret(&self, conn: ConnId, label: &[u8]) -> Option<[u8; 32]> {
-        self.inner.secret(conn, label)
+        let secret = self.inner.secret(conn, label)?;
+        if let Some(peer) = self.keys.get(&conn) {
+            self.mischief.shares(secret, *peer);
+        }
+        Some(secret)
     }
 
     fn ping(&mut self, conn: ConnId) {

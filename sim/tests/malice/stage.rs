@@ -27,14 +27,16 @@ pub struct Part {
     pub kind: Kind,
     pub relay: bool,
     pub malice: Option<Malice>,
+    /// Its record tells where others see it, and nothing that is configured.
+    pub tells: bool,
 }
 
 pub const fn peer(kind: Kind) -> Part {
-    Part { kind, relay: false, malice: None }
+    Part { kind, relay: false, malice: None, tells: false }
 }
 
 pub const fn relay(malice: Option<Malice>) -> Part {
-    Part { kind: Kind::Open, relay: true, malice }
+    Part { kind: Kind::Open, relay: true, malice, tells: false }
 }
 
 /// What became of a transfer.
@@ -75,7 +77,13 @@ impl Stage {
             let others = parts.iter().enumerate().filter(|(_, p)| !p.relay).map(|(n, _)| topic(n));
             let topics = if part.relay { others.take(8).collect() } else { vec![topic(n)] };
             let public = matches!(part.kind, Kind::Open);
-            let config = NodeConfig { topics, public, relay: part.relay, ..NodeConfig::new(keypair) };
+            let config = NodeConfig {
+                topics,
+                public,
+                relay: part.relay,
+                publish_private: part.tells,
+                ..NodeConfig::new(keypair)
+            };
             let v4 = world.net.add_chain(INTERNET, 0, &part.kind.chain());
             let spec = HostSpec {
                 config,
@@ -89,7 +97,8 @@ impl Stage {
             let id = world.add_at(spec, Site { v4, v6: None });
             let host = &mut world.hosts[id as usize];
             host.mischief = part.malice.map(|m| Mischief::new(m, Draw::derive(seed, "malice", n as u64)));
-            host.config.public_addrs = world.net.public_address(id).filter(|_| public).into_iter().collect();
+            host.config.public_addrs =
+                world.net.public_address(id).filter(|_| public && !part.tells).into_iter().collect();
         }
         // Who relays must be dialled before it dials: only that proves that it can be reached.
         let known = |n: usize| Some((*keys.get(n)?, world.net.public_address(n as HostId)?));
