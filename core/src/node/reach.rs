@@ -124,6 +124,10 @@ impl<T: Transport> Node<T> {
 
     /// A datagram arrived: a QUIC packet, a probe, or STUN. Only QUIC packets have the second bit set (RFC 9443).
     pub(super) fn arrived(&mut self, datagram: Datagram) {
+        // The dial-backs see their own.
+        if dialback::is_resting(datagram.socket) && datagram.payload.first() != Some(&dialback::FIRST_BYTE) {
+            self.dialback_disturbed(datagram.socket);
+        }
         match datagram.payload.first() {
             Some(first) if first & 0x40 != 0 || first & 0x80 != 0 => {
                 self.transport.handle(self.now, datagram);

@@ -11,7 +11,7 @@ use remote_network_sim::engine::EngineSpec;
 use remote_network_sim::evil::cast::Cast;
 use remote_network_sim::evil::{Malice, Mischief};
 use remote_network_sim::host::Clock;
-use remote_network_sim::nat::Kind;
+use remote_network_sim::nat::{BoxSpec, Kind, NatSpec};
 use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
 use remote_network_sim::world::{HostSpec, Said, Step, World};
 use std::collections::BTreeSet;
@@ -29,14 +29,16 @@ pub struct Part {
     pub malice: Option<Malice>,
     /// Its record tells where others see it, and nothing that is configured.
     pub tells: bool,
+    /// Its translator, instead of what its kind has.
+    pub nat: Option<NatSpec>,
 }
 
 pub const fn peer(kind: Kind) -> Part {
-    Part { kind, relay: false, malice: None, tells: false }
+    Part { kind, relay: false, malice: None, tells: false, nat: None }
 }
 
 pub const fn relay(malice: Option<Malice>) -> Part {
-    Part { kind: Kind::Open, relay: true, malice, tells: false }
+    Part { kind: Kind::Open, relay: true, malice, tells: false, nat: None }
 }
 
 /// What became of a transfer.
@@ -84,7 +86,11 @@ impl Stage {
                 publish_private: part.tells,
                 ..NodeConfig::new(keypair)
             };
-            let v4 = world.net.add_chain(INTERNET, 0, &part.kind.chain());
+            let v4 = world.net.add_chain(
+                INTERNET,
+                0,
+                &part.nat.map_or_else(|| part.kind.chain(), |nat| vec![BoxSpec::Nat(nat)]),
+            );
             let spec = HostSpec {
                 config,
                 real_tls,

@@ -262,3 +262,37 @@ fn a_client_that_misuses_its_tunnels_harms_nobody_else() {
         check(&mut stage, &format!("seed {seed}"), &parts);
     }
 }
+
+/// The canary of confidentiality: without encryption the very same operator does read it.
+#[test]
+fn the_operators_ear_hears_what_is_not_encrypted() {
+    let (parts, a, b) = parts(over_tunnels(TunnelMalice::default()), false);
+    let mut stage = Stage::with_reservations(1, false, &parts, 1);
+    let secret = stage.object(BYTES).all();
+    stage.mischief(EVIL).must_not_see(&secret);
+    assert_eq!(stage.transfer(b, a, BYTES, PATIENCE_MS), Outcome::Done);
+    assert!(stage.mischief(EVIL).overheard().0 > 1_000);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let run = |seed| {
+        let tunnel = TunnelMalice {
+            tamper_ppm: 50_000,
+            replay_ppm: 100_000,
+            reorder_ppm: 50_000,
+            cross_ppm: 100_000,
+            junk_ppm: 100_000,
+            reset_ppm: 5_000,
+            ..TunnelMalice::default()
+        };
+        let (parts, a, b) = parts(over_tunnels(tunnel), true);
+        let mut stage = Stage::with_reservations(seed, true, &parts, 1);
+        stage.transfer(b, a, BYTES, PATIENCE_MS);
+        stage.world.trace().hash().to_string()
+    };
+    for seed in 1..=3 {
+        assert_eq!(run(seed), run(seed));
+    }
+    assert_ne!(run(1), run(2));
+}
