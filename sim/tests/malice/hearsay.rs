@@ -3,13 +3,11 @@
 
 use crate::flood::{LIES, VICTIM, check_bounds, mingle};
 use crate::stage::{Outcome, Part, Stage, peer, relay};
-use remote_network_core::command::PeerState;
 use remote_network_core::command::{Command, Reply, StatusView};
 use remote_network_core::dht::item;
 use remote_network_core::dht::record::{NatType, NodeRecord};
-use remote_network_core::id::PeerName;
 use remote_network_sim::evil::Malice;
-use remote_network_sim::nat::{Allocation, BoxSpec, Dependence, Kind, NatSpec, Refresh};
+use remote_network_sim::nat::{Kind, NatSpec, Refresh};
 use remote_network_sim::net::HostId;
 
 const SEEDS: u64 = 10;

@@ -332,7 +332,7 @@ mod asking {
         world.learnt.clear();
         for _ in 0..20 {
             world.run(secs(10));
-            let kept: Vec<SocketId> = world.open_sockets.iter().copied().collect();
+            let kept = world.open_sockets.to_vec();
             kept.into_iter().for_each(|socket| world.tell(Input::Disturbed(socket)));
         }
         let refused = Output::Refused("dialback-disturbed");
