@@ -8,6 +8,8 @@
 //! has come back, or when its keep-alive has waited in vain.
 
 use crate::draw::Draw;
+use crate::evil::tunnels::{Fate, Saboteur, Target};
+use crate::evil::{Deaf, Mischief};
 use crate::net::{HostId, Net, StreamWay};
 use bytes::Bytes;
 use remote_network_core::place::{TunnelEvent, TunnelId, TunnelRequest};
@@ -28,6 +30,10 @@ const CONNECT_NS: u64 = 10_000 * MS_NS;
 /// How long a tunnel survives a way that is cut, and a machine that has gone without a word.
 const DEAD_NS: u64 = 30_000 * MS_NS;
 
+/// A handshake takes no longer, and somebody who takes no packet for so long is left, as real ports have it.
+const HANDSHAKE_NS: u64 = 10_000 * MS_NS;
+const SLOW_NS: u64 = 10_000 * MS_NS;
+
 /// How often what is stuck is tried again.
 const RETRY_NS: u64 = 200 * MS_NS;
 
@@ -38,8 +44,8 @@ pub enum Turn {
     Open(u64),
     /// Something arrives at that end.
     Deliver(u64, usize),
-    /// The keep-alive gives up.
-    Dead(u64),
+    /// It ends, for this reason.
+    Over(u64, &'static str),
 }
 
 /// What follows, and when.
@@ -53,7 +59,7 @@ pub enum Effect {
 
 enum Parcel {
     Packets(Vec<Bytes>),
-    Fin,
+    End(&'static str),
 }
 
 struct End {
@@ -75,6 +81,8 @@ struct Pipe {
     began_ns: u64,
     /// The opener, and, once it stands, whoever accepted.
     ends: Vec<End>,
+    /// Somebody takes nothing out of it.
+    stalled: bool,
 }
 
 /// All tunnels.
@@ -82,8 +90,23 @@ pub struct Tunnels {
     pipes: BTreeMap<u64, Pipe>,
     ends: BTreeMap<(HostId, TunnelId), (u64, usize)>,
     accepted: BTreeMap<HostId, u64>,
+    evil: BTreeMap<HostId, Saboteur>,
+    usage: BTreeMap<HostId, Usage>,
     next: u64,
     draw: Draw,
+}
+
+/// What a host has had of tunnels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// It wanted to open so many.
+    pub opened: u64,
+    /// It had so many at once, opened and accepted.
+    pub most: usize,
+    /// So many bytes came to it.
+    pub received_bytes: u64,
+    /// It sent so many.
+    pub sent_bytes: u64,
 }
 
 /// Which life a host is in; `None` when it is down.
@@ -114,8 +137,8 @@ impl End {
 impl Tunnels {
     /// None yet.
     pub fn new(seed: u64) -> Self {
-        let (pipes, ends, accepted) = Default::default();
-        Self { pipes, ends, accepted, next: 0, draw: Draw::derive(seed, "tunnels", 0) }
+        let (pipes, ends, accepted, evil, usage) = Default::default();
+        Self { pipes, ends, accepted, evil, usage, next: 0, draw: Draw::derive(seed, "tunnels", 0) }
     }
 
     /// Tunnels there are, those opening included.
@@ -126,6 +149,28 @@ impl Tunnels {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pipes.is_empty()
+    }
+
+    /// Tunnels of a host, opened and accepted.
+    pub fn of(&self, host: HostId) -> usize {
+        self.of_host(host).count()
+    }
+
+    /// What a host has had of tunnels.
+    pub fn usage(&self, host: HostId) -> Usage {
+        self.usage.get(&host).copied().unwrap_or_default()
+    }
+
+    /// From now on a host does with its tunnels what `mischief` says.
+    pub fn sabotage(&mut self, host: HostId, mischief: Mischief) {
+        self.evil.insert(host, Saboteur::new(mischief));
+    }
+
+    /// A host has one more.
+    fn counts(&mut self, host: HostId) {
+        let now = self.of_host(host).count();
+        let usage = self.usage.entry(host).or_default();
+        usage.most = usage.most.max(now);
     }
 
     /// A core wants something.
@@ -158,9 +203,16 @@ impl Tunnels {
         tunnel: TunnelId,
         to: SocketAddr,
     ) -> Effects {
+        self.usage.entry(host).or_default().opened += 1;
         if self.ends.contains_key(&(host, tunnel)) || self.of_host(host).count() >= TUNNELS_MAX {
             return vec![(now_ns, closed(host, tunnel, "no room for another connection"))];
         }
+        let saboteur = net.stream_way(host, to).and_then(|way| self.evil.get(&way.host));
+        let elsewhere = saboteur.and_then(|s| s.malice().leads_to).and_then(|h| net.public_address(h));
+        if let Some(saboteur) = saboteur.filter(|_| elsewhere.is_some()) {
+            saboteur.refuses();
+        }
+        let to = elsewhere.unwrap_or(to);
         let Some(way) = net.stream_way(host, to) else {
             return vec![(now_ns + CONNECT_NS, closed(host, tunnel, "connection timed out"))];
         };
@@ -169,7 +221,8 @@ impl Tunnels {
         self.ends.insert((host, tunnel), (id, 0));
         let round_ns = 2 * net.stream_latency_ns(host, &way);
         let ends = vec![End::new(host, life, tunnel)];
-        self.pipes.insert(id, Pipe { to, way, began_ns: now_ns, ends });
+        self.pipes.insert(id, Pipe { to, way, began_ns: now_ns, ends, stalled: false });
+        self.counts(host);
         vec![(now_ns + round_ns, Effect::Turn(Turn::Open(id)))]
     }
 
@@ -187,13 +240,64 @@ impl Tunnels {
             return self.close(now_ns, net, host, tunnel, "sent before it stood");
         };
         let way = pipe.way;
-        let Some(other) = pipe.ends.get_mut(1 - end) else { return Vec::new() };
+        let Some(other) = pipe.ends.get(1 - end) else { return Vec::new() };
         if other.coming_bytes + bytes > TUNNEL_BYTES_MAX {
             return self.close(now_ns, net, host, tunnel, "send buffer full");
         }
+        let there = other.host;
+        self.usage.entry(host).or_default().sent_bytes += bytes as u64;
+        if self.evil.get(&there).is_some_and(|s| s.malice().deaf == Some(Deaf::Reading)) {
+            return self.stall(now_ns, id);
+        }
         let left_ns = net.stream_leaves_ns(now_ns, host, &way, bytes);
-        let latency_ns = net.stream_latency_ns(host, &way);
-        let again_ns = match self.draw.chance_ppm(net.stream_loss_ppm(host, &way)) {
+        let sent = TunnelEvent::Sent { tunnel, bytes: bytes as u64 };
+        let mut out = vec![(left_ns, Effect::Tell(host, sent))];
+        let to = Target { pipe: id, end: 1 - end };
+        let villain = [there, host].into_iter().find(|h| self.evil.contains_key(h));
+        let Some(villain) = villain else {
+            out.extend(self.bring(left_ns, net, to, packets));
+            return out;
+        };
+        let outward = villain == host;
+        let others: Vec<Target> = self
+            .of_host(villain)
+            .filter(|(_, pipe, _)| *pipe != id)
+            .map(|(_, pipe, end)| Target { pipe, end: if outward { 1 - end } else { end } })
+            .collect();
+        let fates = self.evil.get_mut(&villain).map(|s| s.harm(to, packets, &others)).unwrap_or_default();
+        for fate in fates {
+            match fate {
+                Fate::Bring(to, packet) => out.extend(self.bring(left_ns, net, to, vec![packet])),
+                Fate::TooLong(to) => out.extend(self.ends_there(left_ns, net, to, "a message is too long")),
+                Fate::Reset => {
+                    out.extend(self.sever(now_ns, id, "connection reset by peer"));
+                    break;
+                }
+            }
+        }
+        out
+    }
+
+    /// Somebody takes nothing out of it: no credit comes back, and after a while it is given up.
+    fn stall(&mut self, now_ns: u64, id: u64) -> Effects {
+        let Some(pipe) = self.pipes.get_mut(&id).filter(|pipe| !pipe.stalled) else { return Vec::new() };
+        pipe.stalled = true;
+        vec![(now_ns + SLOW_NS, Effect::Turn(Turn::Over(id, "the other side is too slow")))]
+    }
+
+    /// Packets that have left one side are on their way to the other.
+    fn bring(&mut self, left_ns: u64, net: &Net, to: Target, packets: Vec<Bytes>) -> Option<(u64, Effect)> {
+        let Target { pipe: id, end } = to;
+        let pipe = self.pipes.get_mut(&id)?;
+        let way = pipe.way;
+        let opener = pipe.ends.first()?.host;
+        let other = pipe.ends.get_mut(end)?;
+        let bytes: usize = packets.iter().map(Bytes::len).sum();
+        if other.coming_bytes + bytes > TUNNEL_BYTES_MAX {
+            return None;
+        }
+        let latency_ns = net.stream_latency_ns(opener, &way);
+        let again_ns = match self.draw.chance_ppm(net.stream_loss_ppm(opener, &way)) {
             true => 2 * latency_ns,
             false => 0,
         };
@@ -201,8 +305,19 @@ impl Tunnels {
         let due_ns = (left_ns + latency_ns + again_ns).max(in_order_ns);
         other.coming_bytes += bytes;
         other.coming.push_back((due_ns, Parcel::Packets(packets)));
-        let sent = TunnelEvent::Sent { tunnel, bytes: bytes as u64 };
-        vec![(left_ns, Effect::Tell(host, sent)), (due_ns, Effect::Turn(Turn::Deliver(id, 1 - end)))]
+        Some((due_ns, Effect::Turn(Turn::Deliver(id, end))))
+    }
+
+    /// Something is on its way to one side that ends the tunnel there.
+    fn ends_there(&mut self, now_ns: u64, net: &Net, to: Target, why: &'static str) -> Option<(u64, Effect)> {
+        let pipe = self.pipes.get_mut(&to.pipe)?;
+        let way = pipe.way;
+        let opener = pipe.ends.first()?.host;
+        let end = pipe.ends.get_mut(to.end)?;
+        let in_order_ns = end.coming.back().map_or(0, |(due_ns, _)| *due_ns);
+        let due_ns = (now_ns + net.stream_latency_ns(opener, &way)).max(in_order_ns);
+        end.coming.push_back((due_ns, Parcel::End(why)));
+        Some((due_ns, Effect::Turn(Turn::Deliver(to.pipe, to.end))))
     }
 
     /// One side closes: what it sent before still arrives, then the other hears of it.
@@ -214,17 +329,11 @@ impl Tunnels {
             own.open = false;
             own.coming.clear();
         }
-        let way = pipe.way;
-        match pipe.ends.get_mut(1 - end).filter(|other| other.open) {
-            Some(other) => {
-                let in_order_ns = other.coming.back().map_or(0, |(due_ns, _)| *due_ns);
-                let due_ns = (now_ns + net.stream_latency_ns(host, &way)).max(in_order_ns);
-                other.coming.push_back((due_ns, Parcel::Fin));
-                out.push((due_ns, Effect::Turn(Turn::Deliver(id, 1 - end))));
-            }
-            None => {
-                self.pipes.remove(&id);
-            }
+        if pipe.ends.get(1 - end).is_some_and(|other| other.open) {
+            let to = Target { pipe: id, end: 1 - end };
+            out.extend(self.ends_there(now_ns, net, to, "closed by the other side"));
+        } else {
+            self.pipes.remove(&id);
         }
         out
     }
@@ -248,7 +357,7 @@ impl Tunnels {
             if pipe.ends.iter().all(|e| !e.open) {
                 self.pipes.remove(&id);
             } else {
-                out.push((now_ns + DEAD_NS, Effect::Turn(Turn::Dead(id))));
+                out.push((now_ns + DEAD_NS, Effect::Turn(Turn::Over(id, "connection timed out"))));
             }
         }
         out
@@ -259,7 +368,7 @@ impl Tunnels {
         match turn {
             Turn::Open(id) => self.stands(now_ns, net, lives, id),
             Turn::Deliver(id, end) => self.deliver(now_ns, net, lives, id, end),
-            Turn::Dead(id) => self.sever(now_ns, id, "connection timed out"),
+            Turn::Over(id, why) => self.sever(now_ns, id, why),
         }
     }
 
@@ -288,6 +397,12 @@ impl Tunnels {
         if self.of_host(way.host).count() >= TUNNELS_MAX {
             return self.sever(now_ns, id, "connection refused");
         }
+        if let Some(saboteur) = self.evil.get(&way.host).filter(|s| s.malice().deaf == Some(Deaf::Handshake))
+        {
+            saboteur.refuses();
+            let over = Turn::Over(id, "the handshake took too long");
+            return vec![(now_ns + HANDSHAKE_NS, Effect::Turn(over))];
+        }
         let number = self.accepted.entry(way.host).or_insert(1);
         let accepted = TunnelId(*number);
         *number += 2;
@@ -295,6 +410,7 @@ impl Tunnels {
         if let Some(pipe) = self.pipes.get_mut(&id) {
             pipe.ends.push(End::new(way.host, life, accepted));
         }
+        self.counts(way.host);
         vec![
             (now_ns, Effect::Tell(way.host, TunnelEvent::Accepted { tunnel: accepted, from: way.from })),
             (now_ns, Effect::Tell(host, TunnelEvent::Opened(tunnel))),
@@ -334,12 +450,14 @@ impl Tunnels {
         while let Some((_, parcel)) = end.coming.pop_front_if(|(due_ns, _)| *due_ns <= now_ns) {
             match parcel {
                 Parcel::Packets(packets) => {
-                    end.coming_bytes -= packets.iter().map(Bytes::len).sum::<usize>();
+                    let bytes: usize = packets.iter().map(Bytes::len).sum();
+                    end.coming_bytes -= bytes;
+                    self.usage.entry(end.host).or_default().received_bytes += bytes as u64;
                     let event = TunnelEvent::Received { tunnel: end.tunnel, packets };
                     out.push((now_ns, Effect::Tell(end.host, event)));
                 }
-                Parcel::Fin => {
-                    out.extend(self.sever(now_ns, id, "closed by the other side"));
+                Parcel::End(why) => {
+                    out.extend(self.sever(now_ns, id, why));
                     break;
                 }
             }

@@ -137,6 +137,11 @@ pub struct World<C: Core = Node<QuicTransport>> {
 }
 
 impl<C: Core> World<C> {
+    /// The tunnels between hosts.
+    pub const fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
+    }
+
     /// An empty world.
     pub fn new(seed: u64, dht: DhtSpec) -> Self {
         Self {
@@ -228,6 +233,9 @@ impl<C: Core> World<C> {
         let Some(host) = self.hosts.get_mut(id as usize).filter(|h| h.core.is_none()) else { return };
         host.life += 1;
         host.started_ns = now_ns;
+        if let Some(mischief) = host.mischief.clone() {
+            self.tunnels.sabotage(id, mischief);
+        }
         let of_world = |label: String| {
             let mut root = [0; 32];
             root[..8].copy_from_slice(&seed.to_le_bytes());

@@ -40,7 +40,7 @@ use publisher::Publisher;
 use record::{NodeRecord, RecordContent};
 use scheduler::{Class, Scheduler};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use topic::{Errand, Topics};
 
 /// What the room is told at its start.
@@ -85,6 +85,8 @@ pub enum Input {
     Observed {
         /// Who says so.
         by: PublicKey,
+        /// Where it is itself; nowhere when we say it ourselves.
+        from: Option<IpAddr>,
         /// Where.
         addr: SocketAddr,
     },
@@ -249,8 +251,8 @@ impl Dht {
                 self.content = Some(*content);
                 queue.extend(self.content_now());
             }
-            Input::Observed { by, addr } => {
-                self.observed.vote(by, addr);
+            Input::Observed { by, from, addr } => {
+                self.observed.vote(by, from, addr);
                 queue.extend(self.content_now());
             }
             // Until peers speak again the last record stands: an empty one would help nobody.

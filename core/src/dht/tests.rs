@@ -75,7 +75,7 @@ fn serve(rig: &mut Rig<Dht>, port: &mut Port, from: SocketAddr, out: Vec<Output>
 
 fn start(rig: &mut Rig<Dht>, port: &mut Port, from: SocketAddr) -> Vec<Output> {
     rig.handle(Input::Content(Box::default()));
-    rig.handle(Input::Observed { by: pair(99).public(), addr: from });
+    rig.handle(Input::Observed { by: pair(99).public(), from: None, addr: from });
     let out = rig.tell(Input::Start);
     serve(rig, port, from, out)
 }
@@ -103,7 +103,7 @@ fn two_nodes_publish_find_each_other_and_read_each_others_record() {
 fn nothing_is_asked_before_the_start() {
     let mut rig = Rig::new(Dht::new(config(1)), [1; 32]);
     assert!(rig.tell(Input::Content(Box::default())).is_empty());
-    assert!(rig.tell(Input::Observed { by: pair(2).public(), addr: addr(1) }).is_empty());
+    assert!(rig.tell(Input::Observed { by: pair(2).public(), from: None, addr: addr(1) }).is_empty());
     assert_eq!(rig.machine.poll_timeout(), None);
 }
 
@@ -117,7 +117,7 @@ fn an_observed_address_is_published_at_once_and_configured_ones_win() {
     serve(&mut rig, &mut port, addr(1), out);
     assert!(rig.machine.waiting().unwrap().starts_with("an address"));
     let seen: SocketAddr = "203.0.113.9:30906".parse().unwrap();
-    let out = rig.tell(Input::Observed { by: pair(2).public(), addr: seen });
+    let out = rig.tell(Input::Observed { by: pair(2).public(), from: None, addr: seen });
     serve(&mut rig, &mut port, addr(1), out);
     let stored =
         |port: &Port| NodeRecord::decode(&port.items[&pair(1).public()].value).unwrap().content.public;
@@ -126,7 +126,7 @@ fn an_observed_address_is_published_at_once_and_configured_ones_win() {
     let fixed: SocketAddr = "203.0.113.1:30906".parse().unwrap();
     let mut rig = Rig::new(Dht::new(DhtConfig { public_addrs: vec![fixed], ..config(1) }), [1; 32]);
     rig.handle(Input::Content(Box::new(public)));
-    rig.handle(Input::Observed { by: pair(2).public(), addr: seen });
+    rig.handle(Input::Observed { by: pair(2).public(), from: None, addr: seen });
     let out = rig.tell(Input::Start);
     serve(&mut rig, &mut port, addr(1), out);
     assert_eq!(stored(&port), [fixed]);
@@ -145,7 +145,7 @@ fn after_a_crash_at_any_journal_record_the_next_seq_is_higher() {
             services: u32::from(life),
             ..Default::default()
         })));
-        rig.handle(Input::Observed { by: pair(9).public(), addr: addr(1) });
+        rig.handle(Input::Observed { by: pair(9).public(), from: None, addr: addr(1) });
         let mut todo: VecDeque<Output> = rig.tell(Input::Start).into();
         while let Some(o) = todo.pop_front() {
             match o {
@@ -197,7 +197,7 @@ fn arb_input() -> impl Strategy<Value = Input> {
         2 => (1u8..9).prop_map(|n| Input::Lookup(pair(n).public())),
         1 => (1u8..9).prop_map(|n| Input::Invalidate(pair(n).public())),
         1 => (0u32..3).prop_map(|services| Input::Content(Box::new(RecordContent { services, ..Default::default() }))),
-        1 => (1u8..9, 1u16..3).prop_map(|(n, p)| Input::Observed { by: pair(n).public(), addr: addr(p) }),
+        1 => (1u8..9, 1u16..3).prop_map(|(n, p)| Input::Observed { by: pair(n).public(), from: Some([198, 51, 100, n].into()), addr: addr(p) }),
         1 => Just(Input::NetworkChanged),
     ]
 }
@@ -217,7 +217,7 @@ fn the_room_is_a_lawful_machine() {
 fn the_first_thing_asked_of_our_own_key_is_a_complete_read() {
     let mut rig = Rig::new(Dht::new(config(1)), [1; 32]);
     rig.handle(Input::Content(Box::default()));
-    rig.handle(Input::Observed { by: pair(9).public(), addr: addr(1) });
+    rig.handle(Input::Observed { by: pair(9).public(), from: None, addr: addr(1) });
     let out = rig.tell(Input::Start);
     let own = out.iter().find_map(|o| match o {
         Output::Dht { request: DhtRequest::GetMutable { key, mode, .. }, .. } => Some((*key, *mode)),

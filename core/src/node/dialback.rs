@@ -92,8 +92,16 @@ impl<T: Transport> Node<T> {
     pub(super) fn dialled_back(&mut self, socket: SocketId, from: SocketAddr, datagram: &[u8]) {
         match dialback::parse(datagram) {
             Some(nonce) => self.tell_dialback(client::Input::Arrived { socket, from, nonce }),
-            None => self.refuse("dialback-malformed"),
+            None => {
+                self.refuse("dialback-malformed");
+                self.tell_dialback(client::Input::Disturbed(socket));
+            }
         }
+    }
+
+    /// Something came in on a socket that is to be left alone.
+    pub(super) fn dialback_disturbed(&mut self, socket: SocketId) {
+        self.tell_dialback(client::Input::Disturbed(socket));
     }
 
     /// A socket of these machines was opened, or failed.

@@ -361,10 +361,15 @@ impl<T: Transport> Node<T> {
         }
         let share = self.book.to_share(&peer.shared_topics, &key, KNOWN_PEERS_SHARED_MAX);
         if let Some(observed) = peer.observed {
-            if let Some(by) = self.transport.place(conn) {
-                self.observed_by(by, observed);
+            // Through a relay or a tunnel nobody sees where packets come from, whatever he says.
+            match self.transport.place(conn) {
+                Some(by @ Place::Direct { addr, .. }) => {
+                    self.observed_by(by, observed);
+                    let from = Some(addr.ip());
+                    self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: key, from, addr: observed }));
+                }
+                Some(Place::Relayed { .. } | Place::Tunnel(_)) | None => self.refuse("observed-unseen"),
             }
-            self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: key, addr: observed }));
         }
         self.inbox.push_back(Inside::Book(book::Input::Met { peer, addr }));
         self.inbox.push_back(Inside::Cascade(cascade::Input::Connected { key, addr }));

@@ -397,7 +397,7 @@ impl<T: Transport> Node<T> {
         if self.config.private_network {
             // In a private network a socket bound to one address says as much about us as a peer's observation.
             for &addr in self.local_addrs.iter().filter(|a| !a.ip().is_unspecified()) {
-                self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: self.me, addr }));
+                self.inbox.push_back(Inside::Dht(dht::Input::Observed { by: self.me, from: None, addr }));
             }
         }
     }

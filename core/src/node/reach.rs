@@ -124,6 +124,10 @@ impl<T: Transport> Node<T> {
 
     /// A datagram arrived: a QUIC packet, a probe, or STUN. Only QUIC packets have the second bit set (RFC 9443).
     pub(super) fn arrived(&mut self, datagram: Datagram) {
+        // The dial-backs see their own.
+        if dialback::is_resting(datagram.socket) && datagram.payload.first() != Some(&dialback::FIRST_BYTE) {
+            self.dialback_disturbed(datagram.socket);
+        }
         match datagram.payload.first() {
             Some(first) if first & 0x40 != 0 || first & 0x80 != 0 => {
                 self.transport.handle(self.now, datagram);
@@ -415,10 +419,11 @@ impl<T: Transport> Node<T> {
                 }
                 paths::Output::Observed { conn, place, addr } => {
                     self.observed_by(place, addr);
-                    if let (Place::Direct { socket: SocketId::MAIN, .. }, Some(by)) =
+                    if let (Place::Direct { socket: SocketId::MAIN, addr: there }, Some(by)) =
                         (place, self.links.get(conn).map(|l| l.peer))
                     {
-                        self.inbox.push_back(Inside::Dht(dht::Input::Observed { by, addr }));
+                        let from = Some(there.ip());
+                        self.inbox.push_back(Inside::Dht(dht::Input::Observed { by, from, addr }));
                     }
                 }
                 paths::Output::Lost(conn) => self.lost(conn),

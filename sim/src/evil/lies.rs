@@ -1,11 +1,12 @@
-//! Lies about addresses: every frame in which a node names an address names the victim's instead.
+//! Lies about addresses: everything in which a node names an address names the victim's instead.
 //!
 //! | frame | said | the lie |
 //! |---|---|---|
-//! | `0x01` identity, `0x31` registered | I see you there | the victim's address |
+//! | `0x01` identity (also through relays, where nothing is to be said), `0x31` registered | I see you there | the victim's address |
 //! | `0x02` known peers | they are there | fifty peers that do not exist, at the victim |
 //! | `0x3e` at | that peer's packets come from there | the victim's address; unasked, of everybody to everybody |
 //! | `0x38` connect, `0x39` answer | I may be there, my NAT is so | sixteen ports of the victim, a NAT whose ports must be guessed |
+//! | pongs, answers of STUN ([`super::cast`]) | I see you there | the victim's address, another port each time |
 //! | `0x3c` ways | these relays hold a session for me | three relays that do not exist, at the victim; again every second |
 
 use crate::draw::Draw;
@@ -54,7 +55,7 @@ impl Liar {
     pub fn twist(&mut self, frame: &Frame) -> Option<Frame> {
         match frame.kind {
             IDENTITY => {
-                let d = Dict::decode(&frame.body, BODY_BYTES_MAX).ok().filter(|d| d.get("a").is_some())?;
+                let d = Dict::decode(&frame.body, BODY_BYTES_MAX).ok()?;
                 Some(Frame::new(IDENTITY, &d.with("a", &compact_addr(self.address())[..])))
             }
             KNOWN_PEERS => self.known_peers(frame),

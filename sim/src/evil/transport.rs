@@ -45,6 +45,7 @@ pub struct Evil<T> {
     liar: Option<Liar>,
     now: Instant,
     peers: BTreeMap<ConnId, PeerId>,
+    keys: BTreeMap<ConnId, PublicKey>,
     controls: BTreeMap<ConnId, Control>,
     history: VecDeque<(ConnId, Bytes)>,
     held: VecDeque<(Instant, ConnId, Bytes)>,
@@ -60,6 +61,7 @@ impl<T: Transport> Evil<T> {
             liar,
             now: Instant::ZERO,
             peers: BTreeMap::new(),
+            keys: BTreeMap::new(),
             controls: BTreeMap::new(),
             history: VecDeque::new(),
             held: VecDeque::new(),
@@ -97,8 +99,7 @@ impl<T: Transport> Evil<T> {
         // The dice are out of their box while they are thrown: the deeds lie in the same one.
         let mut draw = mischief.with_draw(|draw| Draw::new(draw.next_u64()));
         mischief.does(|d| d.carried += 1);
-        let Malice { drop_ppm, tamper_ppm, replay_ppm, reorder_ppm, cross_ppm, misname_ppm, victim: _ } =
-            malice;
+        let Malice { drop_ppm, tamper_ppm, replay_ppm, reorder_ppm, cross_ppm, misname_ppm, .. } = malice;
         self.remember(conn, &message);
         if draw.chance_ppm(drop_ppm) {
             mischief.does(|d| d.dropped += 1);
@@ -232,7 +233,7 @@ impl<T: Transport> Evil<T> {
 }
 
 /// A relayed packet, harmed behind its header.
-fn tampered(message: &Bytes, header: usize, draw: &mut Draw) -> Bytes {
+pub(super) fn tampered(message: &Bytes, header: usize, draw: &mut Draw) -> Bytes {
     let mut bytes = BytesMut::from(&message[..]);
     let carried = bytes.len().saturating_sub(header).max(1) as u64;
     match draw.below(4) {
@@ -279,9 +280,11 @@ impl<T: Transport> Transport for Evil<T> {
         match &event {
             TransportEvent::Connected { conn, peer, .. } => {
                 self.peers.insert(*conn, peer.peer_id());
+                self.keys.insert(*conn, *peer);
             }
             TransportEvent::Closed { conn, .. } => {
                 self.peers.remove(conn);
+                self.keys.remove(conn);
                 self.controls.remove(conn);
                 self.held.retain(|(_, c, _)| c != conn);
                 self.history.retain(|(c, _)| c != conn);
@@ -322,7 +325,11 @@ impl<T: Transport> Transport for Evil<T> {
     }
 
     fn secret(&self, conn: ConnId, label: &[u8]) -> Option<[u8; 32]> {
-        self.inner.secret(conn, label)
+        let secret = self.inner.secret(conn, label)?;
+        if let Some(peer) = self.keys.get(&conn) {
+            self.mischief.shares(secret, *peer);
+        }
+        Some(secret)
     }
 
     fn ping(&mut self, conn: ConnId) {

@@ -15,14 +15,16 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Nobody is there, which is the worst: nobody says no.
-const VICTIM: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
-const LIES: Malice = Malice {
+pub const VICTIM: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+pub const LIES: Malice = Malice {
     drop_ppm: 0,
     tamper_ppm: 0,
     replay_ppm: 0,
     reorder_ppm: 0,
     cross_ppm: 0,
     misname_ppm: 0,
+    tunnel: None,
+    keeps_mappings: false,
     victim: Some(VICTIM),
 };
 const SEEDS: u64 = 10;
@@ -60,7 +62,7 @@ fn is_quic(s: &Sighting) -> bool {
 }
 
 /// Everybody wants everybody, for five minutes.
-fn mingle(stage: &mut Stage, peers: std::ops::Range<HostId>) {
+pub fn mingle(stage: &mut Stage, peers: std::ops::Range<HostId>) {
     for minute in 0..5u64 {
         for a in peers.clone() {
             for b in peers.clone().filter(|b| *b != a) {
@@ -82,7 +84,7 @@ const DIALS_PER_MINUTE: u64 = 8;
 
 /// Nobody sends the victim more than the documented bounds. What was sent in all, and the most by one host in a minute:
 /// probes, packets of QUIC.
-fn check_bounds(stage: &Stage, seed: u64, bursts: bool, wrong: &mut Vec<String>) -> [[u64; 2]; 2] {
+pub fn check_bounds(stage: &Stage, seed: u64, bursts: bool, wrong: &mut Vec<String>) -> [[u64; 2]; 2] {
     let burst = [BURST_PER_SECOND_MAX, BURST_PER_MINUTE_MAX].map(|n| u64::from(n) * u64::from(bursts));
     let probes = [u64::from(PER_SECOND_MAX) + burst[0], u64::from(PER_MINUTE_MAX) + burst[1]];
     let dials = DIALS_PER_MINUTE * PACKETS_OF_A_DIAL;

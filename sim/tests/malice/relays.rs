@@ -136,6 +136,7 @@ fn a_relay_that_does_all_of_this_at_once_harms_nothing_but_speed() {
         cross_ppm: 100_000,
         misname_ppm: 100_000,
         victim: Some([203, 0, 113, 7].into()),
+        ..Malice::default()
     };
     harmless(malice, |d| d.crossed, 80);
 }
@@ -186,6 +187,7 @@ fn plan(seed: u64) -> Plan {
         cross_ppm: 100_000,
         misname_ppm: 100_000,
         victim: Some([203, 0, 113, 7].into()),
+        ..Malice::default()
     };
     plan.all_succeed = false;
     let kinds = [Kind::PortRestricted, Kind::SymmetricRandom, Kind::SymmetricRandom, Kind::FullCone];

@@ -11,7 +11,7 @@ use remote_network_sim::engine::EngineSpec;
 use remote_network_sim::evil::cast::Cast;
 use remote_network_sim::evil::{Malice, Mischief};
 use remote_network_sim::host::Clock;
-use remote_network_sim::nat::Kind;
+use remote_network_sim::nat::{BoxSpec, Kind, NatSpec};
 use remote_network_sim::net::{HostId, INTERNET, Quality, Site};
 use remote_network_sim::world::{HostSpec, Said, Step, World};
 use std::collections::BTreeSet;
@@ -27,14 +27,18 @@ pub struct Part {
     pub kind: Kind,
     pub relay: bool,
     pub malice: Option<Malice>,
+    /// Its record tells where others see it, and nothing that is configured.
+    pub tells: bool,
+    /// Its translator, instead of what its kind has.
+    pub nat: Option<NatSpec>,
 }
 
 pub const fn peer(kind: Kind) -> Part {
-    Part { kind, relay: false, malice: None }
+    Part { kind, relay: false, malice: None, tells: false, nat: None }
 }
 
 pub const fn relay(malice: Option<Malice>) -> Part {
-    Part { kind: Kind::Open, relay: true, malice }
+    Part { kind: Kind::Open, relay: true, malice, tells: false, nat: None }
 }
 
 /// What became of a transfer.
@@ -59,8 +63,14 @@ fn topic(n: usize) -> DhtId {
 }
 
 impl Stage {
-    /// All parts up for half a minute.
+    /// All parts up for half a minute, private peers with reservations at two relays, or at the one there is.
     pub fn new(seed: u64, real_tls: bool, parts: &[Part]) -> Self {
+        let relays = parts.iter().filter(|p| p.relay).count().min(2);
+        Self::with_reservations(seed, real_tls, parts, relays)
+    }
+
+    /// The same, with so many reservations.
+    pub fn with_reservations(seed: u64, real_tls: bool, parts: &[Part], wanted: usize) -> Self {
         let mut world: World<Cast> = World::new(seed, DhtSpec::PERFECT);
         let mut keys = Vec::new();
         for (n, part) in parts.iter().enumerate() {
@@ -69,8 +79,18 @@ impl Stage {
             let others = parts.iter().enumerate().filter(|(_, p)| !p.relay).map(|(n, _)| topic(n));
             let topics = if part.relay { others.take(8).collect() } else { vec![topic(n)] };
             let public = matches!(part.kind, Kind::Open);
-            let config = NodeConfig { topics, public, relay: part.relay, ..NodeConfig::new(keypair) };
-            let v4 = world.net.add_chain(INTERNET, 0, &part.kind.chain());
+            let config = NodeConfig {
+                topics,
+                public,
+                relay: part.relay,
+                publish_private: part.tells,
+                ..NodeConfig::new(keypair)
+            };
+            let v4 = world.net.add_chain(
+                INTERNET,
+                0,
+                &part.nat.map_or_else(|| part.kind.chain(), |nat| vec![BoxSpec::Nat(nat)]),
+            );
             let spec = HostSpec {
                 config,
                 real_tls,
@@ -83,7 +103,8 @@ impl Stage {
             let id = world.add_at(spec, Site { v4, v6: None });
             let host = &mut world.hosts[id as usize];
             host.mischief = part.malice.map(|m| Mischief::new(m, Draw::derive(seed, "malice", n as u64)));
-            host.config.public_addrs = world.net.public_address(id).filter(|_| public).into_iter().collect();
+            host.config.public_addrs =
+                world.net.public_address(id).filter(|_| public && !part.tells).into_iter().collect();
         }
         // Who relays must be dialled before it dials: only that proves that it can be reached.
         let known = |n: usize| Some((*keys.get(n)?, world.net.public_address(n as HostId)?));
@@ -100,10 +121,9 @@ impl Stage {
             (0..parts.len()).filter(starts).for_each(|n| stage.world.start(n as HostId));
             stage.run(5_000);
         }
-        let relays = parts.iter().filter(|p| p.relay).count().min(2);
         let private = |n: &usize| !matches!(parts[*n].kind, Kind::Open);
         for n in (0..parts.len()).filter(private) {
-            stage.await_reservations(n as HostId, relays);
+            stage.await_reservations(n as HostId, wanted);
         }
         stage.run(5_000);
         stage

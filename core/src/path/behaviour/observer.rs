@@ -2,8 +2,12 @@
 //!
 //! Whoever gets packets of ours can tell where they came from: peers in the identity exchange and in every pong, relays and
 //! STUN servers when asked. Each is one observer. One observer alone is believed, for a network of two has no more; among
-//! several the majority is, so that a single liar decides nothing. An observer counts once per IP address: ten ports of one
-//! liar are one liar.
+//! several the majority is, so that a single liar decides nothing. An observer counts once per IP address (of IPv6: once per
+//! /64): ten ports of one liar are one liar, and push nobody else's word out.
+//!
+//! What was seen long ago is not compared with what is seen now, for NATs forget. But a liar may well be the only one who has
+//! spoken lately, for honest observers have nothing new to say: while fewer than [`DECISIVE`] have, a majority that older words
+//! still make stands, and when somebody contradicts it others are asked, not more often than every [`ASK_AGAIN_MIN`].
 //!
 //! | what is asked | what answers it |
 //! |---|---|
@@ -21,7 +25,7 @@ use crate::few::Few;
 use crate::machine::{Cx, Machine};
 use crate::place::SocketId;
 use crate::time::{Deadline, Duration, Instant};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Observations remembered; the oldest goes.
 pub const OBSERVATIONS_MAX: usize = 64;
@@ -40,6 +44,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Own addresses known, and local addresses of other sockets.
 const LOCAL_ADDRS_MAX: usize = 64;
 const SOCKETS_MAX: usize = 512;
+/// So many observers outvote one liar.
+const DECISIVE: usize = 3;
 /// Mappings from which a rule of allocation is read: fewer agree by chance.
 const SAMPLES_MIN: usize = 3;
 
@@ -134,6 +140,7 @@ pub struct Observer {
     /// When to ask, how often it was in vain, and who comes next.
     ask: Option<Instant>,
     asked: u32,
+    asked_at: Option<Instant>,
     turn: usize,
     behaviour: Behaviour,
 }
@@ -144,11 +151,19 @@ impl Observer {
         &self.behaviour
     }
 
-    /// Where others see the main socket, what was seen last first, each once.
+    /// Where others see the main socket, what was seen last first, each once; but not where only one of them does while
+    /// most name another IP.
     pub fn mapped(&self) -> Vec<SocketAddr> {
+        let kind = |o: &Observation| (scope(o.by), o.by.is_ipv6());
         let mut all = Vec::new();
-        for seen in self.seen.iter().rev().filter(|o| o.socket == SocketId::MAIN) {
-            if !all.contains(&seen.mapped) && all.len() < MAPPED_MAX {
+        let mut believed = Few::new();
+        let main = || self.seen.iter().filter(|o| o.socket == SocketId::MAIN);
+        for seen in main().rev() {
+            let ips = believed.get_or_insert_with(kind(seen), || {
+                let alike: Vec<Observation> = main().filter(|o| kind(o) == kind(seen)).copied().collect();
+                believed_ips(&alike)
+            });
+            if ips.contains(&seen.mapped.ip()) && !all.contains(&seen.mapped) && all.len() < MAPPED_MAX {
                 all.push(seen.mapped);
             }
         }
@@ -199,36 +214,55 @@ impl Observer {
             }
             None => {
                 if self.seen.len() >= OBSERVATIONS_MAX {
-                    self.seen.remove(0);
+                    self.seen.remove(self.dispensable());
                 }
                 self.seen.push(Observation { by, socket, mapped, at: now });
             }
         }
     }
 
+    /// The oldest observation of whoever has made the most.
+    fn dispensable(&self) -> usize {
+        let of = |o: &Observation| self.seen.iter().filter(|other| observer(other) == observer(o)).count();
+        let most = self.seen.iter().map(of).max();
+        self.seen.iter().position(|o| Some(of(o)) == most).unwrap_or(0)
+    }
+
     /// The observations that can be compared: of one family, of the widest scope there is, and not too old. Who sits in our
     /// own network sees us before the NAT.
     fn comparable(&self) -> Vec<Observation> {
         let newest = self.seen.iter().map(|o| o.at).max().unwrap_or_default();
-        let fresh = self.seen.iter().filter(|o| newest.since(o.at) <= OBSERVATION_KEPT);
-        let fresh: Vec<&Observation> = fresh.collect();
-        let widest = fresh.iter().map(|o| (scope(o.by), o.by.is_ipv6())).min();
-        fresh.into_iter().filter(|o| Some((scope(o.by), o.by.is_ipv6())) == widest).copied().collect()
+        let is_fresh = |o: &&Observation| newest.since(o.at) <= OBSERVATION_KEPT;
+        let kind = |o: &Observation| (scope(o.by), o.by.is_ipv6());
+        let widest = self.seen.iter().filter(is_fresh).map(kind).min();
+        let alike: Vec<Observation> = self.seen.iter().filter(|o| Some(kind(o)) == widest).copied().collect();
+        let fresh: Vec<Observation> = alike.iter().filter(is_fresh).copied().collect();
+        if latest_per_ip(&main(&fresh)).len() >= DECISIVE {
+            return fresh;
+        }
+        // The latest words of as many as it takes.
+        let mut latest = latest_per_ip(&main(&alike));
+        latest.sort_by_key(|o| std::cmp::Reverse(o.at));
+        latest.truncate(DECISIVE);
+        let votes = count(latest.iter().map(|o| o.mapped));
+        let Some(since) = latest.last().filter(|_| majority(&votes).is_some()).map(|o| o.at) else {
+            return fresh;
+        };
+        alike.into_iter().filter(|o| o.at >= since || is_fresh(&o)).collect()
     }
 
     /// What the observations amount to.
     fn judge(&self) -> Behaviour {
         let seen = self.comparable();
-        let main: Vec<Observation> = seen.iter().filter(|o| o.socket == SocketId::MAIN).copied().collect();
+        let main = main(&seen);
         let votes = count(latest_per_ip(&main).into_iter().map(|o| o.mapped));
         let believed = votes.first().map(|(addr, _)| *addr);
         let open = believed.is_some_and(|addr| self.local.contains(&addr));
         let mapping = if open { Dependence::EndpointIndependent } else { mapping(&main, &votes) };
-        let allocation = self.allocation(&seen, mapping);
-        let ips = count(latest_per_ip(&seen).into_iter().map(|o| o.mapped.ip()));
-        // A single observer that names another IP than the many is not told on.
-        let ips = ips.iter().filter(|(_, n)| *n > 1 || ips.len() <= 2 || votes.len() > 2);
-        let mut public_ips: Vec<IpAddr> = ips.map(|(ip, _)| *ip).collect();
+        let mut public_ips = believed_ips(&seen);
+        let seen: Vec<Observation> =
+            seen.into_iter().filter(|o| public_ips.contains(&o.mapped.ip())).collect();
+        let allocation = self.allocation(&seen, mapping, believed);
         public_ips.truncate(PUBLIC_IPS_MAX);
         let hard = matches!(mapping, Dependence::AddressDependent | Dependence::AddressAndPortDependent);
         let next = hard.then(|| self.next(&seen, allocation)).flatten();
@@ -260,13 +294,16 @@ impl Observer {
         out
     }
 
-    fn allocation(&self, seen: &[Observation], mapping: Dependence) -> Allocation {
+    fn allocation(
+        &self,
+        seen: &[Observation],
+        mapping: Dependence,
+        believed: Option<SocketAddr>,
+    ) -> Allocation {
         let mut samples = Self::samples(seen);
         if mapping == Dependence::EndpointIndependent {
             // One mapping per socket: others are older ones, or lies.
-            let votes = count(seen.iter().filter(|o| o.socket == SocketId::MAIN).map(|o| o.mapped));
-            let main = votes.first().map(|(addr, _)| *addr);
-            samples.retain(|s| s.socket != SocketId::MAIN || Some(s.mapped) == main);
+            samples.retain(|s| s.socket != SocketId::MAIN || Some(s.mapped) == believed);
         }
         if samples.len() < SAMPLES_MIN || mapping == Dependence::Unknown {
             return Allocation::Unknown;
@@ -350,12 +387,12 @@ impl Observer {
 
     /// Whether asking could tell more.
     fn lacks(&self) -> bool {
-        let main: Vec<Observation> =
-            self.comparable().into_iter().filter(|o| o.socket == SocketId::MAIN).collect();
-        let observers = latest_per_ip(&main).len();
+        let main = main(&self.comparable());
+        let latest = latest_per_ip(&main);
+        let observers = latest.len();
         match self.behaviour.mapping {
             Dependence::Unknown => true,
-            Dependence::EndpointIndependent => observers < 2,
+            Dependence::EndpointIndependent => observers < 2 || is_contradicted(&latest),
             // Two that disagree may be one liar, and a rule of allocation needs more mappings.
             Dependence::AddressDependent | Dependence::AddressAndPortDependent => {
                 observers < 3 || self.behaviour.allocation == Allocation::Unknown
@@ -379,6 +416,7 @@ impl Observer {
         self.turn = (self.turn + ips.len()) % self.servers.len();
         let rest = ASK_AGAIN_MIN.saturating_mul(1 << self.asked.min(8)).min(ASK_AGAIN_MAX);
         self.asked = self.asked.saturating_add(1);
+        self.asked_at = Some(cx.now);
         self.ask = Some(cx.now + cx.rng.jitter(rest, 20));
     }
 
@@ -392,7 +430,8 @@ impl Observer {
             self.ask = None;
             self.asked = 0;
         } else if self.ask.is_none() && !self.servers.is_empty() {
-            self.ask = Some(cx.now + SETTLE);
+            let earliest = self.asked_at.map_or(cx.now, |at| at + ASK_AGAIN_MIN);
+            self.ask = Some((cx.now + SETTLE).max(earliest));
         }
     }
 }
@@ -444,17 +483,50 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// The latest word of each observing IP.
+/// Who counts as one observer: an IPv4 address, or the /64 of an IPv6 address.
+fn observer(o: &Observation) -> IpAddr {
+    match o.by.ip() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// Those of the main socket.
+fn main(seen: &[Observation]) -> Vec<Observation> {
+    seen.iter().filter(|o| o.socket == SocketId::MAIN).copied().collect()
+}
+
+/// The latest word of each observer.
 fn latest_per_ip(seen: &[Observation]) -> Vec<Observation> {
     let mut out: Few<IpAddr, Observation> = Few::new();
     for o in seen {
-        match out.get_mut(&o.by.ip()) {
+        match out.get_mut(&observer(o)) {
             Some(latest) if latest.at > o.at => {}
             Some(latest) => *latest = *o,
-            None => drop(out.insert(o.by.ip(), *o)),
+            None => drop(out.insert(observer(o), *o)),
         }
     }
     out.values().copied().collect()
+}
+
+/// What more than half of two or more say.
+fn majority<T: Copy>(votes: &[(T, usize)]) -> Option<T> {
+    let all: usize = votes.iter().map(|(_, n)| n).sum();
+    votes.first().filter(|(_, n)| all > 1 && n * 2 > all).map(|(what, _)| *what)
+}
+
+/// Whether somebody has said something else since a member of the majority last spoke.
+fn is_contradicted(latest: &[Observation]) -> bool {
+    let Some(believed) = majority(&count(latest.iter().map(|o| o.mapped))) else { return false };
+    let last = |of: bool| latest.iter().filter(|o| (o.mapped == believed) == of).map(|o| o.at).max();
+    last(false) > last(true)
+}
+
+/// The IPs at which others see us, most said first. One that a single observer names is left out where most name another.
+fn believed_ips(seen: &[Observation]) -> Vec<IpAddr> {
+    let votes = count(latest_per_ip(seen).into_iter().map(|o| o.mapped.ip()));
+    let alone = majority(&votes).is_none();
+    votes.into_iter().filter(|(_, n)| *n > 1 || alone).map(|(ip, _)| ip).collect()
 }
 
 /// What was said how often, most first.
@@ -472,11 +544,15 @@ fn count<T: Ord + Copy>(said: impl Iterator<Item = T>) -> Vec<(T, usize)> {
 fn mapping(main: &[Observation], votes: &[(SocketAddr, usize)]) -> Dependence {
     let observers: usize = votes.iter().map(|(_, n)| n).sum();
     let most = votes.first().map_or(0, |(_, n)| *n);
-    let ports_differ = |differ: bool| {
-        let pairs = main.iter().enumerate().flat_map(|(i, a)| main[i + 1..].iter().map(move |b| (a, b)));
-        pairs.filter(|(a, b)| a.by.ip() == b.by.ip() && (a.mapped != b.mapped) == differ).count()
-    };
-    let (differ, same) = (ports_differ(true), ports_differ(false));
+    // Each observer with several ports is one witness: to the mapping's dependence on ports, or against it.
+    let mut witnesses: Few<IpAddr, bool> = Few::new();
+    for (i, a) in main.iter().enumerate() {
+        for b in main[i + 1..].iter().filter(|b| observer(a) == observer(b)) {
+            *witnesses.get_or_insert_with(observer(a), || false) |= a.mapped != b.mapped;
+        }
+    }
+    let differ = witnesses.values().filter(|differ| **differ).count();
+    let same = witnesses.len() - differ;
     if observers < 2 {
         // One IP that sees two mappings at two of its ports says that much at least.
         return if differ > same { Dependence::AddressAndPortDependent } else { Dependence::Unknown };

@@ -81,6 +81,65 @@ fn a_single_liar_decides_nothing_where_there_are_others() {
 }
 
 #[test]
+fn a_liar_that_alone_has_something_new_to_say_moves_nothing_and_others_are_asked() {
+    let mut rig = rig();
+    rig.handle(Input::Servers((1..=3).map(observer).collect()));
+    assert_eq!(asked(&rig.wait(Duration::from_millis(200))).len(), 3);
+    (1..=3).for_each(|n| rig.handle(seen(observer(n), 7000)));
+    rig.outputs();
+    assert_eq!(rig.machine.poll_timeout(), None);
+    // Honest observers have nothing new to say; the liar says something else every ten seconds for twenty minutes.
+    let mut rounds = 0;
+    for n in 0..120u16 {
+        let lie = SocketAddr::new([192, 0, 2, 66].into(), 3000 + n);
+        rig.handle(Input::Observed { by: observer(9), socket: SocketId::MAIN, mapped: lie });
+        let b = rig.machine.behaviour();
+        assert_eq!((b.mapping, &b.public_ips[..]), (Dependence::EndpointIndependent, &[us(1).ip()][..]));
+        assert_eq!(rig.machine.mapped(), [us(7000)], "candidates");
+        rounds += asked(&rig.wait(Duration::from_secs(10))).len() / ASKED_AT_ONCE;
+    }
+    assert!((1..=41).contains(&rounds), "{rounds} rounds of questions");
+}
+
+#[test]
+fn many_ports_of_one_liar_push_nobodys_word_out_and_of_ipv6_a_64_is_one() {
+    let mut rig = rig();
+    (1..=2).for_each(|n| rig.handle(seen(observer(n), 7000)));
+    for port in 3000..3200 {
+        rig.handle(seen(SocketAddr::new(observer(9).ip(), port), port));
+    }
+    let b = rig.machine.behaviour();
+    assert_eq!(b.mapping, Dependence::EndpointIndependent);
+    assert_eq!(rig.machine.observations(), OBSERVATIONS_MAX);
+
+    let mut rig = self::rig();
+    let sees = |by: &str, port: u16| Input::Observed {
+        by: addr(by),
+        socket: SocketId::MAIN,
+        mapped: SocketAddr::new("2001:db8:9::1".parse().unwrap(), port),
+    };
+    rig.handle(sees("[2600:1::1]:1", 7000));
+    rig.handle(sees("[2600:2::1]:1", 7000));
+    (1..9).for_each(|n| rig.handle(sees(&format!("[2600:3::{n}]:1"), 666)));
+    assert_eq!(rig.machine.behaviour().mapping, Dependence::EndpointIndependent);
+}
+
+#[test]
+fn a_router_that_got_another_address_is_seen_as_soon_as_most_say_so() {
+    let mut rig = rig();
+    (1..=3).for_each(|n| rig.handle(seen(observer(n), 7000)));
+    rig.advance(Duration::from_secs(1_000));
+    let moved =
+        |n: u8| Input::Observed { by: observer(n), socket: SocketId::MAIN, mapped: addr("198.18.0.9:7000") };
+    (1..=2).for_each(|n| rig.handle(moved(n)));
+    let b = rig.machine.behaviour();
+    assert_eq!(
+        (b.mapping, b.public_ips.first()),
+        (Dependence::EndpointIndependent, Some(&addr("198.18.0.9:1").ip()))
+    );
+}
+
+#[test]
 fn a_node_that_is_seen_at_its_own_address_is_open() {
     let mut rig = rig();
     rig.handle(Input::LocalAddrs(vec![us(LOCAL_PORT)]));

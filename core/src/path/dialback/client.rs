@@ -12,9 +12,11 @@
 //! the connection keeps alive. Silence counts only when the control arrived, and is believed when it came twice. Where
 //! neither comes twice, the server is not asked any more; the next one is.
 //!
-//! **A server can lie only to the careful side.** To make us believe in a long life it must get a datagram through a
-//! mapping that is gone; one that comes before its time counts for nothing. To make us believe in a short one it
-//! sends nothing, and costs us some keep-alives.
+//! **Lies.** To make us believe in a short life a server sends nothing, and costs us some keep-alives. To make us believe in a
+//! long one it must keep the mapping alive: many NATs count packets from outside as use. Whatever else comes in on the
+//! socket that is to be left alone therefore ends the attempt, and proves nothing. What dies between the NAT and us (a short
+//! TTL, a wrong checksum) we never see; so a lifetime that was told is believed no longer than until a way falls silent
+//! ([`crate::path::paths`]).
 
 use super::{DialBack, Nonce, RESTING_FIRST, RESTING_NUMBERS, WAIT_MAX};
 use crate::id::ConnId;
@@ -81,6 +83,8 @@ pub enum Input {
         /// What it brings back.
         nonce: Nonce,
     },
+    /// Something else came in on a socket of ours.
+    Disturbed(SocketId),
     /// Whatever was known was of another NAT.
     NetworkChanged,
 }
@@ -315,7 +319,8 @@ impl Client {
         };
         let (from, server) = (canonical(from), attempt.server.addr);
         if *due > cx.now {
-            return cx.emit(Output::Refused("dialback-early"));
+            cx.emit(Output::Refused("dialback-early"));
+            return self.disturbed(cx, socket);
         }
         let elsewhere = from.ip() == server.ip() && from.port() != server.port();
         let right = if self.topic == Topic::Filter { elsewhere } else { from == server };
@@ -325,6 +330,22 @@ impl Client {
             *control_came = true;
         } else {
             cx.emit(unasked);
+        }
+    }
+
+    /// The mapping that was to be left alone was not. An answer of STUN that comes twice does no harm.
+    fn disturbed(&mut self, cx: &mut Cx<'_, Output>, socket: SocketId) {
+        let Topic::Idle(idle) = self.topic else { return };
+        let spoils = |a: &Attempt| match a.stage {
+            Stage::Waiting { due, .. } => {
+                let late = GRACE + a.server.rtt * 2;
+                a.resting == Some(socket) && cx.now < due && due.since(cx.now) + late < idle
+            }
+            Stage::OwnPort | Stage::Opening { .. } | Stage::FreshPort { .. } => false,
+        };
+        if self.attempt.as_ref().is_some_and(spoils) {
+            cx.emit(Output::Refused("dialback-disturbed"));
+            self.blank(cx);
         }
     }
 
@@ -402,6 +423,7 @@ impl Machine for Client {
             }
             Input::Socket(event) => self.socket(cx, &event),
             Input::Arrived { socket, from, nonce } => self.arrived(cx, socket, from, nonce),
+            Input::Disturbed(socket) => self.disturbed(cx, socket),
             Input::NetworkChanged => self.network_changed(cx),
         }
         self.plan(cx);

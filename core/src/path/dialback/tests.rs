@@ -313,12 +313,36 @@ mod asking {
         world.run(SETTLE + RTT * 2);
         let test = world.asked[2].1;
         let early = arrived(SocketId(4), server_at(7), test.nonce);
-        world.run(IDLE_FIRST - secs(1));
+        // At once it is no use of the mapping that would matter.
         world.tell(early.clone());
         assert_eq!(world.learnt.pop(), Some(Output::Refused("dialback-early")));
-        world.run(secs(1));
+        assert_eq!(world.open_sockets.len(), 1);
+        world.run(IDLE_FIRST - secs(1));
         world.tell(early);
-        assert_eq!(world.learnt.pop(), Some(idled(30, true)));
+        assert_eq!(world.learnt.pop(), Some(Output::Refused("dialback-disturbed")));
+        assert_eq!(world.learnt.pop(), Some(Output::Refused("dialback-early")));
+        assert!(world.open_sockets.is_empty(), "the attempt is over");
+    }
+
+    #[test]
+    fn a_server_that_keeps_a_mapping_alive_is_not_believed_and_not_asked_again() {
+        let mut world = World::new(true, 45);
+        world.run(secs(15));
+        assert_eq!(world.learnt, [Output::Filter { arrived: true }]);
+        world.learnt.clear();
+        for _ in 0..20 {
+            world.run(secs(10));
+            let kept = world.open_sockets.to_vec();
+            kept.into_iter().for_each(|socket| world.tell(Input::Disturbed(socket)));
+        }
+        let refused = Output::Refused("dialback-disturbed");
+        assert_eq!(world.learnt, [refused.clone(), refused], "twice, and nothing was learnt");
+        assert_eq!(world.rig.machine.poll_timeout(), None);
+        // Another one is.
+        world.serving.push(ConnId(8));
+        world.tell(Input::Server { conn: ConnId(8), addr: server_at(8), rtt: RTT });
+        world.run(secs(300));
+        assert_eq!(world.learnt[2..], [idled(30, true), idled(60, false)]);
     }
 
     #[test]
@@ -357,6 +381,7 @@ mod asking {
                 from,
                 nonce: Nonce(nonce)
             }),
+            2 => socket().prop_map(Input::Disturbed),
             1 => Just(Input::NetworkChanged),
         ]
     }

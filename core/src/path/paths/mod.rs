@@ -49,7 +49,8 @@ pub const TRIED_MAX: usize = 8;
 /// Connections: as many as the transport of a busy relay has.
 pub const LINES_MAX: usize = 4_096;
 /// How often an idle direct place is pinged unless [`Input::Keepalive`] says otherwise: half of the 30 s after which the
-/// strictest common NATs forget a UDP mapping.
+/// strictest common NATs forget a UDP mapping. Whoever helped to measure a longer life may have lied, so this holds again,
+/// until the network changes, once any proven direct place has fallen silent.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Bounds of what may be set: more often is a waste, more seldom keeps no mapping.
 pub const KEEPALIVE_BOUNDS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
@@ -186,6 +187,15 @@ struct Env {
     /// Connections whose packets go through a tunnel.
     tunnelled: BTreeSet<ConnId>,
     keepalive: Duration,
+    /// A direct way that was proven has fallen silent in this network: mappings may live shorter than we were told.
+    distrust: bool,
+}
+
+impl Env {
+    /// How often an idle direct place is pinged.
+    fn every(&self) -> Duration {
+        if self.distrust { self.keepalive.min(KEEPALIVE) } else { self.keepalive }
+    }
 }
 
 /// The paths of all connections of a node. See the module.
@@ -200,7 +210,8 @@ pub struct Paths {
 
 impl Default for Paths {
     fn default() -> Self {
-        let env = Env { budget: Budget::default(), tunnelled: BTreeSet::new(), keepalive: KEEPALIVE };
+        let (budget, tunnelled) = Default::default();
+        let env = Env { budget, tunnelled, keepalive: KEEPALIVE, distrust: false };
         Self { lines: BTreeMap::new(), tags: BTreeMap::new(), due: BTreeSet::new(), env }
     }
 }
@@ -342,7 +353,10 @@ impl Machine for Paths {
             Input::SocketGone(gone) => {
                 self.on_gone(cx, |p| matches!(p, Place::Direct { socket, .. } if socket == gone));
             }
-            Input::NetworkChanged => self.with_all(cx, Line::on_network_changed),
+            Input::NetworkChanged => {
+                self.env.distrust = false;
+                self.with_all(cx, Line::on_network_changed);
+            }
             Input::CandidatesChanged(Some(conn)) => self.with(cx, conn, |line, cx, _| line.want_soon(cx.now)),
             Input::CandidatesChanged(None) => self.with_all(cx, |line, cx, _| line.want_soon(cx.now)),
             Input::Keepalive(every) => {

@@ -193,6 +193,7 @@ impl Line {
             .filter(|at| *at == used || (self.places[*at].is_proven_direct() && asked(&self.places[*at])))
             .collect();
         for at in failed {
+            env.distrust |= self.places[at].is_proven_direct();
             self.places[at].fail(cx.now);
             let place = self.places[at].place;
             self.note(cx, place, if at == used { why } else { "fell silent" });

@@ -228,6 +228,27 @@ fn an_idle_direct_way_is_pinged_every_fifteen_seconds_or_as_often_as_was_measure
 }
 
 #[test]
+fn a_long_life_of_mappings_is_believed_until_a_way_falls_silent() {
+    let mut rig = rig(Place::direct(at(1, 1)));
+    rig.handle(Input::Keepalive(ms(60_000)));
+    rig.handle(Input::Traffic(CONN));
+    rig.outputs();
+    assert!(nonces(&rig.wait(ms(59_999))).is_empty());
+    // The mapping is gone: no pong comes back, until the way is given up.
+    assert!(rig.wait(ms(60_000)).contains(&Output::Lost(CONN)));
+    // It is there again, and from now on it is asked as often as is careful.
+    for _ in 0..20 {
+        let outputs = rig.wait(ms(1_000));
+        nonces(&outputs).iter().for_each(|n| rig.handle(from_peer(at(1, 1), &pong(*n))));
+    }
+    assert_eq!(rig.machine.place(CONN), Some(Place::direct(at(1, 1))));
+    rig.handle(Input::Keepalive(ms(60_000)));
+    rig.handle(Input::Traffic(CONN));
+    rig.outputs();
+    assert_eq!(nonces(&rig.wait(ms(15_000))).len(), 1);
+}
+
+#[test]
 fn a_relayed_way_needs_no_pings() {
     let mut rig = rig(by(9));
     assert!(sent(&rig.wait(Duration::from_secs(3_600))).is_empty());

@@ -277,9 +277,9 @@ impl Line {
             let when = if compared || asked {
                 known.pinged_at.map_or(now, |pinged| pinged + pause(known.rtt))
             } else if used {
-                pinged.max(self.heard_at) + env.keepalive
+                pinged.max(self.heard_at) + env.every()
             } else if spare == Some(at) {
-                pinged + env.keepalive
+                pinged + env.every()
             } else {
                 known.proven_at + UNUSED_KEPT
             };
@@ -298,6 +298,7 @@ impl Line {
             self.fail_used(cx, env, "fell silent");
         } else if used || self.spare() == Some(at) {
             if !used && unanswered >= SPARE_PINGS {
+                env.distrust = true;
                 self.places[at].fail(cx.now);
                 self.note(cx, place, "fell silent");
             } else {
