@@ -315,6 +315,13 @@ pub struct Image {
     pub workdir: Option<String>,
 }
 
+impl Image {
+    /// Its id as engines write it: `sha256:` and 64 hex digits.
+    pub fn id_text(&self) -> String {
+        format!("sha256:{}", Digest(self.id))
+    }
+}
+
 /// What is run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Program {

@@ -454,7 +454,10 @@ mod tests {
         assert_eq!(Service::from_dict(&docker.to_dict()), Ok(docker.clone()));
         let elsewhere = Service { mounts: vec![mount("/other")], ..docker.clone() };
         assert_ne!(elsewhere.id(), docker.id(), "where they lie is part of what it is");
-        assert!(Service::from_dict(&Service { mounts: vec![mount("/proc/x")], ..docker.clone() }.to_dict()).is_err());
+        assert!(
+            Service::from_dict(&Service { mounts: vec![mount("/proc/x")], ..docker.clone() }.to_dict())
+                .is_err()
+        );
         let module = service("m", Visibility::Everyone);
         assert!(Service::from_dict(&Service { mounts: docker.mounts.clone(), ..module }.to_dict()).is_err());
         let long = Mount { path: Some(format!("/{}", "x".repeat(250))), ..mount("/") };

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn programs_come_out_as_they_went_in_and_defaults_are_absent() {
         let bare = Image { entrypoint: Vec::new(), workdir: None, ..image() };
-        assert_eq!(image_dict(&bare).encode().len(), image_dict(&image()).encode().len() - 37);
+        assert!(image_dict(&bare).get("ep").or(image_dict(&bare).get("wd")).is_none());
         for program in [
             Program::Wasm(Digest([3; 32])),
             Program::Image(Box::new(image())),

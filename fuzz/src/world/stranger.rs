@@ -131,7 +131,9 @@ impl Stranger {
     /// What it sends.
     pub fn take_datagrams(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let (mut all, mut buf) = (Vec::new(), Vec::new());
-        while let Some(transmit) = self.transport.poll_transmit(now, 8, &mut buf).and_then(Outgoing::datagrams) {
+        while let Some(transmit) =
+            self.transport.poll_transmit(now, 8, &mut buf).and_then(Outgoing::datagrams)
+        {
             let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
             all.extend(buf.chunks(segment).map(|bytes| (transmit.to, bytes.to_vec())));
             buf.clear();

@@ -3,7 +3,6 @@
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
 use super::reach::{PathDto, ReachDto};
-use crate::ports::docker::client::id_text;
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,
@@ -187,7 +186,7 @@ impl From<&Image> for ImageDto {
     fn from(i: &Image) -> Self {
         Self {
             name: i.name.clone(),
-            id: id_text(&i.id),
+            id: i.id_text(),
             entrypoint: i.entrypoint.clone(),
             workdir: i.workdir.clone(),
         }

@@ -1,7 +1,6 @@
 //! A verified receipt in words or JSON.
 
 use super::output::{bytes, plain};
-use crate::ports::docker::client::id_text;
 use crate::workflow_text::port_text;
 use remote_network_core::job::receipt::Report;
 use remote_network_core::port::Program;
@@ -70,6 +69,6 @@ pub fn show(as_json: bool, r: &Report) {
 fn program_text(program: &Program) -> String {
     match program {
         Program::Wasm(module) => format!("module {module}"),
-        Program::Image(image) => format!("image {}", id_text(&image.id)),
+        Program::Image(image) => format!("image {}", image.id_text()),
     }
 }

@@ -480,6 +480,39 @@ fn receipts_form_a_chain_across_a_restart() {
 }
 
 #[test]
+fn after_a_restart_what_runs_goes_on_and_whatever_else_engines_have_is_swept() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    let mut records: Vec<StoredRecord> = Vec::new();
+    let mut persist = |out: Vec<Output>| {
+        for o in out {
+            if let Output::Persist(
+                StoreOp::Append { subject, record } | StoreOp::Replace { subject, record },
+            ) = o
+            {
+                records.push(StoredRecord { lsn: Lsn(1), subject, record });
+            }
+        }
+        records.clone()
+    };
+    let restarted = |config, records: &[StoredRecord]| {
+        let mut r = Rig::new(Executor::restore(config, records).unwrap(), [1; 32]);
+        r.tell(Input::Services(vec![count()]));
+        r.tell(Input::Started)
+    };
+    persist(r.tell(dispatch(order(2, 1), 2)));
+    let runs = persist(input_is_here(&mut r));
+    let out = restarted(r.machine.config.clone(), &runs);
+    let start = out.iter().position(|o| matches!(o, Output::Engine { .. }));
+    let sweep = out.iter().position(|o| *o == Output::Sweep { keep: vec![job] });
+    assert!(start.is_some() && start < sweep, "{out:?}");
+    let stops = persist(r.tell(from(2, Message::Cancel { job })));
+    let out = restarted(r.machine.config.clone(), &stops);
+    assert_eq!(starts(&out), 0);
+    assert!(out.contains(&Output::Sweep { keep: Vec::new() }), "what was being stopped goes too");
+}
+
+#[test]
 fn an_answer_ends_the_offers_and_a_release_ends_the_job() {
     let mut r = rig();
     let job = order(2, 1).job();

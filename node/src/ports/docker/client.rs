@@ -143,15 +143,6 @@ fn sha256(id: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// `sha256:…` of bytes.
-pub fn id_text(id: &[u8; 32]) -> String {
-    use std::fmt::Write as _;
-    id.iter().fold("sha256:".to_owned(), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// What an image's metadata say of how it wants to be used, in words for people.
 fn hints(image: &ImageInspect) -> Vec<String> {
     let Some(config) = &image.config else { return Vec::new() };
@@ -188,7 +179,6 @@ mod tests {
         assert_eq!((number("1"), number("1.x"), number("")), (None, None, None));
         let id = format!("sha256:{}", "0f".repeat(32));
         assert_eq!(sha256(&id), Some([15; 32]));
-        assert_eq!(id_text(&[15; 32]), id);
         for bad in ["", "sha256:", "sha256:0f", &"0f".repeat(32), &format!("sha256:{}", "zz".repeat(32))] {
             assert_eq!(sha256(bad), None, "{bad}");
         }

@@ -4,7 +4,6 @@
 //! processes, files and scratch space, and of the host's files the job's own mounts only. One function, so that a test can
 //! show all of it.
 
-use super::client::id_text;
 use crate::ports::workdir::Staged;
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
@@ -51,7 +50,7 @@ pub(super) fn body(
         cmd: (!order.args.is_empty()).then(|| order.args.clone()),
         entrypoint: (!image.entrypoint.is_empty()).then(|| image.entrypoint.clone()),
         working_dir: image.workdir.clone(),
-        image: Some(id_text(&image.id)),
+        image: Some(image.id_text()),
         network_disabled: Some(true),
         labels: Some(HashMap::from([
             (LABEL_NODE.to_owned(), node.to_owned()),

@@ -12,7 +12,7 @@
 //! it (`profile`). What the guest wrote is taken only after the container is gone.
 
 use super::Shared;
-use super::client::{Client, id_text};
+use super::client::Client;
 use super::profile::{body, takes_stdin};
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
@@ -180,13 +180,13 @@ impl<'a> Execution<'a> {
         self.remove().await.map_err(engine)?;
         let mounts = self.lay_out().await?;
         let docker = &self.client.docker;
-        match docker.inspect_image(&id_text(&image.id)).await {
+        match docker.inspect_image(&image.id_text()).await {
             Ok(_) => {}
             Err(e) if is(&e, 404) => {
                 return Err(Refused::permanent(format!(
                     "the image {} ({}) is not here any more",
                     image.name,
-                    id_text(&image.id)
+                    image.id_text()
                 )));
             }
             Err(e) => return Err(engine(e)),
