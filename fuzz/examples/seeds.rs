@@ -91,7 +91,7 @@ fn receipt(order: &Signed<Order>, executor: u8) -> Signed<Receipt> {
         order: order.digest(),
         job: order.job(),
         engine: "seed 1".to_owned(),
-        module: order.module,
+        program: order.program.clone(),
         class: ExitClass::Success,
         code: 0,
         detail: String::new(),

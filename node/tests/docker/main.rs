@@ -1,6 +1,8 @@
 //! Containers of a real Docker engine, made of this machine's static busybox. Skipped, with the reason, where there is no
 //! engine; with `REQUIRE_DOCKER` set that is a failure.
 
+#![allow(clippy::unwrap_used)]
+
 mod rig;
 
 use remote_network_core::port::{EngineLimits, EngineRequest, ExitClass, Image, Port, Program};
