@@ -38,6 +38,12 @@ pub enum Action {
         /// What.
         request: EngineRequest,
     },
+    /// Once after a start, behind the starts of jobs that go on: whatever an engine still has of other jobs of this node
+    /// goes. Not answered.
+    Sweep {
+        /// Jobs that go on.
+        keep: Vec<JobId>,
+    },
     /// Open or close a socket. A driver does this itself; a sink gets to see it, but has nothing to do.
     Socket(SocketRequest),
     /// Ask the port for tunnels.

@@ -302,11 +302,77 @@ pub struct EngineLimits {
     pub output_bytes: u64,
 }
 
+/// A container image.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Image {
+    /// What its owner calls it, for people: a reference such as `alpine:3.20`.
+    pub name: String,
+    /// What the engine calls it: SHA-256 of its configuration, which names all its layers.
+    pub id: [u8; 32],
+    /// Replaces its entry point, unless empty.
+    pub entrypoint: Vec<String>,
+    /// Replaces its working directory.
+    pub workdir: Option<String>,
+}
+
+impl Image {
+    /// Its id as engines write it: `sha256:` and 64 hex digits.
+    pub fn id_text(&self) -> String {
+        format!("sha256:{}", Digest(self.id))
+    }
+}
+
+/// What is run.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Program {
+    /// A WebAssembly module with WASI preview 1, in the local store.
+    Wasm(Digest),
+    /// A container image that the engine of this machine has.
+    Image(Box<Image>),
+}
+
+impl Program {
+    /// What kind of service it makes, in a word.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Wasm(_) => "wasm",
+            Self::Image(_) => "docker",
+        }
+    }
+
+    /// The object of the local store that it needs.
+    pub fn object(&self) -> Option<Digest> {
+        match self {
+            Self::Wasm(module) => Some(*module),
+            Self::Image(_) => None,
+        }
+    }
+
+    /// Names it, whatever it is: a module by its own digest.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Wasm(module) => *module,
+            Self::Image(image) => Digest::in_domain("rn/image/v1", &[&image.id]),
+        }
+    }
+}
+
+/// Where a mount lies in the guest.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MountPath {
+    /// The mount.
+    pub name: String,
+    /// An absolute path.
+    pub path: String,
+}
+
 /// One execution.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EngineJob {
-    /// The module, in the local store.
-    pub module: Digest,
+    /// What runs.
+    pub program: Program,
+    /// Where mounts lie in the guest; those that are not named lie at `/` and their name.
+    pub paths: Vec<MountPath>,
     /// Arguments after the program's name.
     pub args: Vec<String>,
     /// Environment, complete: nothing is inherited.

@@ -19,12 +19,12 @@ use remote_network_core::machine::{Cx, Machine as _};
 use remote_network_core::path::dialback::{self, DialBack, Nonce};
 use remote_network_core::path::probe::{Probe, ProbeKeys};
 use remote_network_core::port::{
-    BlobInfo, EngineInput, EngineLimits, EngineOutput, ExitClass, MutableItem, Port, Usage,
+    BlobInfo, EngineInput, EngineLimits, EngineOutput, ExitClass, MutableItem, Port, Program, Usage,
 };
 use remote_network_core::relay::message::{Message, Registered};
 use remote_network_core::relay::wire::{Direction, Header, Part};
 use remote_network_core::rng::Rng;
-use remote_network_core::service::{Kind, Service, Visibility};
+use remote_network_core::service::{Service, Visibility};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transfer::message::{Fetch, PieceRanges};
@@ -159,11 +159,10 @@ const LIMITS: EngineLimits = EngineLimits { memory_bytes: 64 << 20, time_ms: 30_
 
 fn service() -> Service {
     Service {
-        kind: Kind::Wasm,
         name: "count".into(),
         description: "counts words".into(),
         version: "1.0.0".into(),
-        module: Digest::of(b"module"),
+        program: Program::Wasm(Digest::of(b"module")),
         module_len: 6,
         stdin: true,
         mounts: Vec::new(),
@@ -181,7 +180,8 @@ fn order() -> Signed<Order> {
         task: "count".into(),
         fence: 1,
         service: service().id(),
-        module: Digest::of(b"module"),
+        program: Program::Wasm(Digest::of(b"module")),
+        paths: Vec::new(),
         args: vec!["-n".into()],
         env: vec![("LANG".into(), "C".into())],
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"hello"), len: 5 }],
@@ -209,7 +209,7 @@ fn receipt() -> Signed<Receipt> {
         order: order().digest(),
         job: order().job(),
         engine: "wasmtime/example".into(),
-        module: order().module,
+        program: order().program.clone(),
         class: ExitClass::Success,
         code: 0,
         detail: String::new(),

@@ -17,9 +17,9 @@ use remote_network_core::job::run::RunRecord;
 use remote_network_core::job::signed::{Signed, Statement};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
-use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Port, Usage};
+use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Port, Program, Usage};
 use remote_network_core::service::offers::Offerings;
-use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility, catalogue};
+use remote_network_core::service::{Mount, MountDirection, Service, Visibility, catalogue};
 use remote_network_core::store::Room;
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, UnixTime};
@@ -38,13 +38,12 @@ fn write(target: &str, name: &str, parts: &[&[u8]]) -> std::io::Result<()> {
 }
 
 fn service() -> Service {
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
     Service {
-        kind: Kind::Wasm,
         name: "count".to_owned(),
         description: "Counts words".to_owned(),
         version: "1.0.0".to_owned(),
-        module: Digest::of(b"module"),
+        program: Program::Wasm(Digest::of(b"module")),
         module_len: 6,
         stdin: true,
         mounts: vec![mount("out", MountDirection::Out)],
@@ -63,7 +62,8 @@ fn order(executor: u8) -> Signed<Order> {
         task: "count".to_owned(),
         fence: 1,
         service: service().id(),
-        module: service().module,
+        program: service().program,
+        paths: service().paths(),
         args: vec!["-n".to_owned()],
         env: vec![("LANG".to_owned(), "C".to_owned())],
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
@@ -91,7 +91,7 @@ fn receipt(order: &Signed<Order>, executor: u8) -> Signed<Receipt> {
         order: order.digest(),
         job: order.job(),
         engine: "seed 1".to_owned(),
-        module: order.module,
+        program: order.program.clone(),
         class: ExitClass::Success,
         code: 0,
         detail: String::new(),

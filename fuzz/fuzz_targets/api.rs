@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use remote_network_core::command::ServiceView;
-use remote_network_core::id::{Digest, PublicKey};
+use remote_network_core::id::PublicKey;
+use remote_network_core::port::{Image, Program};
 use remote_network_core::service::{Service, Visibility};
 use remote_network_fuzz::api::dto::{NewServiceDto, ServiceDto, Topic, VisibilityDto};
 use remote_network_fuzz::keys::keypair;
@@ -21,20 +22,34 @@ fn visibility(dto: &VisibilityDto) -> Option<Visibility> {
 }
 
 fn service(body: NewServiceDto) -> Option<()> {
-    let module: Digest = body.module.parse().ok()?;
+    let program = match (&body.module, &body.image) {
+        (Some(module), None) => Program::Wasm(module.parse().ok()?),
+        (None, Some(name)) => {
+            let (entrypoint, workdir) = (body.entrypoint.clone(), body.workdir.clone());
+            Program::Image(Box::new(Image { name: name.clone(), id: [7; 32], entrypoint, workdir }))
+        }
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
     let visibility = visibility(&body.visibility)?;
-    let service = body.into_service(module, 1, visibility);
+    let service = body.into_service(program.clone(), 1, visibility);
     let owner = keypair(0).public();
     let view = ServiceView { owner, local: true, service: service.clone() };
     let shown = serde_json::to_value(ServiceDto::from(&view)).expect("shown");
     // What is shown is what was given: the same fields make the same service.
     let mut body = serde_json::Map::new();
-    for key in ["name", "description", "version", "module", "stdin", "mounts", "limits", "visibility"] {
+    for key in ["name", "description", "version", "stdin", "mounts", "limits", "visibility"] {
         body.insert(key.to_owned(), shown.get(key).expect("shown in full").clone());
+    }
+    body.extend(shown.get("module").map(|module| ("module".to_owned(), module.clone())));
+    if let Some(Value::Object(image)) = shown.get("image") {
+        for (key, value) in image.iter().filter(|(key, _)| *key != "id") {
+            let key = if key == "name" { "image" } else { key };
+            body.insert(key.to_owned(), value.clone());
+        }
     }
     let again: NewServiceDto = serde_json::from_value(Value::Object(body)).expect("its own words");
     let again_visibility = self::visibility(&again.visibility).expect("its own keys");
-    assert_eq!(again.into_service(module, 1, again_visibility), service);
+    assert_eq!(again.into_service(program, 1, again_visibility), service);
     if let Ok(told) = Service::from_dict(&service.to_dict()) {
         assert_eq!(told.id(), service.id());
         let everyone = Visibility::Everyone;

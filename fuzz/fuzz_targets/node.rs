@@ -11,8 +11,8 @@ use remote_network_core::command::Command;
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
-use remote_network_core::port::{DhtEvent, EngineLimits, Port};
-use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility};
+use remote_network_core::port::{DhtEvent, EngineLimits, Port, Program};
+use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, UnixTime};
 use remote_network_fuzz::keys::keypair;
@@ -123,13 +123,12 @@ fn service(which: u8) -> Service {
         2 => Visibility::OnlyMe,
         _ => Visibility::Listed(vec![keypair(0).public()]),
     };
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
     Service {
-        kind: Kind::Wasm,
         name: ["count", "merge", "secret", "listed"][usize::from(which) % 4].to_owned(),
         description: String::new(),
         version: "1".to_owned(),
-        module: Digest::of(&object(1)),
+        program: Program::Wasm(Digest::of(&object(1))),
         module_len: 6,
         stdin: true,
         mounts: vec![mount("out", MountDirection::Out)],

@@ -161,7 +161,9 @@ impl World {
     fn deliver(&mut self, to: usize, bytes: &[u8]) {
         let from = self.sides[1 - to].addr;
         let payload = BytesMut::from(bytes);
-        self.sides[to].transport.handle(self.now, Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload });
+        self.sides[to]
+            .transport
+            .handle(self.now, Datagram { socket: SocketId::MAIN, from, to: None, ecn: None, payload });
     }
 
     fn settle(&mut self) {

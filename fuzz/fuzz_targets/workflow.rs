@@ -8,9 +8,9 @@ use remote_network_core::id::Digest;
 use remote_network_core::job::plan::{Plan, decode_workflow, encode_workflow};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{ObjectRef, Workflow};
-use remote_network_core::port::EngineLimits;
+use remote_network_core::port::{EngineLimits, Program};
 use remote_network_core::service::offers::Offerings;
-use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility};
+use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_fuzz::keys::keypair;
 use remote_network_fuzz::workflow_text::{
     Embedded, Format, PROBLEMS_MAX, ParsedWorkflow, Problem, SourceItem, parse, to_json, to_yaml,
@@ -62,13 +62,12 @@ fn written_again(workflow: &Workflow) {
 }
 
 fn tokenize() -> Service {
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
     Service {
-        kind: Kind::Wasm,
         name: "tokenize".to_owned(),
         description: String::new(),
         version: String::new(),
-        module: Digest::of(b"module"),
+        program: Program::Wasm(Digest::of(b"module")),
         module_len: 6,
         stdin: true,
         mounts: vec![mount("in", MountDirection::In), mount("out", MountDirection::Out)],

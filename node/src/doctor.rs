@@ -1,6 +1,7 @@
 //! `remote-network doctor`: what is wrong here, and the command that mends it.
 
 use crate::config::Settings;
+use crate::ports::docker::client::Client;
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use crate::ports::net::usable_here;
 use remote_network_core::id::Digest;
@@ -36,7 +37,7 @@ const CLOCK_FLOOR: u64 = 1_735_689_600;
 pub fn examine(s: &Settings, running: Option<&Value>) -> Vec<Finding> {
     let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(s), clock(), dht(s)];
     let reach = [addresses(s), relay(s, running)].into_iter().chain(relay_port(s));
-    first.into_iter().chain(reach).chain([jobs(s), engine()]).collect()
+    first.into_iter().chain(reach).chain([jobs(s), engine(), containers(s)]).collect()
 }
 
 fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
@@ -232,6 +233,19 @@ fn engine() -> Finding {
             )
         }
         Err(e) => finding("engine", false, false, format!("workers cannot be started: {e}"), None),
+    }
+}
+
+/// Containers are for those who offer container services; without an engine all else works.
+fn containers(s: &Settings) -> Finding {
+    let asked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())
+        .and_then(|runtime| runtime.block_on(Client::connect(&s.docker_host)).map_err(|e| e.to_string()));
+    match asked {
+        Ok(client) => finding("containers", true, false, client.about, None),
+        Err(why) => finding("containers", true, false, format!("not offered: {why}"), None),
     }
 }
 

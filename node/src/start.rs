@@ -11,6 +11,7 @@ use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings, resolve
 use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
+use crate::ports::docker::{DockerConfig, DockerPort};
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
 use crate::ports::net::{NetConfig, NetPort};
 use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
@@ -21,10 +22,10 @@ use remote_network_core::action::{Action, ActionSink};
 use remote_network_core::command::Command;
 use remote_network_core::drive::{Aside, Driven, Recorder};
 use remote_network_core::event::Event;
-use remote_network_core::id::{DhtId, Digest, Keypair, PublicKey};
+use remote_network_core::id::{DhtId, Digest, JobId, Keypair, PublicKey};
 use remote_network_core::job::workflow::ObjectRef;
 use remote_network_core::node::{Journal, Node, NodeConfig};
-use remote_network_core::port::BlobFailed;
+use remote_network_core::port::{BlobFailed, EngineJob, EngineRequest, Program};
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transport::quic::{IDLE_TIMEOUT, KEEP_ALIVE, QuicConfig, QuicTransport};
 use remote_network_core::transport::tls;
@@ -80,6 +81,13 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         sharing,
         net: net.bound(),
     };
+    let docker_config = DockerConfig {
+        node: keypair.public().to_string(),
+        host: s.docker_host.clone(),
+        scratch_dir: dir.join("engine").join("docker"),
+        running_max: s.jobs_running_max,
+    };
+    let docker = DockerPort::start(docker_config, shared.clone(), events.clone())?;
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
@@ -89,6 +97,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         tunnels,
         engine: EnginePort::start(engine_config, shared.clone(), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
+        docker,
         core: core.clone(),
         events,
     };
@@ -104,6 +113,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         core.clone(),
         shared,
         ApiDht { handle: ports.dht.handle(), keypair: keypair.clone() },
+        ports.docker.handle(),
         ports.accounts.book(),
     )
     .map_err(|e| Failure::work(e.to_string()))?;
@@ -450,8 +460,27 @@ struct Ports {
     _net: NetPort,
     tunnels: TunnelPort,
     engine: EnginePort,
+    docker: DockerPort,
     core: CoreHandle,
     events: Sender<Event>,
+}
+
+impl Ports {
+    fn ask_engine(&self, job: JobId, request: EngineRequest) {
+        match &request {
+            EngineRequest::Start(EngineJob { program: Program::Wasm(_), .. }) => {
+                self.engine.submit(job, request);
+            }
+            EngineRequest::Start(EngineJob { program: Program::Image(_), .. }) => {
+                self.docker.submit(job, request);
+            }
+            // Whichever has it.
+            EngineRequest::Stop { .. } => {
+                self.engine.submit(job, request.clone());
+                self.docker.submit(job, request);
+            }
+        }
+    }
 }
 
 impl ActionSink for Ports {
@@ -462,7 +491,11 @@ impl ActionSink for Ports {
             Action::Blob { op, request } => self.blobs.submit(op, request),
             Action::Dht { op, request } => self.dht.submit(op, request),
             Action::Engine { job, request } => {
-                self.engine.submit(job, request);
+                self.ask_engine(job, request);
+                Ok(())
+            }
+            Action::Sweep { keep } => {
+                self.docker.sweep(keep);
                 Ok(())
             }
             Action::Account(account) => {

@@ -163,7 +163,8 @@ impl Engine {
         }
         self.serial += 1;
         self.tally.started += 1;
-        let missing = !blobs.holds(&job.module) || job.inputs.iter().any(|i| !blobs.holds(&i.digest));
+        let missing = job.program.object().is_some_and(|o| !blobs.holds(&o))
+            || job.inputs.iter().any(|i| !blobs.holds(&i.digest));
         let limit_ns = job.limits.time_ms.saturating_mul(MS_NS);
         let takes_ns = match Program::of(&job.args).ms {
             Some(ms) => ms.saturating_mul(MS_NS),
@@ -226,7 +227,7 @@ impl Engine {
             outputs,
         };
         let job = &running.job;
-        if !blobs.holds(&job.module) {
+        if job.program.object().is_some_and(|o| !blobs.holds(&o)) {
             return Some(end(ExitClass::Permanent, 0, "the module is not in the store", Vec::new()));
         }
         if let Some(missing) = job.inputs.iter().find(|i| !blobs.holds(&i.digest)) {
@@ -269,7 +270,7 @@ fn outputs(job: &EngineJob, lie: bool, blobs: &mut Blobs) -> Option<Vec<EngineOu
     let inputs: Vec<(Port, Digest)> = job.inputs.iter().map(|i| (i.port.clone(), i.digest)).collect();
     let mut out = Vec::new();
     for port in &job.outputs {
-        let mut formula = expected_formula(&job.module, &job.args, &inputs, port);
+        let mut formula = expected_formula(&job.program.digest(), &job.args, &inputs, port);
         let truncated = formula.len > job.limits.output_bytes;
         formula.len = formula.len.min(job.limits.output_bytes);
         let stored = match lie {
@@ -286,13 +287,14 @@ fn outputs(job: &EngineJob, lie: bool, blobs: &mut Blobs) -> Option<Vec<EngineOu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remote_network_core::port::{EngineInput, EngineLimits};
+    use remote_network_core::port::{EngineInput, EngineLimits, Program};
 
     fn job(args: &[&str], blobs: &mut Blobs) -> EngineJob {
         let (module, _) = blobs.put(Bytes::from_static(b"module")).unwrap();
         let (digest, _) = blobs.put(Bytes::from_static(b"input")).unwrap();
         EngineJob {
-            module,
+            program: Program::Wasm(module),
+            paths: Vec::new(),
             args: args.iter().map(|a| (*a).to_owned()).collect(),
             env: Vec::new(),
             inputs: vec![EngineInput { port: Port::Stdin, digest, len: 5 }],

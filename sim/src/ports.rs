@@ -201,7 +201,7 @@ impl ActionSink for MemoryPorts {
                 self.tell(Event::Blob { op, result });
             }
             Action::Engine { job, request } => self.ask_engine(job, request),
-            Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
+            Action::Sweep { .. } | Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
             Action::Reply { id, reply } => self.say(Said::Reply(self.host, id, reply)),
             Action::Notify(notice) => self.say(Said::Notice(self.host, notice)),
             Action::Stopped { fault } => self.say(Said::Stopped(self.host, fault)),
@@ -217,7 +217,7 @@ mod tests {
     use remote_network_core::id::{CommandId, DhtId, Lsn};
     use remote_network_core::port::{
         AnnouncePort, BlobAnswer, BlobRequest, DhtEvent, EngineInput, EngineJob, EngineLimits, ExitClass,
-        Port,
+        Port, Program,
     };
     use remote_network_core::store::{Room, StoreOp, Subject};
     use std::time::Duration;
@@ -255,7 +255,8 @@ mod tests {
         let module = disk.put(Bytes::from_static(b"module")).unwrap();
         let digest = disk.put(Bytes::from_static(b"input")).unwrap();
         EngineJob {
-            module,
+            program: Program::Wasm(module),
+            paths: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
             inputs: vec![EngineInput { port: Port::Stdin, digest, len: 5 }],
@@ -311,7 +312,7 @@ mod tests {
         let order = job(&disk);
         assert_eq!(node.exits(JobId([1; 16]), EngineRequest::Start(order.clone())), [ExitClass::Success]);
         let inputs = [(Port::Stdin, order.inputs[0].digest)];
-        let output = expected_output(&order.module, &[], &inputs, &Port::Stdout);
+        let output = expected_output(&order.program.digest(), &[], &inputs, &Port::Stdout);
         assert_eq!(disk.get(&Digest::of(&output)), Some(output));
         disk.set_engine(EngineSpec { hang_ppm: 1_000_000, ..EngineSpec::default() });
         let hanging = JobId([2; 16]);

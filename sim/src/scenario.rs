@@ -24,8 +24,8 @@ use remote_network_core::few::Few;
 use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::NodeConfig;
-use remote_network_core::port::{EngineLimits, Port};
-use remote_network_core::service::{Kind, Service, Visibility};
+use remote_network_core::port::{EngineLimits, Port, Program};
+use remote_network_core::service::{Service, Visibility};
 use sha1::{Digest as _, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -136,11 +136,10 @@ fn module(n: u8) -> Bytes {
 fn service(n: u8) -> Service {
     let module = module(n);
     Service {
-        kind: Kind::Wasm,
         name: format!("s{n}"),
         description: String::new(),
         version: "1".into(),
-        module: Digest::of(&module),
+        program: Program::Wasm(Digest::of(&module)),
         module_len: module.len() as u64,
         stdin: true,
         mounts: Vec::new(),

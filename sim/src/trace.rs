@@ -98,6 +98,7 @@ impl Trace {
             Action::Blob { .. }
             | Action::Dht { .. }
             | Action::Engine { .. }
+            | Action::Sweep { .. }
             | Action::Socket(_)
             | Action::Tunnel(_)
             | Action::Account(_)

@@ -611,6 +611,8 @@ impl<C: Core> World<C> {
                     self.owe(at_ns, id, Answer::EngineEnds(job, serial));
                 }
             }
+            // A crash of the host ends its engine.
+            Action::Sweep { .. } => {}
             Action::Socket(SocketRequest::Open(socket)) => {
                 let answer = match self.net.open_socket(id, socket) {
                     Some(addr) => SocketEvent::Opened(socket, addr),

@@ -239,6 +239,7 @@ impl Executor {
 
     fn start(&mut self, cx: &mut Cx<'_, Output>) {
         let jobs: Vec<JobId> = self.held.keys().copied().collect();
+        let mut keep = Vec::new();
         for job in jobs {
             let Some(held) = self.held.get(&job) else { continue };
             let requester = held.requester();
@@ -249,12 +250,14 @@ impl Executor {
             if sealed {
                 self.grant(cx, &job);
             } else if stopping {
-                // The engine died with us: nothing is left to stop.
+                // What an engine still has of it goes with the sweep.
                 self.drop_job(cx, &job);
             } else if started {
                 self.run(cx, &job);
+                keep.push(job);
             }
         }
+        cx.emit(Output::Sweep { keep });
         let waits = |j: &JobId| self.held.get(j).is_some_and(|h| h.started.is_none() && h.receipt.is_none());
         self.queue = self.queue.iter().filter(|j| waits(j)).copied().collect();
         self.fill(cx);

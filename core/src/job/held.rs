@@ -168,6 +168,6 @@ impl Held {
     /// Objects in the local store that this job uses.
     pub fn objects(&self) -> impl Iterator<Item = Digest> {
         let outputs = self.receipt.iter().flat_map(|r| r.outputs.iter().map(|o| o.digest));
-        self.order.inputs.iter().map(|i| i.digest).chain([self.order.module]).chain(outputs)
+        self.order.inputs.iter().map(|i| i.digest).chain(self.order.program.object()).chain(outputs)
     }
 }

@@ -1,6 +1,6 @@
 //! The order: what a requester asks of an executor, signed by the requester.
 //!
-//! Everything that decides the result is in it: service and module by digest, arguments, environment, inputs by digest.
+//! Everything that decides the result is in it: service and program by digest, arguments, environment, inputs by digest.
 //! Where to fetch the inputs is not: sources travel beside the order and may change without changing what was ordered.
 
 use super::encoding::{
@@ -11,8 +11,8 @@ use super::signed::Statement;
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, JobId, PublicKey, RunId};
 use crate::limits::{OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX};
-use crate::port::{EngineInput, EngineLimits, Port};
-use crate::service::{MOUNTS_MAX, NAME_MAX};
+use crate::port::{EngineInput, EngineLimits, MountPath, Port, Program};
+use crate::service::{MOUNTS_MAX, NAME_MAX, program};
 use crate::time::UnixTime;
 
 /// Bytes of all arguments and environment entries of a task together. An order, its inputs' sources and their tickets
@@ -38,8 +38,10 @@ pub struct Order {
     pub fence: u32,
     /// The service, by its content-derived id.
     pub service: Digest,
-    /// The service's module.
-    pub module: Digest,
+    /// What the service runs.
+    pub program: Program,
+    /// Where its mounts lie.
+    pub paths: Vec<MountPath>,
     /// Arguments.
     pub args: Vec<String>,
     /// Environment, complete.
@@ -131,7 +133,7 @@ impl Statement for Order {
     }
 
     fn to_dict(&self) -> Dict {
-        Dict::new()
+        program::write_paths(program::write(Dict::new(), &self.program), &self.paths)
             .with("args", strings_value(&self.args))
             .with("at", self.issued.as_millis())
             .with("env", env_value(&self.env))
@@ -139,7 +141,6 @@ impl Statement for Order {
             .with("fence", self.fence)
             .with("in", self.inputs.iter().map(input_value).collect::<Vec<_>>())
             .with("lim", limits_value(&self.limits))
-            .with("mod", &self.module)
             .with("nonce", &self.nonce[..])
             .with("out", ports_value(&self.outputs))
             .with("req", &self.requester)
@@ -171,7 +172,8 @@ impl Statement for Order {
             task: d.text("task", NAME_MAX)?,
             fence,
             service: d.digest("svc")?,
-            module: d.digest("mod")?,
+            program: program::read(d)?,
+            paths: program::read_paths(d)?,
             args: strings_of(d, "args", TASK_ARGS_MAX, TASK_ARG_BYTES_MAX)?,
             env: env_of(d, "env")?,
             inputs: d.list("in", TASK_INPUTS_MAX)?.iter().map(input_of).collect::<Result<_, _>>()?,
@@ -198,7 +200,8 @@ pub(crate) mod tests {
             task: "count".into(),
             fence: 1,
             service: Digest::of(b"service"),
-            module: Digest::of(b"module"),
+            program: Program::Wasm(Digest::of(b"module")),
+            paths: Vec::new(),
             args: vec!["-n".into(), "a\nb".into()],
             env: vec![("LANG".into(), "C".into())],
             inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],

@@ -16,8 +16,8 @@ use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
     WORKFLOW_NODES_MAX,
 };
-use crate::port::{EngineLimits, Port};
-use crate::service::NAME_MAX;
+use crate::port::{EngineLimits, MountPath, Port, Program};
+use crate::service::{NAME_MAX, program};
 
 /// Largest workflow or plan in bytes: what a journal record may cost.
 pub const PLAN_BYTES_MAX: usize = 8 << 20;
@@ -62,8 +62,10 @@ pub struct PlannedTask {
     pub service: Digest,
     /// Its name, for people.
     pub service_name: String,
-    /// Its module.
-    pub module: Digest,
+    /// What it runs.
+    pub program: Program,
+    /// Where its mounts lie.
+    pub paths: Vec<MountPath>,
     /// Arguments.
     pub args: Vec<String>,
     /// Environment.
@@ -150,14 +152,13 @@ impl Plan {
     pub fn encode(&self) -> Vec<u8> {
         let task = |t: &PlannedTask| {
             let input = |i: &PlannedInput| from_dict(&i.from).with("to", port_value(&i.to));
-            Dict::new()
+            program::write_paths(program::write(Dict::new(), &t.program), &t.paths)
                 .with("args", strings_value(&t.args))
                 .with("at", t.declared)
                 .with("env", env_value(&t.env))
                 .with("id", t.id.as_str())
                 .with("in", list(t.inputs.iter().map(input)))
                 .with("lim", limits_value(&t.limits))
-                .with("mod", &t.module)
                 .with("name", t.service_name.as_str())
                 .with("out", ports_value(&t.outputs))
                 .with("peers", t.candidates.iter().map(Value::from).collect::<Vec<_>>())
@@ -211,7 +212,8 @@ fn task_of(t: &Dict, index: usize) -> Result<PlannedTask, DecodeError> {
         declared: t.u32("at")?,
         service: t.digest("svc")?,
         service_name: t.text("name", NAME_MAX)?,
-        module: t.digest("mod")?,
+        program: program::read(t)?,
+        paths: program::read_paths(t)?,
         args: strings_of(t, "args", TASK_ARGS_MAX, TASK_ARG_BYTES_MAX)?,
         env: env_of(t, "env")?,
         limits: limits_of(t, "lim")?,

@@ -10,8 +10,8 @@ use super::order::{Order, TASK_OUTPUTS_MAX};
 use super::signed::{Signed, Statement};
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, JobId, PublicKey, RunId};
-use crate::port::{EngineInput, EngineOutput, ExitClass, Port, Usage};
-use crate::service::NAME_MAX;
+use crate::port::{EngineInput, EngineOutput, ExitClass, Port, Program, Usage};
+use crate::service::{NAME_MAX, program};
 use crate::time::UnixTime;
 use thiserror::Error;
 
@@ -35,8 +35,8 @@ pub struct Receipt {
     pub job: JobId,
     /// Name and version of the engine.
     pub engine: String,
-    /// The module that ran.
-    pub module: Digest,
+    /// What ran.
+    pub program: Program,
     /// How it ended.
     pub class: ExitClass,
     /// Exit code.
@@ -73,7 +73,7 @@ impl Statement for Receipt {
     }
 
     fn to_dict(&self) -> Dict {
-        Dict::new()
+        program::write(Dict::new(), &self.program)
             .with("class", class_number(self.class))
             .with("code", Value::Int(i64::from(self.code)))
             .with("detail", self.detail.as_str())
@@ -82,7 +82,6 @@ impl Statement for Receipt {
             .with("exec", &self.executor)
             .with("inc", &self.incarnation.to_be_bytes()[..])
             .with("job", &self.job.0[..])
-            .with("mod", &self.module)
             .with("order", &self.order)
             .with("out", self.outputs.iter().map(output_value).collect::<Vec<_>>())
             .with("prev", &self.previous)
@@ -108,7 +107,7 @@ impl Statement for Receipt {
             order: d.digest("order")?,
             job: JobId(d.array("job")?),
             engine: d.text("engine", NAME_MAX)?,
-            module: d.digest("mod")?,
+            program: program::read(d)?,
             class: class_of(d.u64("class")?)?,
             code: code_of(d, "code")?,
             detail: d.text("detail", DETAIL_BYTES_MAX)?,
@@ -137,9 +136,9 @@ pub enum ReceiptFault {
     /// It names another job than the order does.
     #[error("the receipt is for another job")]
     Job,
-    /// Another module ran.
-    #[error("another module ran than was ordered")]
-    Module,
+    /// Something else ran.
+    #[error("something else ran than was ordered")]
+    Program,
     /// The outputs are not the ordered ones.
     #[error("the receipt's outputs are not the ordered ports")]
     Outputs,
@@ -150,7 +149,7 @@ pub enum ReceiptFault {
 
 impl Receipt {
     /// Whether this receipt answers `order`: the order's executor signed it, for this very order (and so for its nonce),
-    /// ran its module, and a success has each ordered output once.
+    /// ran its program, and a success has each ordered output once.
     pub fn answers(&self, order: &Signed<Order>) -> Result<(), ReceiptFault> {
         if self.order != order.digest() {
             return Err(ReceiptFault::Order);
@@ -161,8 +160,8 @@ impl Receipt {
         if self.job != order.job() {
             return Err(ReceiptFault::Job);
         }
-        if self.module != order.module {
-            return Err(ReceiptFault::Module);
+        if self.program != order.program {
+            return Err(ReceiptFault::Program);
         }
         if self.class == ExitClass::Success && self.code != 0 {
             return Err(ReceiptFault::Exit);
@@ -321,8 +320,8 @@ pub struct Report {
     pub fence: u32,
     /// Which service.
     pub service: Digest,
-    /// Which module.
-    pub module: Digest,
+    /// What ran.
+    pub program: Program,
     /// On which inputs.
     pub inputs: Vec<EngineInput>,
     /// How it ended.
@@ -369,7 +368,7 @@ impl Bundle {
             task: order.task.clone(),
             fence: order.fence,
             service: order.service,
-            module: order.module,
+            program: order.program.clone(),
             inputs: order.inputs.clone(),
             exit: (receipt.class, receipt.code),
             outputs: receipt.outputs.clone(),
@@ -429,7 +428,7 @@ mod tests {
             order: o.digest(),
             job: o.job(),
             engine: "wasmtime 48".into(),
-            module: o.module,
+            program: o.program.clone(),
             class: ExitClass::Success,
             code: 0,
             detail: String::new(),
@@ -474,8 +473,8 @@ mod tests {
         assert_eq!(receipt.answers(&again), Err(ReceiptFault::Order));
         let by_another = Receipt { executor: a.public(), ..receipt.clone() };
         assert_eq!(by_another.answers(&first), Err(ReceiptFault::Executor));
-        let other_module = Receipt { module: Digest::of(b"evil"), ..receipt.clone() };
-        assert_eq!(other_module.answers(&first), Err(ReceiptFault::Module));
+        let other_module = Receipt { program: Program::Wasm(Digest::of(b"evil")), ..receipt.clone() };
+        assert_eq!(other_module.answers(&first), Err(ReceiptFault::Program));
         let mut short = receipt.clone();
         short.outputs.pop();
         assert_eq!(short.answers(&first), Err(ReceiptFault::Outputs));

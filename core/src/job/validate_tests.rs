@@ -4,20 +4,20 @@ use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
+use crate::port::Program;
+use crate::service::Visibility;
 use crate::service::offers::Offerings;
-use crate::service::{Kind, Visibility};
 use proptest::prelude::*;
 
 pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]) -> Service {
     Service {
-        kind: Kind::Wasm,
         name: name.into(),
         description: String::new(),
         version: "1".into(),
-        module: Digest::of(name.as_bytes()),
+        program: Program::Wasm(Digest::of(name.as_bytes())),
         module_len: 10,
         stdin,
-        mounts: mounts.iter().map(|(n, d)| Mount { name: (*n).into(), direction: *d }).collect(),
+        mounts: mounts.iter().map(|(n, d)| Mount { name: (*n).into(), direction: *d, path: None }).collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
     }

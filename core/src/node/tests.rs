@@ -125,6 +125,7 @@ impl World {
                 Action::Dht { .. }
                 | Action::Blob { .. }
                 | Action::Engine { .. }
+                | Action::Sweep { .. }
                 | Action::Socket(_)
                 | Action::Tunnel(_)
                 | Action::Account(_)

@@ -490,6 +490,7 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Fetch(want));
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
+                executor::Output::Sweep { keep } => self.hold(Action::Sweep { keep }),
                 executor::Output::Grant { digest, requester } => {
                     let reason = Reason::Job;
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));

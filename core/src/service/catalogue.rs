@@ -107,7 +107,7 @@ pub fn encode<'a>(services: impl Iterator<Item = &'a Service>) -> Frame {
     Frame::new(KIND, &Dict::new().with("s", list))
 }
 
-/// Reads a peer's catalogue; every service in it is well-formed.
+/// Reads a peer's catalogue; every service in it is well-formed. Those of unknown kinds are passed over.
 pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     if frame.kind != KIND {
         return Err(DecodeError::Unknown { what: "catalogue message", number: u64::from(frame.kind) });
@@ -118,7 +118,11 @@ pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
     let mut out = Vec::with_capacity(listed.len());
     for v in listed {
         let Value::Dict(s) = v else { return Err(DecodeError::invalid("s", "not a dictionary")) };
-        let service = Service::from_dict(s)?;
+        let service = match Service::from_dict(s) {
+            // What later versions offer is no fault, and nothing for this one.
+            Err(DecodeError::Unknown { .. }) => continue,
+            read => read?,
+        };
         if !seen.insert(service.id()) {
             return Err(DecodeError::invalid("s", "a service is listed twice"));
         }
@@ -178,7 +182,7 @@ impl Catalogue {
 
     /// Whether an own service needs `digest` in the local store.
     pub fn holds(&self, digest: &Digest) -> bool {
-        self.own.values().any(|s| s.module == *digest)
+        self.own.values().any(|s| s.program.object() == Some(*digest))
     }
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
@@ -324,8 +328,8 @@ mod tests {
     use super::*;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::EngineLimits;
-    use crate::service::{DESCRIPTION_MAX, Kind, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
+    use crate::port::{EngineLimits, Image, Program};
+    use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
     fn key(n: u8) -> PublicKey {
@@ -334,11 +338,10 @@ mod tests {
 
     fn service(name: &str, visibility: Visibility) -> Service {
         Service {
-            kind: Kind::Wasm,
             name: name.into(),
             description: String::new(),
             version: "1".into(),
-            module: Digest::of(name.as_bytes()),
+            program: Program::Wasm(Digest::of(name.as_bytes())),
             module_len: 1,
             stdin: true,
             mounts: Vec::new(),
@@ -423,8 +426,48 @@ mod tests {
     }
 
     #[test]
+    fn what_later_versions_offer_is_passed_over_and_what_is_wrong_is_a_fault() {
+        let known = service("a", Visibility::Everyone);
+        let frame = |odd: Dict| {
+            Frame::new(KIND, &Dict::new().with("s", vec![Value::from(odd), Value::from(known.to_dict())]))
+        };
+        assert_eq!(decode(&frame(known.to_dict().with("v", 2u64))), Ok(vec![known.clone()]));
+        assert_eq!(decode(&frame(known.to_dict().with("kind", "quantum"))), Ok(vec![known.clone()]));
+        assert!(decode(&frame(known.to_dict().with("kind", "docker"))).is_err(), "it runs a module");
+        assert!(decode(&frame(known.to_dict().with("name", "No Name"))).is_err());
+    }
+
+    #[test]
+    fn a_container_has_its_mounts_where_it_wants_them_and_a_module_does_not() {
+        let image = Image { name: "tool:1".into(), id: [7; 32], entrypoint: Vec::new(), workdir: None };
+        let mount = |path: &str| Mount {
+            name: "in".into(),
+            direction: MountDirection::In,
+            path: Some(path.to_owned()),
+        };
+        let docker = Service {
+            program: Program::Image(Box::new(image)),
+            module_len: 0,
+            mounts: vec![mount("/data")],
+            ..service("tool", Visibility::Everyone)
+        };
+        assert_eq!(Service::from_dict(&docker.to_dict()), Ok(docker.clone()));
+        let elsewhere = Service { mounts: vec![mount("/other")], ..docker.clone() };
+        assert_ne!(elsewhere.id(), docker.id(), "where they lie is part of what it is");
+        assert!(
+            Service::from_dict(&Service { mounts: vec![mount("/proc/x")], ..docker.clone() }.to_dict())
+                .is_err()
+        );
+        let module = service("m", Visibility::Everyone);
+        assert!(Service::from_dict(&Service { mounts: docker.mounts.clone(), ..module }.to_dict()).is_err());
+        let long = Mount { path: Some(format!("/{}", "x".repeat(250))), ..mount("/") };
+        let fat = Service { mounts: vec![long; MOUNTS_MAX], ..docker };
+        assert!(Service::from_dict(&fat.to_dict()).is_err(), "64 of them would not fit a frame");
+    }
+
+    #[test]
     fn the_largest_catalogue_fits_a_frame() {
-        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out };
+        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out, path: None };
         let big = |i: usize| Service {
             name: format!("{i:0>64}"),
             description: "d".repeat(DESCRIPTION_MAX),

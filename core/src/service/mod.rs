@@ -5,10 +5,11 @@
 
 pub mod catalogue;
 pub mod offers;
+pub mod program;
 
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};
-use crate::port::EngineLimits;
+use crate::port::{EngineLimits, MountPath, Program};
 
 /// Longest name of a service in bytes.
 pub const NAME_MAX: usize = 64;
@@ -16,15 +17,10 @@ pub const NAME_MAX: usize = 64;
 pub const DESCRIPTION_MAX: usize = 500;
 /// Most mounts of a service.
 pub const MOUNTS_MAX: usize = 8;
+/// Longest service in its wire form: a catalogue of [`crate::limits::SERVICES_MAX`] fits one frame.
+pub const SERVICE_BYTES_MAX: usize = 1_900;
 /// Most peers a service may be restricted to.
 pub const LISTED_MAX: usize = 64;
-
-/// What runs it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
-    /// A WebAssembly module, WASI preview 1.
-    Wasm,
-}
 
 /// Who may see and run it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,22 +49,22 @@ pub struct Mount {
     pub name: String,
     /// Which way.
     pub direction: MountDirection,
+    /// Where it lies in the guest, if not at `/` and its name. In containers only.
+    pub path: Option<String>,
 }
 
 /// A service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
-    /// What runs it.
-    pub kind: Kind,
     /// For people and workflows: lower-case letters, digits, `-`, `_`, `.`.
     pub name: String,
     /// For people.
     pub description: String,
     /// For people, e.g. `1.2.0`.
     pub version: String,
-    /// Its module.
-    pub module: Digest,
-    /// Length of the module in bytes.
+    /// What it runs.
+    pub program: Program,
+    /// Length of its module in bytes; 0 of what is no module.
     pub module_len: u64,
     /// Whether it reads standard input.
     pub stdin: bool,
@@ -83,9 +79,6 @@ pub struct Service {
 impl Service {
     /// Everything that decides what it computes, as canonical bencode.
     pub fn to_dict(&self) -> Dict {
-        let kind = match self.kind {
-            Kind::Wasm => "wasm",
-        };
         let mounts: Vec<Value> = self
             .mounts
             .iter()
@@ -94,14 +87,16 @@ impl Service {
                     MountDirection::In => "in",
                     MountDirection::Out => "out",
                 };
-                Dict::new().with("d", direction).with("n", m.name.as_str()).into()
+                let d = Dict::new().with("d", direction).with("n", m.name.as_str());
+                d.with_some("p", m.path.as_deref()).into()
             })
             .collect();
-        Dict::new()
+        let len = (self.module_len > 0).then_some(self.module_len);
+        program::write(Dict::new(), &self.program)
             .with("desc", self.description.as_str())
             .with("in", u64::from(self.stdin))
-            .with("kind", kind)
-            .with("len", self.module_len)
+            .with("kind", self.program.kind())
+            .with_some("len", len)
             .with(
                 "lim",
                 vec![
@@ -110,7 +105,6 @@ impl Service {
                     Value::from(self.limits.output_bytes),
                 ],
             )
-            .with("mod", &self.module)
             .with("mounts", mounts)
             .with("name", self.name.as_str())
             .with("v", 1u64)
@@ -123,10 +117,14 @@ impl Service {
             1 => {}
             number => return Err(DecodeError::Unknown { what: "service version", number }),
         }
-        let kind = match d.bytes("kind", 16)? {
-            b"wasm" => Kind::Wasm,
-            _ => return Err(DecodeError::invalid("kind", "unknown kind of service")),
-        };
+        let kind = d.bytes("kind", 16)?;
+        if kind != b"wasm" && kind != b"docker" {
+            return Err(DecodeError::Unknown { what: "kind of service", number: kind.len() as u64 });
+        }
+        let program = program::read(d)?;
+        if program.kind().as_bytes() != kind {
+            return Err(DecodeError::invalid("kind", "not what it runs"));
+        }
         let name = d.text("name", NAME_MAX)?;
         if !valid_name(&name) {
             return Err(DecodeError::invalid("name", "only a-z, 0-9, `-`, `_`, `.`"));
@@ -154,20 +152,38 @@ impl Service {
                 b"out" => MountDirection::Out,
                 _ => return Err(DecodeError::invalid("mounts", "direction is `in` or `out`")),
             };
-            mounts.push(Mount { name, direction });
+            let path = m.get("p").map(|_| m.text("p", program::PATH_MAX)).transpose()?;
+            let movable = matches!(program, Program::Image(_));
+            if path.as_deref().is_some_and(|p| !movable || !program::valid_mount_path(p)) {
+                return Err(DecodeError::invalid("mounts", "a mount cannot lie there"));
+            }
+            mounts.push(Mount { name, direction, path });
         }
-        Ok(Service {
-            kind,
+        let module_len = d.u64_opt("len")?.unwrap_or_default();
+        let service = Service {
             name,
             description: d.text("desc", DESCRIPTION_MAX)?,
             version: d.text("ver", NAME_MAX)?,
-            module: d.digest("mod")?,
-            module_len: d.u64("len")?,
+            program,
+            module_len,
             stdin: d.flag("in")?,
             mounts,
             limits: EngineLimits { memory_bytes, time_ms, output_bytes },
             visibility: Visibility::Everyone,
-        })
+        };
+        match service.to_dict().encode().len() {
+            0..=SERVICE_BYTES_MAX => Ok(service),
+            len => Err(DecodeError::invalid(
+                "s",
+                format!("{len} bytes of names, words and paths, at most {SERVICE_BYTES_MAX}"),
+            )),
+        }
+    }
+
+    /// Where its mounts lie, but for those at their usual place.
+    pub fn paths(&self) -> Vec<MountPath> {
+        let at = |m: &Mount| Some(MountPath { name: m.name.clone(), path: m.path.clone()? });
+        self.mounts.iter().filter_map(at).collect()
     }
 
     /// The content-derived id.

@@ -209,6 +209,7 @@ impl Host {
                     }
                 }
             },
+            Action::Sweep { keep } => assert!(keep.iter().all(|job| self.holds(Room::Job, &job.0))),
             Action::Reply { id, reply } => {
                 let command = self.commands.remove(&id);
                 let command = command.unwrap_or_else(|| panic!("{id:?} was answered twice, or never given"));

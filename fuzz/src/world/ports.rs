@@ -221,7 +221,7 @@ fn end(class: ExitClass, code: i32, outputs: Vec<EngineOutput>) -> EngineExit {
 }
 
 fn exit(host: &mut Host, job: &EngineJob, id: JobId, fate: EngineFate) -> EngineExit {
-    let missing = host.blobs.get(&job.module).is_none()
+    let missing = job.program.object().is_some_and(|o| host.blobs.get(&o).is_none())
         || job.inputs.iter().any(|i| host.blobs.get(&i.digest).is_none());
     if missing {
         return end(ExitClass::Infra, 0, Vec::new());
@@ -241,7 +241,7 @@ fn exit(host: &mut Host, job: &EngineJob, id: JobId, fate: EngineFate) -> Engine
         }
         EngineFate::Unordered => {
             let port = Port::Mount("unordered".to_owned());
-            let extra = EngineOutput { port, digest: job.module, len: 1, truncated: false };
+            let extra = EngineOutput { port, digest: job.program.digest(), len: 1, truncated: false };
             end(ExitClass::Success, 0, outputs.into_iter().chain([extra]).collect())
         }
     }
@@ -251,7 +251,7 @@ fn outputs(host: &mut Host, job: &EngineJob) -> Vec<EngineOutput> {
     let inputs: Vec<(Port, Digest)> = job.inputs.iter().map(|i| (i.port.clone(), i.digest)).collect();
     let mut outputs = Vec::new();
     for port in &job.outputs {
-        let bytes = expected_output(&job.module, &job.args, &inputs, port);
+        let bytes = expected_output(&job.program.digest(), &job.args, &inputs, port);
         let len = bytes.len() as u64;
         if let Ok((digest, _)) = host.blobs.put(bytes) {
             outputs.push(EngineOutput { port: port.clone(), digest, len, truncated: false });

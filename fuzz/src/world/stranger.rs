@@ -12,7 +12,7 @@ use remote_network_core::job::message::{JobState, Message, Refusal, Source};
 use remote_network_core::job::order::Order;
 use remote_network_core::job::receipt::{Commit, Receipt, Verdict, result_digest};
 use remote_network_core::job::signed::Signed;
-use remote_network_core::port::{EngineInput, EngineOutput, ExitClass, Port, Usage};
+use remote_network_core::port::{EngineInput, EngineOutput, ExitClass, Port, Program, Usage};
 use remote_network_core::service::{Service, catalogue};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, Instant, UnixTime};
@@ -131,7 +131,9 @@ impl Stranger {
     /// What it sends.
     pub fn take_datagrams(&mut self, now: Instant) -> Vec<(SocketAddr, Vec<u8>)> {
         let (mut all, mut buf) = (Vec::new(), Vec::new());
-        while let Some(transmit) = self.transport.poll_transmit(now, 8, &mut buf).and_then(Outgoing::datagrams) {
+        while let Some(transmit) =
+            self.transport.poll_transmit(now, 8, &mut buf).and_then(Outgoing::datagrams)
+        {
             let segment = transmit.segment_size.unwrap_or(transmit.size).max(1);
             all.extend(buf.chunks(segment).map(|bytes| (transmit.to, bytes.to_vec())));
             buf.clear();
@@ -317,7 +319,8 @@ impl Stranger {
             task: "stranger".to_owned(),
             fence: u32::from(fence % 4) + 1,
             service: service.id(),
-            module: if module { service.module } else { Digest::of(b"another") },
+            program: if module { service.program.clone() } else { Program::Wasm(Digest::of(b"another")) },
+            paths: service.paths(),
             args: Vec::new(),
             env: Vec::new(),
             inputs: if input { vec![stdin] } else { Vec::new() },
@@ -390,7 +393,7 @@ fn receipt(order: &Signed<Order>, class: u8, outputs: bool, seq: u8) -> Option<R
         order: order.digest(),
         job: order.job(),
         engine: "stranger".to_owned(),
-        module: order.module,
+        program: order.program.clone(),
         class,
         code,
         detail: String::new(),

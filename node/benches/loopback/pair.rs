@@ -65,6 +65,7 @@ impl ActionSink for Ports {
             }
             Action::Notify(_)
             | Action::Engine { .. }
+            | Action::Sweep { .. }
             | Action::Socket(_)
             | Action::Tunnel(_)
             | Action::Account(_)

@@ -172,6 +172,7 @@ impl CoreHandle {
             | Action::Dht { .. }
             | Action::Blob { .. }
             | Action::Engine { .. }
+            | Action::Sweep { .. }
             | Action::Socket(_)
             | Action::Tunnel(_)
             | Action::Account(_) => Some(action),

@@ -8,8 +8,8 @@ use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,
 };
 use remote_network_core::id::{PublicKey, RunId};
-use remote_network_core::port::{EngineLimits, ExitClass, Usage};
-use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility};
+use remote_network_core::port::{EngineLimits, ExitClass, Image, Program, Usage};
+use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -136,8 +136,11 @@ pub struct ServiceDto {
     name: String,
     description: String,
     version: String,
-    module: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    module: Option<String>,
     module_len: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<ImageDto>,
     stdin: bool,
     mounts: Vec<MountDto>,
     limits: LimitsDto,
@@ -151,18 +154,41 @@ impl From<&ServiceView> for ServiceDto {
             id: s.id().to_string(),
             owner: v.owner.to_string(),
             local: v.local,
-            kind: match s.kind {
-                Kind::Wasm => "wasm",
-            },
+            kind: s.program.kind(),
             name: s.name.clone(),
             description: s.description.clone(),
             version: s.version.clone(),
-            module: s.module.to_string(),
+            module: s.program.object().map(|module| module.to_string()),
             module_len: s.module_len,
+            image: match &s.program {
+                Program::Wasm(_) => None,
+                Program::Image(image) => Some(ImageDto::from(&**image)),
+            },
             stdin: s.stdin,
             mounts: s.mounts.iter().map(MountDto::from).collect(),
             limits: LimitsDto::from(&s.limits),
             visibility: VisibilityDto::from(&s.visibility),
+        }
+    }
+}
+
+/// A container image of a service.
+#[derive(Serialize)]
+pub struct ImageDto {
+    name: String,
+    id: String,
+    entrypoint: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workdir: Option<String>,
+}
+
+impl From<&Image> for ImageDto {
+    fn from(i: &Image) -> Self {
+        Self {
+            name: i.name.clone(),
+            id: i.id_text(),
+            entrypoint: i.entrypoint.clone(),
+            workdir: i.workdir.clone(),
         }
     }
 }
@@ -173,6 +199,8 @@ impl From<&ServiceView> for ServiceDto {
 pub struct MountDto {
     name: String,
     direction: DirectionDto,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
 }
 
 impl MountDto {
@@ -195,7 +223,7 @@ impl From<&Mount> for MountDto {
             MountDirection::In => DirectionDto::In,
             MountDirection::Out => DirectionDto::Out,
         };
-        Self { name: m.name.clone(), direction }
+        Self { name: m.name.clone(), direction, path: m.path.clone() }
     }
 }
 
@@ -205,7 +233,7 @@ impl From<MountDto> for Mount {
             DirectionDto::In => MountDirection::In,
             DirectionDto::Out => MountDirection::Out,
         };
-        Self { name: m.name, direction }
+        Self { name: m.name, direction, path: m.path }
     }
 }
 
@@ -272,8 +300,18 @@ pub struct NewServiceDto {
     /// For people.
     #[serde(default)]
     pub version: String,
-    /// Digest of the module, as `POST /api/v1/objects` told it.
-    pub module: String,
+    /// Digest of the module, as `POST /api/v1/objects` told it. Either this or an image.
+    #[serde(default)]
+    pub module: Option<String>,
+    /// Name or id of a container image that this machine's Docker engine has.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Replaces the image's entry point, unless empty.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Replaces the image's working directory.
+    #[serde(default)]
+    pub workdir: Option<String>,
     /// Whether it reads standard input.
     #[serde(default = "yes")]
     pub stdin: bool,
@@ -293,20 +331,14 @@ const fn yes() -> bool {
 }
 
 impl NewServiceDto {
-    /// The service, given its module as it is in the store. Whether its values make sense is for the core to say; the
+    /// The service, given what it runs. Whether its values make sense is for the core to say; the
     /// keys in `visibility` are read by the caller.
-    pub fn into_service(
-        self,
-        module: remote_network_core::id::Digest,
-        module_len: u64,
-        visibility: Visibility,
-    ) -> Service {
+    pub fn into_service(self, program: Program, module_len: u64, visibility: Visibility) -> Service {
         Service {
-            kind: Kind::Wasm,
             name: self.name,
             description: self.description,
             version: self.version,
-            module,
+            program,
             module_len,
             stdin: self.stdin,
             mounts: self.mounts.into_iter().map(Mount::from).collect(),

@@ -5,6 +5,7 @@
 
 use super::blobs::BlobError;
 use super::core_handle::HandleError;
+use crate::ports::docker::client::DockerError;
 use crate::workflow_text::Problem;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -192,6 +193,24 @@ impl From<HandleError> for ApiError {
                 "what was asked for may still happen: look before asking again",
             ),
         }
+    }
+}
+
+impl From<DockerError> for ApiError {
+    fn from(e: DockerError) -> Self {
+        let (status, code, hint) = match &e {
+            DockerError::Away(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "docker_away", "`remote-network doctor` says what is found")
+            }
+            DockerError::Version(_) => {
+                (StatusCode::BAD_GATEWAY, "docker_version", "update the Docker engine")
+            }
+            DockerError::NoImage(_) => {
+                (StatusCode::NOT_FOUND, "unknown_image", "`docker images` lists what there is")
+            }
+            DockerError::Said(_) => (StatusCode::BAD_GATEWAY, "docker", "the engine's own log may say more"),
+        };
+        Self::new(status, code, e.to_string(), hint)
     }
 }
 

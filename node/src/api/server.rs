@@ -8,6 +8,7 @@ use super::guard::Hosts;
 use super::routes::router;
 use super::sessions::sign_in_link;
 use super::state::{ApiState, Ending};
+use crate::ports::docker::DockerHandle;
 use crate::ports::store::AccountBook;
 use axum::Router;
 use hyper::server::conn::http1;
@@ -96,6 +97,7 @@ impl ApiServer {
         core: CoreHandle,
         blobs: Arc<dyn ApiBlobs>,
         dht: ApiDht,
+        docker: DockerHandle,
         books: AccountBook,
     ) -> Result<Self, ApiStartError> {
         if !config.listen.ip().is_loopback() {
@@ -115,6 +117,7 @@ impl ApiServer {
             core,
             blobs,
             dht,
+            docker,
             books,
             gatekeeper: Arc::new(Gatekeeper::new(&token, Instant::now())),
             hosts: Hosts::loopback(addr.port()),

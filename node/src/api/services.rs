@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use remote_network_core::command::{Command, Reply};
 use remote_network_core::id::Digest;
+use remote_network_core::port::{Image, Program};
 use remote_network_core::service::{
     DESCRIPTION_MAX, LISTED_MAX, MOUNTS_MAX, NAME_MAX, Visibility, valid_name,
 };
@@ -38,24 +39,53 @@ pub async fn list(State(state): State<ApiState>) -> Result<Answer<Services>, Api
 #[derive(Serialize)]
 pub struct Added {
     id: String,
+    /// What its owner should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hints: Vec<String>,
 }
 
-/// `POST /services`: offers a module that `POST /objects` has brought into the store.
+/// `POST /services`: offers a module that `POST /objects` has brought into the store, or an image that the Docker engine has.
 pub async fn add(
     State(state): State<ApiState>,
     Json(new): Json<NewServiceDto>,
 ) -> Result<(StatusCode, Answer<Added>), ApiError> {
     check(&new)?;
     let visibility = visibility(&new.visibility)?;
-    let module: Digest = parse_id("module", &new.module, DIGEST_HINT)?;
-    let blobs = state.blobs.clone();
-    let len = on_store_thread(&state, move || blobs.open(&module).map(|open| open.len))
-        .await?
-        .map_err(|e| ApiError::from(e).at("module"))?;
-    let service = new.into_service(module, len, visibility);
+    let (program, len, hints) = program(&state, &new).await?;
+    let service = new.into_service(program, len, visibility);
     let id = service.id().to_string();
     let Answer(_done) = Done::of(&state.ask(Command::AddService(Box::new(service))).await?)?;
-    Ok((StatusCode::CREATED, Answer(Added { id })))
+    Ok((StatusCode::CREATED, Answer(Added { id, hints })))
+}
+
+/// What the service runs, the length of its module, and what its owner should know of it.
+async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64, Vec<String>), ApiError> {
+    match (&new.module, &new.image) {
+        (Some(module), None) => {
+            let module: Digest = parse_id("module", module, DIGEST_HINT)?;
+            let blobs = state.blobs.clone();
+            let len = on_store_thread(state, move || blobs.open(&module).map(|open| open.len))
+                .await?
+                .map_err(|e| ApiError::from(e).at("module"))?;
+            Ok((Program::Wasm(module), len, Vec::new()))
+        }
+        (None, Some(name)) => {
+            let found = state.docker.image(name.clone()).await.map_err(|e| ApiError::from(e).at("image"))?;
+            let (entrypoint, workdir) = (new.entrypoint.clone(), new.workdir.clone());
+            let image = Image { name: name.clone(), id: found.id, entrypoint, workdir };
+            let hints = found
+                .hints
+                .into_iter()
+                .filter(|h| image.entrypoint.is_empty() || !h.contains("--entrypoint"));
+            let hints = hints.collect();
+            Ok((Program::Image(Box::new(image)), 0, hints))
+        }
+        (Some(_), Some(_)) | (None, None) => Err(ApiError::bad_request(
+            "module",
+            "a service runs a module or an image",
+            "give either `module` or `image`",
+        )),
+    }
 }
 
 /// `DELETE /services/{id}`

@@ -6,6 +6,7 @@ use super::core_handle::CoreHandle;
 use super::dht::ApiDht;
 use super::error::ApiError;
 use super::guard::Hosts;
+use crate::ports::docker::DockerHandle;
 use crate::ports::store::AccountBook;
 use remote_network_core::command::{Command, Reply};
 use std::net::SocketAddr;
@@ -33,6 +34,8 @@ pub struct ApiState {
     pub blobs: Arc<dyn ApiBlobs>,
     /// The DHT.
     pub dht: ApiDht,
+    /// The Docker engine.
+    pub docker: DockerHandle,
     /// The relay's books.
     pub books: AccountBook,
     /// Who may come in.

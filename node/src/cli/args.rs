@@ -319,6 +319,8 @@ pub enum ServiceCommand {
 pub enum ServiceAdd {
     /// A WebAssembly module (WASI preview 1 command).
     Wasm(ServiceAddWasm),
+    /// A container image, run by this machine's Docker engine.
+    Docker(ServiceAddDocker),
 }
 
 /// `service add wasm …`
@@ -328,7 +330,44 @@ pub struct ServiceAddWasm {
     /// The module, binary or text form.
     #[arg(value_hint = ValueHint::FilePath)]
     pub module: PathBuf,
-    /// Name for workflows: a-z, 0-9, `-`, `_`, `.` (default: the file's name).
+    /// A directory it reads, by name (repeatable).
+    #[arg(long = "mount-in", value_name = "NAME")]
+    pub mount_in: Vec<String>,
+    /// A directory it writes, by name (repeatable).
+    #[arg(long = "mount-out", value_name = "NAME")]
+    pub mount_out: Vec<String>,
+    /// What every service has.
+    #[command(flatten)]
+    pub common: ServiceOptions,
+}
+
+/// `service add docker …`
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ServiceAddDocker {
+    /// Name or id of an image that this machine's Docker engine has.
+    pub image: String,
+    /// A directory it reads, by name, at its path or else at `/NAME` (repeatable).
+    #[arg(long = "mount-in", value_name = "NAME[=PATH]")]
+    pub mount_in: Vec<String>,
+    /// A directory it writes, by name, at its path or else at `/NAME` (repeatable).
+    #[arg(long = "mount-out", value_name = "NAME[=PATH]")]
+    pub mount_out: Vec<String>,
+    /// Instead of the image's entry point: a program and its first arguments (repeatable, one word each).
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub entrypoint: Vec<String>,
+    /// Instead of the image's working directory.
+    #[arg(long, value_name = "PATH")]
+    pub workdir: Option<String>,
+    /// What every service has.
+    #[command(flatten)]
+    pub common: ServiceOptions,
+}
+
+/// What every service has.
+#[derive(Args, Debug)]
+pub struct ServiceOptions {
+    /// Name for workflows: a-z, 0-9, `-`, `_`, `.` (default: the file's or image's name).
     #[arg(long)]
     pub name: Option<String>,
     /// For people.
@@ -340,12 +379,6 @@ pub struct ServiceAddWasm {
     /// It reads no standard input.
     #[arg(long)]
     pub no_stdin: bool,
-    /// A directory it reads, by name (repeatable).
-    #[arg(long = "mount-in", value_name = "NAME")]
-    pub mount_in: Vec<String>,
-    /// A directory it writes, by name (repeatable).
-    #[arg(long = "mount-out", value_name = "NAME")]
-    pub mount_out: Vec<String>,
     /// Memory limit in MiB.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub memory_mib: u64,

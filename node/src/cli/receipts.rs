@@ -3,6 +3,7 @@
 use super::output::{bytes, plain};
 use crate::workflow_text::port_text;
 use remote_network_core::job::receipt::Report;
+use remote_network_core::port::Program;
 use serde_json::json;
 
 /// Shows what a receipt proves.
@@ -28,7 +29,7 @@ pub fn show(as_json: bool, r: &Report) {
                 "task": r.task,
                 "attempt": r.fence,
                 "service": r.service.to_string(),
-                "module": r.module.to_string(),
+                "program": program_text(&r.program),
                 "engine": r.engine,
                 "exit": {"class": format!("{:?}", r.exit.0).to_lowercase(), "code": r.exit.1},
                 "inputs": inputs,
@@ -45,7 +46,7 @@ pub fn show(as_json: bool, r: &Report) {
     println!("  executor   {}", r.executor);
     println!("  requester  {} ({:?})", r.requester, r.verdict.0);
     println!("  service    {}", r.service);
-    println!("  module     {}", r.module);
+    println!("  program    {}", program_text(&r.program));
     println!("  engine     {}", plain(&r.engine));
     println!("  exit       {:?}, code {}", r.exit.0, r.exit.1);
     for i in &r.inputs {
@@ -62,4 +63,12 @@ pub fn show(as_json: bool, r: &Report) {
         bytes(r.usage.memory_bytes)
     );
     println!("  receipt    number {}, after {}", r.chain.0, r.chain.1);
+}
+
+/// What ran: a module by its digest, or an image by its id.
+fn program_text(program: &Program) -> String {
+    match program {
+        Program::Wasm(module) => format!("module {module}"),
+        Program::Image(image) => format!("image {}", image.id_text()),
+    }
 }

@@ -1,8 +1,8 @@
 //! Commands that ask the running node through its API.
 
 use super::args::{
-    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
-    WorkflowCommand,
+    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddDocker, ServiceAddWasm,
+    ServiceCommand, ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
 use super::{Client, Failure, configuration, relay};
@@ -286,9 +286,17 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                 table(&["NAME", "VERSION", "KIND", "OWNER", "ID", "DESCRIPTION"], &rows);
             });
         }
-        ServiceCommand::Add(ServiceAdd::Wasm(args)) => {
-            let answer = add_wasm(client, &args).await?;
-            shown.value(&answer, |a| println!("offering {} as {}", text(a, "name"), text(a, "id")));
+        ServiceCommand::Add(add) => {
+            let answer = match add {
+                ServiceAdd::Wasm(args) => add_wasm(client, &args).await?,
+                ServiceAdd::Docker(args) => add_docker(client, &args).await?,
+            };
+            shown.value(&answer, |a| {
+                println!("offering {} as {}", text(a, "name"), text(a, "id"));
+                for hint in a["hints"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    println!("note: {}", plain(hint));
+                }
+            });
         }
         ServiceCommand::Remove { id } => {
             let answer = client.delete(&format!("/services/{id}")).await?;
@@ -304,41 +312,63 @@ async fn add_wasm(client: &Client, args: &ServiceAddWasm) -> Result<Value, Failu
     let module = wat::parse_bytes(&read)
         .map_err(|e| Failure::usage(format!("{} is no WebAssembly module: {e}", args.module.display())))?
         .into_owned();
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => args.module.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default(),
-    };
+    let stem = args.module.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
     let object = object_ref(&client.upload(std::io::Cursor::new(module)).await?)?;
-    let mounts: Vec<Value> = [("in", &args.mount_in), ("out", &args.mount_out)]
-        .into_iter()
-        .flat_map(|(direction, names)| names.iter().map(move |n| json!({"name": n, "direction": direction})))
-        .collect();
-    let visibility = if args.private {
+    let mounts = mounts(&args.mount_in, &args.mount_out);
+    add_service(client, &args.common, stem, mounts, json!({"module": object.digest.to_string()})).await
+}
+
+async fn add_docker(client: &Client, args: &ServiceAddDocker) -> Result<Value, Failure> {
+    // `registry:5000/tools/count:1.2@sha256:…` is called `count`.
+    let last = args.image.rsplit('/').next().unwrap_or_default();
+    let name = last.split(['@', ':']).next().unwrap_or_default().to_lowercase();
+    let program = json!({"image": args.image, "entrypoint": args.entrypoint, "workdir": args.workdir});
+    add_service(client, &args.common, name, mounts(&args.mount_in, &args.mount_out), program).await
+}
+
+/// Mounts as `NAME` or `NAME=PATH`.
+fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
+    let mount = |direction: &'static str| {
+        move |given: &String| match given.split_once('=') {
+            Some((name, path)) => json!({"name": name, "direction": direction, "path": path}),
+            None => json!({"name": given, "direction": direction}),
+        }
+    };
+    reads.iter().map(mount("in")).chain(writes.iter().map(mount("out"))).collect()
+}
+
+async fn add_service(
+    client: &Client,
+    options: &ServiceOptions,
+    usual_name: String,
+    mounts: Vec<Value>,
+    program: Value,
+) -> Result<Value, Failure> {
+    let name = options.name.clone().unwrap_or(usual_name);
+    let visibility = if options.private {
         json!("only_me")
-    } else if args.allow.is_empty() {
+    } else if options.allow.is_empty() {
         json!("everyone")
     } else {
-        json!({"listed": args.allow.iter().map(ToString::to_string).collect::<Vec<_>>()})
+        json!({"listed": options.allow.iter().map(ToString::to_string).collect::<Vec<_>>()})
     };
-    let mut answer = client
-        .post(
-            "/services",
-            &json!({
-                "name": name,
-                "description": args.description,
-                "version": args.version,
-                "module": object.digest.to_string(),
-                "stdin": !args.no_stdin,
-                "mounts": mounts,
-                "limits": {
-                    "memory_bytes": args.memory_mib << 20,
-                    "time_ms": args.time_s * 1_000,
-                    "output_bytes": args.output_mib << 20,
-                },
-                "visibility": visibility,
-            }),
-        )
-        .await?;
+    let mut service = json!({
+        "name": name,
+        "description": options.description,
+        "version": options.version,
+        "stdin": !options.no_stdin,
+        "mounts": mounts,
+        "limits": {
+            "memory_bytes": options.memory_mib << 20,
+            "time_ms": options.time_s * 1_000,
+            "output_bytes": options.output_mib << 20,
+        },
+        "visibility": visibility,
+    });
+    if let (Some(service), Value::Object(program)) = (service.as_object_mut(), program) {
+        service.extend(program);
+    }
+    let mut answer = client.post("/services", &service).await?;
     if let Some(object) = answer.as_object_mut() {
         object.entry("name").or_insert(json!(name));
     }

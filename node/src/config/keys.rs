@@ -188,6 +188,13 @@ pub(super) const KEYS: &[Key] = &[
     key!(accept_jobs, boolean, shown, "Whether jobs of other peers are run here."),
     key!(jobs_running_max, number(1, 1_024), shown, "Jobs that run at once."),
     key!(
+        docker_host,
+        plain_text,
+        quoted,
+        "Where the Docker engine of container services is, such as unix:///run/docker.sock. Empty: as DOCKER_HOST says, or",
+        "its usual place."
+    ),
+    key!(
         blobs_quota_bytes,
         number(1 << 20, limits::OBJECT_BYTES_MAX as i128 * 1_024),
         shown,
@@ -279,6 +286,10 @@ fn boolean(raw: &Raw) -> Result<bool, String> {
         Raw::Text(t) => t.trim().parse().map_err(|_| "true or false".to_owned()),
         Raw::String(_) | Raw::Integer(_) | Raw::List(_) | Raw::Other(_) => Err("true or false".to_owned()),
     }
+}
+
+fn plain_text(raw: &Raw) -> Result<String, String> {
+    text(raw).map(str::to_owned)
 }
 
 fn text(raw: &Raw) -> Result<&str, String> {

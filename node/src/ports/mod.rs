@@ -7,10 +7,12 @@
 
 pub mod blobs;
 pub mod dht;
+pub mod docker;
 pub mod engine;
 pub mod net;
 pub mod store;
 pub mod tunnel;
+pub mod workdir;
 
 use remote_network_core::event::Event;
 use tokio::sync::watch;

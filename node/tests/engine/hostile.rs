@@ -3,7 +3,7 @@
 use crate::behaviour::{ECHO, LOOP, telling};
 use crate::rig::{Rig, workers};
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineInput, ExitClass, Port};
+use remote_network_core::port::{EngineInput, ExitClass, Port, Program};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -28,7 +28,7 @@ fn what_is_no_module_is_refused_for_good_and_what_is_missing_for_now() {
         assert!(exit.detail.contains(word), "{}", exit.detail);
     }
     let mut missing = rig.order(ECHO);
-    missing.module = Digest::of(b"never stored");
+    missing.program = Program::Wasm(Digest::of(b"never stored"));
     assert_eq!(rig.run(missing).class, ExitClass::Infra);
     let mut missing = rig.order(ECHO);
     missing.inputs = vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"nor this"), len: 8 }];

@@ -3,7 +3,7 @@
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, JobId};
 use remote_network_core::port::{
-    EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Port,
+    EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Port, Program,
 };
 use remote_network_node::ports::engine::{EngineBlobs, EngineConfig, EnginePort, WORKER_ARGUMENT};
 use std::fs::{self, File};
@@ -90,7 +90,8 @@ impl Rig {
             module.to_vec()
         };
         EngineJob {
-            module: self.blobs.put(&module).digest,
+            program: Program::Wasm(self.blobs.put(&module).digest),
+            paths: Vec::new(),
             args: Vec::new(),
             env: Vec::new(),
             inputs: Vec::new(),

@@ -130,7 +130,7 @@ impl Checks {
             }
             Action::Blob { op, .. } => self.op(at_ns, host, *op),
             Action::Engine { request: EngineRequest::Start(_) | EngineRequest::Stop { .. }, .. } => {}
-            Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
+            Action::Sweep { .. } | Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
             Action::Reply { reply, .. } => self.reply(at_ns, host, reply, host_at),
             Action::Notify(Notice::Peer(view)) => self.peer(at_ns, host, view, &host_at),
             Action::Notify(Notice::Task { run, task }) => self.task(at_ns, host, *run, task),

@@ -5,7 +5,7 @@ use remote_network_core::id::{CommandId, Keypair, Signature};
 use remote_network_core::job::order::Order;
 use remote_network_core::job::receipt::{Bundle, Commit, Receipt, Verdict, result_digest};
 use remote_network_core::job::signed::Signed;
-use remote_network_core::port::{EngineLimits, EngineOutput, ExitClass, Port, Usage};
+use remote_network_core::port::{EngineLimits, EngineOutput, ExitClass, Port, Program, Usage};
 use remote_network_core::time::UnixTime;
 use std::collections::BTreeMap;
 
@@ -101,7 +101,8 @@ fn papers(fence: u32, output: Option<Digest>) -> Bundle {
         task: "t".into(),
         fence,
         service: Digest([6; 32]),
-        module: Digest([7; 32]),
+        program: Program::Wasm(Digest([7; 32])),
+        paths: Vec::new(),
         args: Vec::new(),
         env: Vec::new(),
         inputs: Vec::new(),
@@ -123,7 +124,7 @@ fn papers(fence: u32, output: Option<Digest>) -> Bundle {
         order: order.digest(),
         job: order.job(),
         engine: "sim".into(),
-        module: order.module,
+        program: order.program.clone(),
         class: ExitClass::Success,
         code: 0,
         detail: String::new(),

@@ -13,8 +13,8 @@ use remote_network_core::command::{
 use remote_network_core::id::{Digest, PeerName, RunId};
 use remote_network_core::job::receipt::{Verdict, verify_file};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
-use remote_network_core::port::{EngineLimits, ExitClass, Port};
-use remote_network_core::service::{Kind, Service, Visibility};
+use remote_network_core::port::{EngineLimits, ExitClass, Port, Program};
+use remote_network_core::service::{Service, Visibility};
 use remote_network_core::time::Duration;
 use remote_network_core::transfer::tree::PIECE_VALUE_BYTES;
 use std::collections::BTreeMap;
@@ -273,11 +273,10 @@ fn module() -> Bytes {
 fn offer<B: Bench>(stage: &mut Stage<B>, host: HostId) {
     let module = module();
     let service = Service {
-        kind: Kind::Wasm,
         name: "formula".into(),
         description: String::new(),
         version: "1".into(),
-        module: stage.bench.put(host, module.clone()),
+        program: Program::Wasm(stage.bench.put(host, module.clone())),
         module_len: module.len() as u64,
         stdin: true,
         mounts: Vec::new(),

@@ -16,10 +16,10 @@ use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
-    EngineOutput, EngineReport, ExitClass, MutableItem, Port, Usage,
+    EngineOutput, EngineReport, ExitClass, Image, MutableItem, Port, Program, Usage,
 };
 use remote_network_core::relay::server::Config;
-use remote_network_core::service::{Kind, Mount, MountDirection, Service, Visibility};
+use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::store::{Room, StoredRecord, Subject};
 use remote_network_core::time::{Instant, UnixTime};
 use std::collections::BTreeMap;
@@ -359,8 +359,9 @@ record! {
     EngineOutput { port, digest, len, truncated }
     EngineExit { class, code, detail, usage, outputs }
     EngineReport { job, event }
-    Mount { name, direction }
-    Service { kind, name, description, version, module, module_len, stdin, mounts, limits, visibility }
+    Mount { name, direction, path }
+    Image { name, id, entrypoint, workdir }
+    Service { name, description, version, program, module_len, stdin, mounts, limits, visibility }
     ObjectRef { digest, len }
     TaskSpec { service, peers, args, env, retries, timeout_ms }
     End { node, port }
@@ -407,7 +408,7 @@ choice! {
     ExitClass { 1 => Success, 2 => User, 3 => Resource, 4 => Permanent, 5 => Infra, 6 => Cancelled }
     EngineEvent { 1 => Started, 2 => Exited(exit) }
     PeerName { 1 => Key(key), 2 => Id(id) }
-    Kind { 1 => Wasm }
+    Program { 1 => Wasm(module), 2 => Image(image) }
     MountDirection { 1 => In, 2 => Out }
     Visibility { 1 => Everyone, 2 => Listed(peers), 3 => OnlyMe }
     NodeKind { 1 => Source(objects), 2 => Task(task), 3 => Sink }

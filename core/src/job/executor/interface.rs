@@ -104,6 +104,11 @@ pub enum Output {
         /// What.
         request: EngineRequest,
     },
+    /// Whatever engines have of other jobs goes.
+    Sweep {
+        /// Jobs that go on.
+        keep: Vec<JobId>,
+    },
     /// Serve this object to `requester` and to whoever shows its ticket. Idempotent.
     Grant {
         /// Which.

@@ -102,8 +102,8 @@ impl Executor {
             // Not told apart from a service that does not exist: whether it does is its owner's business.
             return no(Refusal::UnknownService, "this service is not offered here (any more)");
         }
-        if service.module != order.module {
-            return no(Refusal::UnknownService, "the service has another module");
+        if service.program != order.program || service.paths() != order.paths {
+            return no(Refusal::UnknownService, "the service runs something else");
         }
         fits(service, order)
     }

@@ -9,7 +9,9 @@ use crate::job::order::Order;
 use crate::job::receipt::{DETAIL_BYTES_MAX, Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::machine::Cx;
-use crate::port::{EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port};
+use crate::port::{
+    EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Program,
+};
 use crate::store::{Room, StoreOp, Subject};
 use std::collections::BTreeSet;
 
@@ -18,7 +20,8 @@ impl Executor {
         let Some(held) = self.held.get(job) else { return };
         let o: &Order = &held.order;
         let engine_job = EngineJob {
-            module: o.module,
+            program: o.program.clone(),
+            paths: o.paths.clone(),
             args: o.args.clone(),
             env: o.env.clone(),
             inputs: o.inputs.clone(),
@@ -84,8 +87,11 @@ impl Executor {
             previous: self.chain.1,
             order: order.digest(),
             job: *job,
-            engine: self.config.engine.clone(),
-            module: order.module,
+            engine: match &order.program {
+                Program::Wasm(_) => self.config.engine.clone(),
+                Program::Image(_) => "docker".to_owned(),
+            },
+            program: order.program.clone(),
             class,
             code: exit.code,
             detail: cut_words(&detail, DETAIL_BYTES_MAX),

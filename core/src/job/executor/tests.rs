@@ -12,7 +12,8 @@ use crate::limits::{
     JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
 };
 use crate::port::{
-    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port, Usage,
+    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port,
+    Program, Usage,
 };
 use crate::service::Visibility;
 use crate::ticket::Ticket;
@@ -55,7 +56,8 @@ fn order(requester: u8, fence: u32) -> Order {
         task: "a".into(),
         fence,
         service: s.id(),
-        module: s.module,
+        program: s.program.clone(),
+        paths: s.paths(),
         args: Vec::new(),
         env: Vec::new(),
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
@@ -148,7 +150,7 @@ fn refusals_name_their_reason() {
         Some(Refusal::UnknownService)
     );
     assert_eq!(
-        refusal(&r.tell(dispatch(Order { module: Digest::of(b"?"), ..order(2, 1) }, 2))),
+        refusal(&r.tell(dispatch(Order { program: Program::Wasm(Digest::of(b"?")), ..order(2, 1) }, 2))),
         Some(Refusal::UnknownService)
     );
     let mut greedy = order(2, 1);
@@ -475,6 +477,39 @@ fn receipts_form_a_chain_across_a_restart() {
     }
     assert_eq!((receipts[0].seq, receipts[1].seq), (1, 2));
     assert_eq!(receipts[1].previous, receipts[0].digest());
+}
+
+#[test]
+fn after_a_restart_what_runs_goes_on_and_whatever_else_engines_have_is_swept() {
+    let mut r = rig();
+    let job = order(2, 1).job();
+    let mut records: Vec<StoredRecord> = Vec::new();
+    let mut persist = |out: Vec<Output>| {
+        for o in out {
+            if let Output::Persist(
+                StoreOp::Append { subject, record } | StoreOp::Replace { subject, record },
+            ) = o
+            {
+                records.push(StoredRecord { lsn: Lsn(1), subject, record });
+            }
+        }
+        records.clone()
+    };
+    let restarted = |config, records: &[StoredRecord]| {
+        let mut r = Rig::new(Executor::restore(config, records).unwrap(), [1; 32]);
+        r.tell(Input::Services(vec![count()]));
+        r.tell(Input::Started)
+    };
+    persist(r.tell(dispatch(order(2, 1), 2)));
+    let runs = persist(input_is_here(&mut r));
+    let out = restarted(r.machine.config.clone(), &runs);
+    let start = out.iter().position(|o| matches!(o, Output::Engine { .. }));
+    let sweep = out.iter().position(|o| *o == Output::Sweep { keep: vec![job] });
+    assert!(start.is_some() && start < sweep, "{out:?}");
+    let stops = persist(r.tell(from(2, Message::Cancel { job })));
+    let out = restarted(r.machine.config.clone(), &stops);
+    assert_eq!(starts(&out), 0);
+    assert!(out.contains(&Output::Sweep { keep: Vec::new() }), "what was being stopped goes too");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::job::requester::{self, Requester};
 use crate::job::run::RunRecord;
 use crate::job::signed::Signed;
 use crate::machine::{Cx, Machine};
-use crate::port::{EngineJob, EngineRequest, ExitClass};
+use crate::port::{EngineJob, EngineRequest, ExitClass, Program};
 use crate::rng::Rng;
 use crate::store::{Room, StoreOp, StoredRecord};
 use crate::time::{Instant, UnixTime};
@@ -238,6 +238,12 @@ impl World {
                         self.exited(n, job, ExitClass::Cancelled, Vec::new());
                     }
                 }
+                executor::Output::Sweep { keep } => {
+                    assert!(
+                        keep.iter().all(|job| self.engines[n].contains_key(job)),
+                        "kept, but not started"
+                    );
+                }
                 executor::Output::Grant { .. }
                 | executor::Output::Revoke { .. }
                 | executor::Output::Remove { .. } => {}
@@ -262,7 +268,10 @@ impl World {
                 let other = keypair(9);
                 Signed::sign(Receipt { executor: other.public(), ..honest }, &other)
             }
-            (2, _) => Signed::sign(Receipt { module: Digest::of(b"evil"), ..honest }, &keypair(n + 1)),
+            (2, _) => Signed::sign(
+                Receipt { program: Program::Wasm(Digest::of(b"evil")), ..honest },
+                &keypair(n + 1),
+            ),
             (..) => Signed::sign(Receipt { order: Digest::of(b"other"), ..honest }, &keypair(n + 1)),
         };
         Message::SealedOffer { receipt: Box::new(forged) }.to_frame()

@@ -149,7 +149,7 @@ fn receipt(out: &[Output], by: &Keypair) -> Message {
         order: order.digest(),
         job: order.job(),
         engine: "e".into(),
-        module: order.module,
+        program: order.program.clone(),
         class: ExitClass::Success,
         code: 0,
         detail: String::new(),

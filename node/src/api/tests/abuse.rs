@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::api::routes::{Auth, Body, ROUTES, Route};
+use crate::ports::docker::DockerHandle;
 
 /// A path that the route's parameters accept.
 fn path_of(route: &Route) -> String {
@@ -252,8 +253,14 @@ fn only_loopback_can_be_listened_on() {
     let rig = Rig::start();
     let dir = tempfile::tempdir().unwrap();
     let config = ApiConfig { listen: "0.0.0.0:0".parse().unwrap(), data_dir: dir.path().to_path_buf() };
-    let started =
-        ApiServer::start(&config, rig.handle.clone(), rig.blobs.clone(), no_dht(), rig.books.book());
+    let started = ApiServer::start(
+        &config,
+        rig.handle.clone(),
+        rig.blobs.clone(),
+        no_dht(),
+        DockerHandle::off(),
+        rig.books.book(),
+    );
     assert!(matches!(started, Err(ApiStartError::NotLoopback(_))));
     assert!(!dir.path().join(TOKEN_FILE).exists());
 }

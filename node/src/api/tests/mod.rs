@@ -70,6 +70,8 @@ fn key(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
 
+use crate::ports::docker::DockerHandle;
+
 fn no_dht() -> ApiDht {
     ApiDht { handle: crate::ports::dht::DhtHandle::off(), keypair: Keypair::from_seed(&[1; 32]) }
 }
@@ -231,7 +233,14 @@ impl Rig {
         let home = tempfile::tempdir().unwrap();
         let journal = store::open(home.path(), JournalOptions::default(), events.clone()).unwrap();
         let books = AccountPort::start(home.path()).unwrap();
-        let server = ApiServer::start(&config, handle.clone(), blobs.clone(), no_dht(), books.book());
+        let server = ApiServer::start(
+            &config,
+            handle.clone(),
+            blobs.clone(),
+            no_dht(),
+            DockerHandle::off(),
+            books.book(),
+        );
         let server = server.expect("starts");
         let token = std::fs::read_to_string(server.token_file()).unwrap().trim().to_owned();
         let _store = (journal, home);

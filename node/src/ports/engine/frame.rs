@@ -14,6 +14,7 @@
 //! protocol of the network. What comes from a worker is still not believed: it may have been taken over by its guest.
 //! Lengths are bounded, texts are cleaned, and outputs are looked at by the node itself.
 
+use crate::ports::workdir::Staged;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -54,7 +55,7 @@ pub(super) struct Spec {
     /// The whole environment.
     pub env: Vec<(String, String)>,
     /// Directories the guest sees.
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<Staged>,
     /// Linear memory.
     pub memory_bytes: u64,
     /// Wall time of the guest.
@@ -63,15 +64,6 @@ pub(super) struct Spec {
     pub output_bytes: u64,
     /// Seed of the guest's randomness.
     pub seed: [u8; 32],
-}
-
-/// A directory the guest sees as `/<name>`.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub(super) struct Mount {
-    /// Its name.
-    pub name: String,
-    /// Whether the guest may write there.
-    pub writable: bool,
 }
 
 /// From a worker to the node.

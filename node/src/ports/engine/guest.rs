@@ -10,6 +10,7 @@
 
 use super::frame::{Class, Ended, Spec};
 use super::wasi::{self, Cause, Guest};
+use crate::ports::workdir::directory_fits;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::{Config, Engine, Linker, Module, OptLevel, Store, Strategy, Trap, UpdateDeadline};
@@ -96,15 +97,14 @@ fn interrupt_at(deadline: Instant, store: &mut Store<Guest>, cause: &Arc<Cause>)
 /// The thread that raises the epoch and looks after output directories. It ends with the process.
 fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
     let (engine, cause) = (engine.clone(), Arc::clone(cause));
-    let written: Vec<_> =
-        spec.mounts.iter().filter(|m| m.writable).map(|m| super::stage::mount_dir(&spec.dir, m)).collect();
+    let written: Vec<_> = spec.mounts.iter().filter(|m| m.writable).map(|m| m.dir(&spec.dir)).collect();
     let bytes_max = spec.output_bytes;
     std::thread::spawn(move || {
         for epoch in 1u64.. {
             std::thread::sleep(EPOCH);
             engine.increment_epoch();
             if epoch.is_multiple_of(EPOCHS_PER_LOOK)
-                && written.iter().any(|dir| !wasi::directory_fits(dir, bytes_max))
+                && written.iter().any(|dir| !directory_fits(dir, bytes_max))
             {
                 cause.set(Cause::DIRECTORY);
             }

@@ -6,8 +6,8 @@
 //! guest ever shares a process with another's, limits of the process are limits of the job, and killing it is always
 //! right. Starting one costs a few milliseconds; what is expensive, compiling, is done once (`cache`).
 //!
-//! The rooms: `frame` what node and worker say; `stage` an order becomes files; `run` a job in the node; `seal` files become
-//! objects; `cache` compiled code; `worker` the other process: `sandbox` its walls, `guest` its run, `wasi` the guest's world.
+//! The rooms: `frame` what node and worker say; `module` what is compiled; `run` a job in the node, whose files are of
+//! [`crate::ports::workdir`]; `cache` compiled code; `worker` the other process: `sandbox` its walls, `guest` its run, `wasi` the guest's world.
 //!
 //! **Order.** [`EnginePort::submit`] never blocks. At most `running_max` jobs run, others wait in order. Every accepted start is
 //! answered by exactly one `Exited`, with its outputs durable in the store before; a start of a job that waits or runs is
@@ -16,23 +16,24 @@
 mod cache;
 mod frame;
 mod guest;
+mod module;
 mod run;
 mod sandbox;
-mod seal;
-mod stage;
 mod wasi;
 pub mod worker;
 
+pub use crate::ports::workdir::EngineBlobs;
+use crate::ports::workdir::exit_of;
 use cache::CodeCache;
 use frame::{FromWorker, ToWorker};
 use remote_network_core::event::Event;
-use remote_network_core::id::{Digest, JobId};
+use remote_network_core::id::JobId;
 use remote_network_core::limits::{JOBS_MAX, JOBS_RUNNING_MAX};
 use remote_network_core::port::{EngineEvent, EngineJob, EngineReport, EngineRequest, ExitClass};
-use run::{Control, Execution, Signal, Worker, exit_of};
+use run::{Control, Execution, Signal, Worker};
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -47,14 +48,6 @@ pub const WORKER_ARGUMENT: &str = "worker";
 const CACHE_BYTES_MAX: u64 = 1 << 30;
 /// How long the first worker may take to tell what confines it.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// The engine's view of the object store. Called from the threads of jobs; may block.
-pub trait EngineBlobs: Send + Sync + 'static {
-    /// A whole object, positioned at its start. `NotFound` when it is not here.
-    fn open(&self, digest: &Digest) -> io::Result<File>;
-    /// Reads to the end and keeps it as an object, durable on return.
-    fn import(&self, from: &mut dyn Read) -> io::Result<(Digest, u64)>;
-}
 
 /// Where and how the engine runs.
 #[derive(Clone, Debug)]

@@ -3,13 +3,17 @@
 //! The worker is not trusted with time: each of its phases has a deadline here, after which it is killed. Its death by
 //! itself is this machine's trouble, unless a limit killed it.
 
+use super::EngineConfig;
 use super::cache::CodeCache;
 use super::frame::{
     self, Class, Ended, FROM_WORKER_BYTES_MAX, FROM_WORKER_FRAMES_MAX, FromWorker, Spec, ToWorker,
 };
-use super::stage::{self, Refused, WRITTEN};
-use super::{EngineBlobs, EngineConfig};
-use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Usage};
+use super::module::stage_module;
+use crate::ports::workdir::{
+    EngineBlobs, READ, Refused, WRITTEN, collect, exit_of, seal::open_beneath, stage::stage,
+};
+use remote_network_core::id::Digest;
+use remote_network_core::port::{EngineExit, EngineJob, ExitClass, Program, Usage};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -26,8 +30,6 @@ const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
 const OVERRUN_MAX: Duration = Duration::from_secs(2);
 /// A stopped worker gets at least this long to tell its usage.
 const GRACE_MIN: Duration = Duration::from_millis(500);
-/// Bytes of the words for people (core's `EngineExit::detail`).
-const DETAIL_BYTES_MAX: usize = 500;
 
 /// What reaches the thread of a job.
 pub(super) enum Signal {
@@ -88,12 +90,14 @@ impl Execution<'_> {
 
     fn staged(&self, started: &mut dyn FnMut()) -> Result<EngineExit, Refused> {
         let _ = fs::remove_dir_all(self.dir);
-        let mounts = stage::stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?;
+        let module = self.module()?;
+        let mounts = stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?;
+        stage_module(&module, &self.dir.join(READ).join("module.wasm"), self.blobs)?;
         let infra = |e: io::Error| Refused { class: ExitClass::Infra, detail: format!("worker: {e}") };
         let mut worker = Worker::spawn(self.config, self.control.to_job.clone()).map_err(infra)?;
         worker.tell(&ToWorker::Job(Box::new(Spec {
             dir: self.dir.to_owned(),
-            code: self.cache.get(&self.job.module, self.code_version),
+            code: self.cache.get(&module, self.code_version),
             args: self.job.args.clone(),
             env: self.job.env.clone(),
             mounts,
@@ -103,7 +107,7 @@ impl Execution<'_> {
             seed: self.job.seed,
         })));
         let mut ran = None;
-        let ended = self.listen(&mut worker, &mut ran, started);
+        let ended = self.listen(&module, &mut worker, &mut ran, started);
         drop(worker);
         let mut exit = exit_of(ended.class.into(), &ended.detail);
         exit.code = if matches!(ended.class, Class::User | Class::Success) { ended.code } else { 0 };
@@ -114,13 +118,26 @@ impl Execution<'_> {
             wall_ms: ended.wall_ms,
         };
         if ran.is_some() {
-            self.seal(&mut exit);
+            collect(self.dir, self.job, self.blobs, &mut exit);
         }
         Ok(exit)
     }
 
+    fn module(&self) -> Result<Digest, Refused> {
+        match &self.job.program {
+            Program::Wasm(module) => Ok(*module),
+            Program::Image(_) => Err(Refused::permanent("a container image is no WebAssembly module")),
+        }
+    }
+
     /// Listens until the worker has told the end, has died, or has overrun a deadline.
-    fn listen(&self, worker: &mut Worker, ran: &mut Option<Instant>, started: &mut dyn FnMut()) -> Ended {
+    fn listen(
+        &self,
+        module: &Digest,
+        worker: &mut Worker,
+        ran: &mut Option<Instant>,
+        started: &mut dyn FnMut(),
+    ) -> Ended {
         let mut deadline = Instant::now() + COMPILE_TIME_MAX;
         let mut stopping = false;
         loop {
@@ -135,7 +152,7 @@ impl Execution<'_> {
             match self.signals.recv_timeout(left) {
                 Ok(Signal::Said(FromWorker::Ready { .. }) | Signal::Stop) => {}
                 Ok(Signal::Said(FromWorker::Compiled)) if ran.is_none() => {
-                    self.keep_code();
+                    self.keep_code(module);
                     worker.tell(&ToWorker::Run);
                 }
                 Ok(Signal::Said(FromWorker::Started)) if ran.is_none() => {
@@ -158,10 +175,10 @@ impl Execution<'_> {
     }
 
     /// Takes the code the worker has compiled. A cache that fails costs time, not jobs.
-    fn keep_code(&self) {
-        let kept = super::seal::open_beneath(&self.dir.join(WRITTEN), "code.cwasm", "code")
+    fn keep_code(&self, module: &Digest) {
+        let kept = open_beneath(&self.dir.join(WRITTEN), "code.cwasm", "code")
             .map_err(io::Error::other)
-            .and_then(|code: File| self.cache.insert(&self.job.module, self.code_version, code));
+            .and_then(|code: File| self.cache.insert(module, self.code_version, code));
         if let Err(e) = kept {
             tracing::warn!(error = %e, "compiled code is not kept");
         }
@@ -194,44 +211,10 @@ impl Execution<'_> {
         };
         Ended { wall_ms: wall_ms(ran), ..Ended::unstarted(class, why) }
     }
-
-    /// Imports the outputs. After a failure of the guest, a mount it left empty is no further news.
-    fn seal(&self, exit: &mut EngineExit) {
-        for port in &self.job.outputs {
-            match super::seal::seal(self.dir, port, self.job.limits.output_bytes, self.blobs) {
-                Ok(output) => exit.outputs.push(output),
-                Err(super::seal::SealError::Io(name, e)) => {
-                    fail(exit, ExitClass::Infra, &format!("output {name}: {e}"));
-                    return;
-                }
-                Err(e) => {
-                    if exit.class == ExitClass::Success {
-                        fail(exit, ExitClass::User, &e.to_string());
-                    }
-                }
-            }
-        }
-        let cut = |o: &EngineOutput| o.truncated;
-        if exit.class == ExitClass::Success && exit.outputs.iter().any(cut) {
-            let limit = self.job.limits.output_bytes;
-            fail(exit, ExitClass::Resource, &format!("an output passed its limit of {limit} bytes"));
-        }
-    }
-}
-
-fn fail(exit: &mut EngineExit, class: ExitClass, why: &str) {
-    exit.class = class;
-    exit.code = 0;
-    exit.detail = printable(why);
 }
 
 fn wall_ms(ran: Option<Instant>) -> u64 {
     ran.map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
-}
-
-/// An end with nothing used and nothing put out.
-pub(super) fn exit_of(class: ExitClass, detail: &str) -> EngineExit {
-    EngineExit { class, code: 0, detail: printable(detail), usage: Usage::default(), outputs: Vec::new() }
 }
 
 impl From<Class> for ExitClass {
@@ -245,24 +228,6 @@ impl From<Class> for ExitClass {
             Class::Cancelled => Self::Cancelled,
         }
     }
-}
-
-/// One line without control characters and without what turns the direction of text: guests choose parts of it (names of
-/// imports, for one), and it ends up in terminals and logs.
-fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        let c = if c == '\n' || c == '\t' { ' ' } else { c };
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
-            continue;
-        }
-        if out.len() + c.len_utf8() > DETAIL_BYTES_MAX {
-            break;
-        }
-        out.push(c);
-    }
-    out
 }
 
 /// A worker process. Dropping it kills and reaps it.
@@ -325,18 +290,5 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_detail_is_one_short_line_without_escapes() {
-        assert_eq!(printable("a\x1b[31mred\x07\r\nb\u{202e}c\u{9b}2J"), "a[31mred bc2J");
-        let long = printable(&"ä".repeat(400));
-        assert_eq!(long.len(), 500);
-        assert_eq!(printable(&"x".repeat(501)).len(), 500);
     }
 }

@@ -97,7 +97,7 @@ fn restrict_files(dir: &Path, code: Option<&Path>) -> Result<RulesetStatus, Sand
         .create()?
         .add_rule(PathBeneath::new(PathFd::new(dir)?, read))?;
     // In a probe there is no such directory.
-    if let Ok(written) = PathFd::new(dir.join(super::stage::WRITTEN)) {
+    if let Ok(written) = PathFd::new(dir.join(crate::ports::workdir::WRITTEN)) {
         rules = rules.add_rule(PathBeneath::new(written, read | writing()))?;
     }
     // The cache may have dropped the code meanwhile; the worker then compiles.

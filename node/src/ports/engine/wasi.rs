@@ -9,13 +9,12 @@
 //! - **Output** beyond its limit ends the guest; what came before is kept.
 
 use super::frame::Spec;
-use super::stage::{READ, WRITTEN, mount_dir};
+use crate::ports::workdir::{READ, WRITTEN};
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,8 +34,6 @@ const EPOCH_SECONDS: u64 = 946_684_800;
 const TICK_NS: u64 = 1_000;
 /// Elements of all tables of a module: 100 times what large programs use, 80 MB at most.
 const TABLE_ELEMENTS_MAX: usize = 10_000_000;
-/// Entries of one output directory and below.
-const DIRECTORY_ENTRIES_MAX: usize = 1_024;
 /// Subscriptions of one `poll_oneoff`.
 const SUBSCRIPTIONS_MAX: u32 = 1_024;
 /// Largest single answer of the random source.
@@ -100,7 +97,7 @@ impl Guest {
             .allow_blocking_current_thread(true);
         for mount in &spec.mounts {
             let perms = if mount.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-            builder.preopened_dir(mount_dir(&spec.dir, mount), format!("/{}", mount.name), perms)?;
+            builder.preopened_dir(mount.dir(&spec.dir), format!("/{}", mount.name), perms)?;
         }
         let memory = Memory { bytes_max: spec.memory_bytes, peak: 0, refused: false };
         Ok(Self { wasi: builder.build_p1(), memory, clock, outputs })
@@ -122,30 +119,6 @@ pub(super) fn make_strict(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(false);
     Ok(())
 }
-
-/// Whether an output directory has no more bytes and entries than it may. Looked at while the guest writes, so things may vanish.
-pub(super) fn directory_fits(dir: &Path, bytes_max: u64) -> bool {
-    let (mut bytes, mut entries) = (0u64, 0usize);
-    let mut left = vec![dir.to_owned()];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            entries += 1;
-            if let Ok(meta) = entry.metadata() {
-                bytes = bytes.saturating_add(meta.len());
-                if meta.is_dir() {
-                    left.push(entry.path());
-                }
-            }
-            if entries > DIRECTORY_ENTRIES_MAX || bytes > bytes_max.saturating_add(DIRECTORY_SLACK) {
-                return false;
-            }
-        }
-    }
-    true
-}
-
-/// What directories themselves and temporary files may take beside the output.
-const DIRECTORY_SLACK: u64 = 16 << 20;
 
 /// Limits memory and tables, and remembers.
 pub(super) struct Memory {

@@ -6,9 +6,9 @@
 //! neither its job nor its node: the end of its stdin ends it.
 
 use super::frame::{self, Class, Ended, FromWorker, Spec, TO_WORKER_BYTES_MAX, ToWorker};
-use super::stage::{READ, WRITTEN};
 use super::wasi::Cause;
 use super::{guest, sandbox};
+use crate::ports::workdir::{READ, WRITTEN};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

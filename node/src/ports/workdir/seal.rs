@@ -5,8 +5,7 @@
 //! job's directory with `openat2`, following no link and crossing no mount, without waiting; what was opened is looked
 //! at through its descriptor and must be a regular file; and only so many bytes are read as one output may have.
 
-use super::EngineBlobs;
-use super::stage::{MOUNTS, OUT, WRITTEN};
+use super::{EngineBlobs, MOUNTS, OUT, WRITTEN};
 use remote_network_core::port::{EngineOutput, Port};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
@@ -17,7 +16,7 @@ use thiserror::Error;
 
 /// Why an output is not there.
 #[derive(Debug, Error)]
-pub(super) enum SealError {
+pub(in crate::ports) enum SealError {
     /// The guest left nothing.
     #[error("the output {0} was not written")]
     Missing(String),
@@ -49,7 +48,7 @@ pub(super) fn seal(
     Ok(EngineOutput { port: port.clone(), digest, len, truncated })
 }
 
-pub(super) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, SealError> {
+pub(in crate::ports) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, SealError> {
     let failed = |e: Errno| SealError::Io(name.to_owned(), e.into());
     let beneath = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS

@@ -1,0 +1,181 @@
+//! What a service runs, and how that is spelt in services, plans, orders and receipts.
+//!
+//! | key | value |
+//! |---|---|
+//! | `mod` | a WebAssembly module: its digest, 32 bytes |
+//! | `img` | a container image: `{ep?, id, n, wd?}` – entry point, id, name, working directory |
+//! | `mnt` | where mounts lie in the guest, when not at `/` and their name: names and paths in turn; absent when empty |
+//!
+//! Exactly one of the first two is there. What is absent has its default, so that a new field changes no digest of what does not
+//! use it.
+
+use super::{MOUNTS_MAX, NAME_MAX, valid_name};
+use crate::codec::{DecodeError, Dict, Value};
+use crate::port::{Image, MountPath, Program};
+
+/// Longest name of an image in bytes.
+pub const IMAGE_NAME_MAX: usize = 255;
+/// Most words of an image's entry point.
+pub const ENTRYPOINT_MAX: usize = 16;
+/// Longest of them, and longest path in a guest, in bytes.
+pub const PATH_MAX: usize = 255;
+
+/// Adds a program to a dictionary.
+pub fn write(d: Dict, program: &Program) -> Dict {
+    match program {
+        Program::Wasm(module) => d.with("mod", module),
+        Program::Image(image) => d.with("img", image_dict(image)),
+    }
+}
+
+/// Reads what [`write`] added.
+pub fn read(d: &Dict) -> Result<Program, DecodeError> {
+    match (d.get("mod"), d.get("img")) {
+        (Some(_), None) => Ok(Program::Wasm(d.digest("mod")?)),
+        (None, Some(_)) => Ok(Program::Image(Box::new(image_of(d.dict("img")?)?))),
+        (Some(_), Some(_)) => Err(DecodeError::invalid("img", "beside a module")),
+        (None, None) => Err(DecodeError::Missing("mod")),
+    }
+}
+
+fn image_dict(image: &Image) -> Dict {
+    let entrypoint: Vec<Value> = image.entrypoint.iter().map(|s| Value::from(s.as_str())).collect();
+    Dict::new()
+        .with_some("ep", (!entrypoint.is_empty()).then_some(entrypoint))
+        .with("id", &image.id[..])
+        .with("n", image.name.as_str())
+        .with_some("wd", image.workdir.as_deref())
+}
+
+fn image_of(d: &Dict) -> Result<Image, DecodeError> {
+    let name = d.text("n", IMAGE_NAME_MAX)?;
+    if !valid_image_name(&name) {
+        return Err(DecodeError::invalid("n", "not the name of an image"));
+    }
+    let entrypoint = match d.get("ep") {
+        None => Vec::new(),
+        Some(_) => texts(d, "ep", ENTRYPOINT_MAX)?,
+    };
+    let workdir = d.get("wd").map(|_| d.text("wd", PATH_MAX)).transpose()?;
+    if let Some(path) = workdir.as_deref().filter(|path| !valid_path(path)) {
+        return Err(DecodeError::invalid("wd", format!("`{path}` is no plain absolute path")));
+    }
+    Ok(Image { name, id: d.array("id")?, entrypoint, workdir })
+}
+
+/// Adds where mounts lie.
+pub fn write_paths(d: Dict, paths: &[MountPath]) -> Dict {
+    let flat: Vec<Value> =
+        paths.iter().flat_map(|m| [Value::from(m.name.as_str()), Value::from(m.path.as_str())]).collect();
+    d.with_some("mnt", (!flat.is_empty()).then_some(flat))
+}
+
+/// Reads what [`write_paths`] added.
+pub fn read_paths(d: &Dict) -> Result<Vec<MountPath>, DecodeError> {
+    if d.get("mnt").is_none() {
+        return Ok(Vec::new());
+    }
+    let flat = texts(d, "mnt", MOUNTS_MAX * 2)?;
+    let pairs = flat.chunks_exact(2);
+    if !pairs.remainder().is_empty() || flat.is_empty() {
+        return Err(DecodeError::invalid("mnt", "names and paths in turn"));
+    }
+    let paths: Vec<MountPath> = pairs.map(|p| MountPath { name: p[0].clone(), path: p[1].clone() }).collect();
+    match paths.iter().find(|m| !valid_name(&m.name) || !valid_mount_path(&m.path)) {
+        Some(m) => Err(DecodeError::invalid("mnt", format!("`{}` at `{}`", m.name, m.path))),
+        None => Ok(paths),
+    }
+}
+
+fn texts(d: &Dict, key: &'static str, max: usize) -> Result<Vec<String>, DecodeError> {
+    let text = |v: &Value| {
+        let bytes = v.as_bytes().filter(|b| b.len() <= PATH_MAX.max(NAME_MAX) && !b.contains(&0));
+        let text = bytes.and_then(|b| std::str::from_utf8(b).ok());
+        text.map(str::to_owned).ok_or_else(|| DecodeError::invalid(key, "not a short text"))
+    };
+    d.list(key, max)?.iter().map(text).collect()
+}
+
+/// Whether `name` may name an image: what registries and engines allow, without spaces and control characters.
+pub fn valid_image_name(name: &str) -> bool {
+    (1..=IMAGE_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+        && !name.starts_with(['-', '.', '/', ':', '@'])
+}
+
+/// Whether `path` is absolute, has plain components only, and is no longer than [`PATH_MAX`].
+pub fn valid_path(path: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    path.len() <= PATH_MAX
+        && !path.chars().any(|c| c.is_control() || c == ':' || c == ',')
+        && path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(plain))
+}
+
+/// The same for a mount: not over what the engine itself mounts.
+pub fn valid_mount_path(path: &str) -> bool {
+    let over = |dir: &str| path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    valid_path(path) && !["/proc", "/sys", "/dev"].into_iter().any(over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    fn image() -> Image {
+        Image {
+            name: "registry.example:5000/tools/count@sha256:00".into(),
+            id: [7; 32],
+            entrypoint: vec!["/bin/sh".into(), "-c".into()],
+            workdir: Some("/work".into()),
+        }
+    }
+
+    #[test]
+    fn programs_come_out_as_they_went_in_and_defaults_are_absent() {
+        let bare = Image { entrypoint: Vec::new(), workdir: None, ..image() };
+        assert!(image_dict(&bare).get("ep").or(image_dict(&bare).get("wd")).is_none());
+        for program in [
+            Program::Wasm(Digest([3; 32])),
+            Program::Image(Box::new(image())),
+            Program::Image(Box::new(bare)),
+        ] {
+            let d = write(Dict::new(), &program);
+            assert_eq!(read(&Dict::decode(&d.encode(), 4_096).unwrap()), Ok(program));
+        }
+        let both =
+            write(write(Dict::new(), &Program::Wasm(Digest([3; 32]))), &Program::Image(Box::new(image())));
+        assert!(read(&both).is_err());
+        assert!(read(&Dict::new()).is_err());
+    }
+
+    #[test]
+    fn mounts_lie_at_plain_paths_outside_of_the_engines_own() {
+        let paths = vec![MountPath { name: "in".into(), path: "/data/in".into() }];
+        assert_eq!(read_paths(&write_paths(Dict::new(), &paths)), Ok(paths));
+        assert_eq!(read_paths(&Dict::new()), Ok(Vec::new()));
+        for good in ["/a", "/data/in.d", "/proc-like", "/x y", "/ä"] {
+            assert!(valid_mount_path(good), "{good}");
+        }
+        let long = format!("/{}", "x".repeat(PATH_MAX));
+        for bad in
+            ["", "/", "a", "/a/", "//a", "/a/../b", "/./a", "/proc", "/sys/fs", "/dev", "/a:b", "/a\n", &long]
+        {
+            assert!(!valid_mount_path(bad), "{bad:?}");
+        }
+        let odd = Dict::new().with("mnt", vec![Value::from("in")]);
+        assert!(read_paths(&odd).is_err());
+        let root = Dict::new().with("mnt", vec![Value::from("in"), Value::from("/proc/self")]);
+        assert!(read_paths(&root).is_err());
+    }
+
+    #[test]
+    fn images_have_names_that_no_command_line_takes_for_something_else() {
+        for good in ["alpine", "alpine:3.20", "ghcr.io/a/b@sha256:0f", "a_b-c.d"] {
+            assert!(valid_image_name(good), "{good}");
+        }
+        for bad in ["", "-v", "a b", "a\u{1b}", "ä", "/etc", &"x".repeat(256)] {
+            assert!(!valid_image_name(bad), "{bad:?}");
+        }
+    }
+}
