@@ -105,6 +105,11 @@ impl Client {
         Ok(Self { docker, about })
     }
 
+    /// Whether it still answers.
+    pub async fn is_there(&self) -> bool {
+        tokio::time::timeout(ANSWER_WITHIN, self.docker.ping()).await.is_ok_and(|pong| pong.is_ok())
+    }
+
     /// What the engine knows of an image.
     pub async fn image(&self, name: &str) -> Result<Found, DockerError> {
         if !valid_image_name(name) {

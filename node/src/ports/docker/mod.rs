@@ -1,7 +1,7 @@
 //! Containers (SPEC 6.3): the core's orders for images become containers of the machine's Docker engine.
 //!
 //! The engine is another program, which outlives this node: after `kill -9` of the node a container runs on. So everything about
-//! a job is found again by its name, `rn-` and the job's id, and by the node's label: a start of a job that has its container
+//! a job is found again by its name, made of the node's key and the job's id, and by the node's label: a start of a job that has its container
 //! goes on with it, its output read again from the beginning; one whose input may not have been written to its end is run anew
 //! (`run`). What belongs to this node and to no job that goes on is removed ([`DockerPort::sweep`]).
 //!
@@ -161,7 +161,7 @@ impl Shared {
     async fn client(&self) -> Result<Client, DockerError> {
         let mut known = self.client.lock().await;
         if let Some(client) = &*known
-            && client.docker.ping().await.is_ok()
+            && client.is_there().await
         {
             return Ok(client.clone());
         }
@@ -208,7 +208,8 @@ impl Shared {
 /// The thread's life: ends when the port and all handles are gone.
 async fn serve(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Request>) {
     let mut stops: BTreeMap<JobId, watch::Sender<Option<Duration>>> = BTreeMap::new();
-    let mut jobs: JoinSet<(JobId, EngineExit)> = JoinSet::new();
+    let mut jobs: JoinSet<EngineExit> = JoinSet::new();
+    let mut tasks: HashMap<tokio::task::Id, JobId> = HashMap::new();
     let mut asides: JoinSet<()> = JoinSet::new();
     loop {
         tokio::select! {
@@ -218,7 +219,8 @@ async fn serve(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Request>) {
                     if let std::collections::btree_map::Entry::Vacant(free) = stops.entry(job) {
                         let (stop, stopped) = watch::channel(None);
                         free.insert(stop);
-                        jobs.spawn(work(shared.clone(), job, *order, stopped));
+                        let task = jobs.spawn(work(shared.clone(), job, *order, stopped));
+                        tasks.insert(task.id(), job);
                     }
                 }
                 Some(Request::Stop(job, grace)) => {
@@ -251,13 +253,16 @@ async fn serve(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Request>) {
                     });
                 }
             },
-            Some(ended) = jobs.join_next() => match ended {
-                Ok((job, exit)) => {
+            Some(ended) = jobs.join_next_with_id() => {
+                let (task, exit) = match ended {
+                    Ok((task, exit)) => (task, exit),
+                    Err(e) => (e.id(), exit_of(ExitClass::Infra, "the way to the Docker engine broke")),
+                };
+                if let Some(job) = tasks.remove(&task) {
                     stops.remove(&job);
                     shared.report(job, EngineEvent::Exited(exit)).await;
                 }
-                Err(e) => tracing::error!(error = %e, "a job of a container ended without a word"),
-            },
+            }
             Some(_) = asides.join_next() => {}
         }
     }
@@ -269,17 +274,16 @@ async fn work(
     job: JobId,
     order: EngineJob,
     mut stopped: watch::Receiver<Option<Duration>>,
-) -> (JobId, EngineExit) {
+) -> EngineExit {
     let slot = tokio::select! {
         slot = shared.slots.acquire() => slot,
         _ = stopped.wait_for(Option::is_some) => {
-            return (job, exit_of(ExitClass::Cancelled, "stopped before it started"));
+            return exit_of(ExitClass::Cancelled, "stopped before it started");
         }
     };
-    let exit = match (slot, shared.client().await) {
+    match (slot, shared.client().await) {
         (Ok(_slot), Ok(client)) => Execution::new(&shared, client, job, &order, stopped).run().await,
         (Err(_), _) => exit_of(ExitClass::Infra, "the node is about to stop"),
         (Ok(_), Err(e)) => exit_of(ExitClass::Infra, &e.to_string()),
-    };
-    (job, exit)
+    }
 }

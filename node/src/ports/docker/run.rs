@@ -6,6 +6,7 @@
 //! | runs, and its input was written to the end (or it has none) | it is listened to again, from its first byte of output |
 //! | has ended, the same | its output is read from the first byte |
 //! | runs or has ended, its input may be cut short | it is removed and made anew: a guest cannot tell a cut from an end |
+//! | was killed while nobody looked | the same: by its own fault, or by an engine that went down |
 //!
 //! That the input was written to its end is a file beside it ([`WRITTEN_MARK`]), made after the container's standard input was
 //! closed. Output is listened to from before the start, byte for byte; where it has to be read again, the engine's log has
@@ -24,7 +25,7 @@ use bollard::query_parameters::{
     WaitContainerOptionsBuilder,
 };
 use futures_util::{Stream, StreamExt as _};
-use remote_network_core::id::JobId;
+use remote_network_core::id::{Digest, JobId};
 use remote_network_core::port::{EngineEvent, EngineExit, EngineJob, ExitClass, Image, Program};
 use std::fs::{self, Permissions};
 use std::io;
@@ -40,6 +41,8 @@ use tokio::time::Instant;
 
 /// Says that the container has all of its input.
 const WRITTEN_MARK: &str = "stdin.written";
+/// Exit codes from here on are signals, or what an engine says that does not know.
+const KILLED_CODES: i64 = 128;
 /// Between two looks at what the guest writes into its mounts.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The engine closes the output of a container that has ended within this time, or it is not known to be whole.
@@ -85,6 +88,11 @@ enum Cause {
     Directory,
 }
 
+/// Times that no clock reaches are far away.
+fn after(at: Instant, time: Duration) -> Instant {
+    at.checked_add(time).unwrap_or_else(|| at + Duration::from_secs(1 << 30))
+}
+
 /// An error of the engine is this machine's trouble.
 fn engine(e: Error) -> Refused {
     Refused::infra(super::DockerError::from(e).to_string())
@@ -107,7 +115,10 @@ impl<'a> Execution<'a> {
         stopped: watch::Receiver<Option<Duration>>,
     ) -> Self {
         let dir = shared.config.scratch_dir.join(format!("job-{job}"));
-        Self { shared, client, job, order, stopped, name: format!("rn-{job}"), dir }
+        // The node is in it: several may share an engine, and a requester may name one job to two of them.
+        let node = Digest::of(shared.config.node.as_bytes()).to_string();
+        let name = format!("rn-{}-{job}", &node[..16]);
+        Self { shared, client, job, order, stopped, name, dir }
     }
 
     /// Runs the job to its end. Leaves nothing behind but the objects in the store.
@@ -149,9 +160,10 @@ impl<'a> Execution<'a> {
             };
         let started = found.state.as_ref().and_then(started_ago);
         let input = !takes_stdin(self.order) || self.dir.join(WRITTEN_MARK).exists();
-        let (Some(ago), true, true) = (started, input, self.dir.join(WRITTEN).is_dir()) else {
-            return Ok(None);
-        };
+        // One that was killed while nobody looked may have been by an engine or a machine that went down.
+        let code = found.state.as_ref().and_then(|s| s.exit_code).unwrap_or_default();
+        let trusted = input && code < KILLED_CODES && self.dir.join(WRITTEN).is_dir();
+        let (Some(ago), true) = (started, trusted) else { return Ok(None) };
         tracing::info!(container = %self.name, "a container is found again");
         let mounts = mounts_of(&self.dir).map_err(disk)?;
         let now = Instant::now();
@@ -160,7 +172,7 @@ impl<'a> Execution<'a> {
         Ok(Some(Running {
             output: self.logs(true),
             // One that has ended while nobody looked did so in time, as far as anybody knows.
-            deadline: now + if over { limit } else { limit.saturating_sub(ago) },
+            deadline: after(now, if over { limit } else { limit.saturating_sub(ago) }),
             since: now.checked_sub(ago).unwrap_or(now),
             mounts,
             again: true,
@@ -212,7 +224,14 @@ impl<'a> Execution<'a> {
         let since = Instant::now();
         let input = stdin.then(|| tokio::spawn(write_input(self.dir.clone(), attached.input)));
         let limit = Duration::from_millis(self.order.limits.time_ms);
-        Ok(Running { output: attached.output, deadline: since + limit, since, mounts, again: false, input })
+        Ok(Running {
+            output: attached.output,
+            deadline: after(since, limit),
+            since,
+            mounts,
+            again: false,
+            input,
+        })
     }
 
     async fn lay_out(&self) -> Result<Vec<Staged>, Refused> {
@@ -246,7 +265,7 @@ impl<'a> Execution<'a> {
                 ended = wait.next() => break exit_code(ended)?,
                 grace = stop_asked(&mut stopped), if !ending => {
                     cause = Some(Cause::Stopped);
-                    kill_at = Some(Instant::now() + grace.max(GRACE_MIN));
+                    kill_at = Some(after(Instant::now(), grace.max(GRACE_MIN)));
                     self.signal("SIGTERM").await?;
                 }
                 () = tokio::time::sleep_until(overdue) => {
@@ -500,7 +519,7 @@ impl Outputs {
             LogOutput::StdErr { message } => (1, message),
             LogOutput::StdIn { .. } => return Ok(true),
         };
-        let free = (self.limit + 1).saturating_sub(self.written[at]);
+        let free = self.limit.saturating_add(1).saturating_sub(self.written[at]);
         let kept = bytes.len().min(usize::try_from(free).unwrap_or(usize::MAX));
         self.files[at].write_all(&bytes[..kept]).await?;
         self.written[at] += kept as u64;
