@@ -102,6 +102,10 @@ pub const TASK_ARGS_MAX: usize = 256;
 pub const TASK_ARG_BYTES_MAX: usize = 16 * 1024;
 /// Runs that have not ended.
 pub const RUNS_ACTIVE_MAX: usize = 64;
+/// Tasks of runs that have not ended: twelve of the largest runs, or [`RUNS_ACTIVE_MAX`] of 2,000 tasks. About 3 kB each.
+pub const RUN_TASKS_ACTIVE_MAX: usize = 128_000;
+/// Tasks of ended runs kept. About 3 kB each.
+pub const RUN_TASKS_KEPT_MAX: usize = 1_000_000;
 /// Ended runs kept for `runs list`; the oldest are forgotten.
 pub const RUNS_KEPT_MAX: usize = 1_000;
 /// Jobs admitted and not yet released, in all.

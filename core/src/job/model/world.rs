@@ -235,6 +235,7 @@ impl World {
             }
         }
         assert_eq!(&self.folded, self.requester.runs(), "replay");
+        self.requester.check_derived();
     }
 
     pub(super) fn executor_said(&mut self, n: usize, out: Vec<executor::Output>) {
