@@ -8,6 +8,7 @@
 
 mod checks;
 mod course;
+mod large;
 mod workflows;
 mod world;
 

@@ -23,6 +23,7 @@ const BOUNDARIES: u64 = 3;
 const TASKS_MAX: u64 = 12;
 const STEPS: usize = 150;
 
+#[allow(clippy::disallowed_methods, reason = "how long a test takes is its caller's business")]
 /// How many workflows, and whether at every boundary.
 fn extent() -> (u64, bool) {
     let asked = std::env::var("RN_MODEL_WORKFLOWS").ok().and_then(|n| n.parse().ok());

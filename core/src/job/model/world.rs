@@ -53,6 +53,10 @@ pub(super) struct World {
     /// After how many steps of an executor its journal is replayed and compared.
     pub(super) replay_every: u64,
     pub(super) steps: u64,
+    /// Whether everything is compared after every step: its cost is that of the whole state.
+    pub(super) compared: bool,
+    /// Time that the requester took, for orientation.
+    pub(super) took: std::time::Duration,
     pub(super) executors: Vec<Executor>,
     pub(super) executor_journals: Vec<Journal>,
     pub(super) incarnations: Vec<u64>,
@@ -106,6 +110,8 @@ impl World {
             written: 0,
             replay_every: 1,
             steps: 0,
+            compared: true,
+            took: std::time::Duration::ZERO,
             executors: Vec::new(),
             executor_journals: Vec::new(),
             incarnations: vec![1; executors],
@@ -174,7 +180,9 @@ impl World {
     pub(super) fn tell_requester(&mut self, input: requester::Input) {
         let mut out = Vec::new();
         let (now, wall) = (self.now, self.wall());
+        let began = super::large::clock();
         self.requester.handle(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out), input);
+        self.took += began.elapsed();
         self.requester_said(out);
     }
 
@@ -218,9 +226,11 @@ impl World {
                 }
                 requester::Output::Send { peer, frame } => {
                     let n = (0..self.executors.len()).find(|n| Self::peer(*n) == peer).unwrap();
-                    let message = Message::from_frame(&frame).unwrap();
-                    assert_eq!(message.addressee(), Addressee::Executor);
-                    self.check_sent(&message);
+                    if self.compared {
+                        let message = Message::from_frame(&frame).unwrap();
+                        assert_eq!(message.addressee(), Addressee::Executor);
+                        self.check_sent(&message);
+                    }
                     self.wire.push((n, true, frame));
                 }
                 requester::Output::Want { digest, .. } => {
@@ -234,8 +244,10 @@ impl World {
                 | requester::Output::TaskChanged { .. } => {}
             }
         }
-        assert_eq!(&self.folded, self.requester.runs(), "replay");
-        self.requester.check_derived();
+        if self.compared {
+            assert_eq!(&self.folded, self.requester.runs(), "replay");
+            self.requester.check_derived();
+        }
     }
 
     pub(super) fn executor_said(&mut self, n: usize, out: Vec<executor::Output>) {
@@ -244,7 +256,9 @@ impl World {
                 executor::Output::Persist(op) => {
                     assert_eq!(op.subject().room, Room::Job);
                     self.written += 1;
-                    self.executor_journals[n].apply(op);
+                    if self.compared {
+                        self.executor_journals[n].apply(op);
+                    }
                     if self.burns() {
                         return self.crash_executor(n, false);
                     }
@@ -273,7 +287,7 @@ impl World {
             }
         }
         self.steps += 1;
-        if !self.steps.is_multiple_of(self.replay_every) {
+        if !self.compared || !self.steps.is_multiple_of(self.replay_every) {
             return;
         }
         let replayed = restore_executor(n, self.incarnations[n], &self.executor_journals[n]);

@@ -208,7 +208,8 @@ impl Requester {
     /// Marks an attempt as heard of.
     pub(super) fn heard(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, state: Option<JobState>) {
         let heard = self.lives.change(job, |l| {
-            let (changed, was) = (l.silence != Silence::None || (state.is_some() && l.state != state), l.silence);
+            let (changed, was) =
+                (l.silence != Silence::None || (state.is_some() && l.state != state), l.silence);
             l.heard = cx.now;
             l.silence = Silence::None;
             if state.is_some() {

@@ -100,9 +100,10 @@ impl Requester {
             let Some(task) = soft.sched.next(|p| self.has_room(p, cx.now)) else { break };
             self.place(cx, id, task);
         }
-        let needed: Vec<PublicKey> = self.soft.get(&id).map_or_else(Vec::new, |s| {
-            s.sched.needed().filter(|p| !self.is_up(p)).copied().collect()
-        });
+        let needed: Vec<PublicKey> = self
+            .soft
+            .get(&id)
+            .map_or_else(Vec::new, |s| s.sched.needed().filter(|p| !self.is_up(p)).copied().collect());
         self.work += needed.len() as u64;
         for peer in needed {
             self.need(cx, peer);

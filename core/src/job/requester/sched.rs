@@ -16,7 +16,12 @@ const _: () = assert!(CANDIDATES_MAX <= Mask::BITS as usize);
 
 /// The candidates in `mask`.
 pub(super) fn chosen(mask: Mask, candidates: &[PublicKey]) -> impl Iterator<Item = &PublicKey> {
-    candidates.iter().take(CANDIDATES_MAX).enumerate().filter(move |(i, _)| mask >> i & 1 == 1).map(|(_, p)| p)
+    candidates
+        .iter()
+        .take(CANDIDATES_MAX)
+        .enumerate()
+        .filter(move |(i, _)| mask >> i & 1 == 1)
+        .map(|(_, p)| p)
 }
 
 /// What a task waits for.

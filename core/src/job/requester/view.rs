@@ -1,7 +1,7 @@
 //! How runs look to people: every waiting state says what it waits for.
 
-use super::live::Silence;
 use super::Requester;
+use super::live::Silence;
 use crate::command::{ResultView, RunState, RunView, TaskState, TaskView};
 use crate::id::RunId;
 use crate::job::plan::InputFrom;
