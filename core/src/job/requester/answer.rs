@@ -111,7 +111,7 @@ impl Requester {
             };
             let (id, task, fence) = found;
             if let Some(live) = self.lives.get(job) {
-                let was_lost = live.silence == super::Silence::Lost;
+                let was_lost = live.silence == super::live::Silence::Lost;
                 self.accepted(cx, job, id, task, incarnation);
                 self.heard(cx, job, Some(*state));
                 if was_lost {
@@ -158,7 +158,7 @@ impl Requester {
     /// Whether a decided job is of no more use.
     fn spent(&self, (id, task, _): (RunId, usize, u32)) -> bool {
         let (run, soft) = (self.runs.get(&id), self.soft.get(&id));
-        run.zip(soft).is_some_and(|(run, soft)| super::is_spent(run, &soft.index, &self.wants, task))
+        run.zip(soft).is_some_and(|(run, soft)| super::follow::is_spent(run, &soft.index, &self.wants, task))
     }
 
     fn rejected(
