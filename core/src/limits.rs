@@ -90,10 +90,13 @@ pub const REFUSALS_MAX: usize = 256;
 pub const GRANTS_MAX: usize = 65_536;
 /// Requesters of one object.
 pub const GRANT_REQUESTERS_MAX: usize = 64;
-/// Nodes of a workflow.
-pub const WORKFLOW_NODES_MAX: usize = 1_000;
-/// Edges of a workflow.
-pub const WORKFLOW_EDGES_MAX: usize = 10_000;
+/// Nodes of a workflow: ten thousand tasks, and sources and sinks beside them. A run of so many costs about 3 kB of memory and
+/// as much of the journal for each.
+pub const WORKFLOW_NODES_MAX: usize = 12_000;
+/// Edges of a workflow: ten inputs for each of ten thousand tasks.
+pub const WORKFLOW_EDGES_MAX: usize = 100_000;
+/// Results that the sinks of a workflow keep together: they are told with every change of the run.
+pub const WORKFLOW_RESULTS_MAX: usize = 10_000;
 /// Inputs of a task.
 pub const TASK_INPUTS_MAX: usize = 256;
 /// Arguments or environment entries of a task.
@@ -102,14 +105,18 @@ pub const TASK_ARGS_MAX: usize = 256;
 pub const TASK_ARG_BYTES_MAX: usize = 16 * 1024;
 /// Runs that have not ended.
 pub const RUNS_ACTIVE_MAX: usize = 64;
+/// Tasks of runs that have not ended: twelve of the largest runs, or [`RUNS_ACTIVE_MAX`] of 2,000 tasks. About 3 kB each.
+pub const RUN_TASKS_ACTIVE_MAX: usize = 128_000;
+/// Tasks of ended runs kept. About 3 kB each.
+pub const RUN_TASKS_KEPT_MAX: usize = 1_000_000;
 /// Ended runs kept for `runs list`; the oldest are forgotten.
 pub const RUNS_KEPT_MAX: usize = 1_000;
 /// Jobs admitted and not yet released, in all.
 pub const JOBS_MAX: usize = 4_096;
 /// Unfinished jobs of one requester.
 pub const JOBS_PER_REQUESTER_MAX: usize = 512;
-/// Jobs held for one requester, results that wait for it or are kept for its run included: a whole workflow's, and some more.
-/// Those of the node itself are bounded by [`JOBS_MAX`] alone.
+/// Jobs held for one requester, results that wait for it or are kept for its run included. A run releases what it
+/// needs no more, so this bounds how wide it may be at one executor, not how long. Those of the node itself are bounded by [`JOBS_MAX`] alone.
 pub const JOBS_HELD_PER_REQUESTER_MAX: usize = 1_024;
 /// Jobs remembered that must not start again. 40 bytes each.
 pub const TOMBSTONES_MAX: usize = 4_096;

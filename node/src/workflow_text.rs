@@ -33,7 +33,7 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Longest accepted text: a workflow of 1000 nodes and 10,000 edges is below 1 MiB; inline texts need room too.
+/// Longest accepted text: a workflow of 10,000 tasks and 100,000 edges with short names is below 6 MiB; inline texts need room too.
 pub const TEXT_BYTES_MAX: usize = 8 << 20;
 /// Problems told at once; more help nobody.
 pub const PROBLEMS_MAX: usize = 50;

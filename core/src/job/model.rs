@@ -1,15 +1,18 @@
-//! A requester, two executors and an adversarial world, in memory.
+//! A requester, a few executors and an adversarial world, in memory.
 //!
 //! The world drops, doubles and reorders messages, cuts connections, crashes machines at every journal record boundary
 //! (what came before is durable, what came after never happened), loses engines, fails fetches, and lets one executor lie.
 //! Faults are finite; then the world is quiet and everything must come to rest. Checked all the way: one commit per
 //! task, fences that rise, no order after a cancel, inputs that were committed first, receipts that verify, and a journal
-//! that folds to the very state it came from.
+//! that folds to the very state it came from. What is computed is that of a diamond, or random workflows ([`workflows`]).
 
 mod checks;
 mod course;
+mod large;
+mod workflows;
 mod world;
 
+use super::encoding::port_text;
 use super::receipt::verify_file;
 use super::requester;
 use super::run::TaskEnd;
@@ -18,20 +21,21 @@ use super::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use crate::command::{Reply, RunState};
 use crate::id::{CommandId, Digest, Keypair, PublicKey, RunId};
 use crate::port::Port;
-use crate::service::Service;
+use crate::service::{MountDirection, Service};
 use crate::time::Duration;
 
 use world::World;
 
 const RUN: RunId = RunId([5; 16]);
-const EXECUTORS: usize = 2;
 
 fn keypair(n: usize) -> Keypair {
     Keypair::from_seed(&[u8::try_from(n).unwrap() + 1; 32])
 }
 
-fn count() -> Service {
-    service("count", true, &[])
+/// What every executor offers: a filter, and a task that joins two mounts into a third.
+fn services() -> Vec<Service> {
+    let mounts = [("a", MountDirection::In), ("b", MountDirection::In), ("o", MountDirection::Out)];
+    vec![service("count", true, &[]), service("blend", false, &mounts)]
 }
 
 /// in → a → {b, c} → d → kept: a diamond.
@@ -64,22 +68,24 @@ fn diamond(peers: &[PublicKey]) -> Workflow {
     }
 }
 
-/// What the diamond computes, by its definition.
-fn expected_result() -> Digest {
-    let f = |inputs: &[&Digest]| {
-        let parts: Vec<&[u8]> = inputs.iter().map(|d| &d.0[..]).collect();
-        Digest::in_domain("stdout", &parts)
-    };
-    let a = f(&[&Digest::of(b"in")]);
-    let (b, c) = (f(&[&a]), f(&[&a]));
-    f(&[&b, &c])
+/// An argument with which a guest fails, whatever it is given.
+const FAILS: &str = "fails";
+
+/// What a guest writes to `port`: a function of its arguments and of its inputs in their order.
+fn computed(args: &[String], inputs: &[(&Port, Digest)], port: &Port) -> Digest {
+    let names: Vec<String> = inputs.iter().map(|(to, _)| port_text(to)).collect();
+    let mut parts: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
+    for (name, (_, digest)) in names.iter().zip(inputs) {
+        parts.extend([name.as_bytes(), &digest.0[..]]);
+    }
+    Digest::in_domain(&port_text(port), &parts)
 }
 
 fn check_success(w: &World, seed: u64) {
     let view = w.requester.view(&RUN).unwrap();
     assert_eq!(view.state, RunState::Succeeded, "seed {seed}: {view:#?}");
     assert_eq!(view.results.len(), 1);
-    assert_eq!(view.results[0].digest, expected_result(), "seed {seed}");
+    assert_eq!(view.results[0].digest, workflows::result(&diamond(&[]), "d", &Port::Stdout), "seed {seed}");
     assert!(w.here.contains(&view.results[0].digest), "seed {seed}: the result is not here");
     for t in &view.tasks {
         let report = verify_file(t.receipt.as_ref().unwrap()).unwrap();
@@ -98,9 +104,9 @@ fn a_quiet_world_finishes_and_forgets() {
     w.settle();
     check_success(&w, 0);
     assert!(w.at_rest(), "executors hold nothing any more");
-    let records = w.history.len();
+    let records = w.written;
     w.submit(&[]);
-    assert_eq!(w.history.len(), records, "the same submission again is the same run");
+    assert_eq!(w.written, records, "the same submission again is the same run");
     assert_eq!(w.replies, vec![Reply::Submitted(RUN), Reply::Submitted(RUN)]);
 }
 
@@ -123,7 +129,7 @@ fn a_crash_at_every_record_boundary_changes_nothing() {
     let mut undisturbed = World::new(7, None);
     undisturbed.submit(&[]);
     undisturbed.settle();
-    let records = undisturbed.history.len() as u64 * 4;
+    let records = undisturbed.written;
     for crash_at in 0..records {
         let mut w = World::new(7, None);
         w.fuse = Some(crash_at);
@@ -131,20 +137,7 @@ fn a_crash_at_every_record_boundary_changes_nothing() {
         if w.requester.run(&RUN).is_none() {
             w.submit(&[]);
         }
-        w.calm = true;
-        for _ in 0..400 {
-            let n = usize::try_from(w.rng.below(2)).unwrap();
-            w.connect(n);
-            match w.wire.is_empty() {
-                false => w.deliver(0, false),
-                true => {
-                    w.finish_a_guest(n);
-                    w.answer_a_want(n);
-                    w.pass(Duration::from_millis(100));
-                }
-            }
-        }
-        w.settle();
+        w.calmly();
         assert!(w.at_rest(), "crash at {crash_at}: {:#?}", w.requester.view(&RUN));
         check_success(&w, crash_at);
     }

@@ -19,8 +19,9 @@ use crate::limits::{
 use crate::port::{EngineLimits, MountPath, Port, Program};
 use crate::service::{NAME_MAX, program};
 
-/// Largest workflow or plan in bytes: what a journal record may cost.
-pub const PLAN_BYTES_MAX: usize = 8 << 20;
+/// Largest workflow or plan in bytes: what a journal record may cost. The largest number of nodes and edges fits with eight
+/// executors to choose from; what is larger is refused when it is planned.
+pub const PLAN_BYTES_MAX: usize = 16 << 20;
 /// Peers that may run one task.
 pub const CANDIDATES_MAX: usize = 64;
 /// Attempts after failures of the task's own making that a workflow may ask for.

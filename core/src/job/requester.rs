@@ -5,14 +5,24 @@
 //! gate holds it until the record is durable. `advance` looks at a run and does whatever is due, and is harmless when
 //! nothing is: after a restart the same function derives again what was outstanding.
 //!
+//! A step costs what has happened, not what there is: what a run's records say is kept as an [`index::Index`], who waits for
+//! what as a [`sched::Sched`], open attempts and wanted objects with their deadlines as [`live::Lives`] and [`wants::Wants`].
+//!
 //! Leases: an executor that is silent for [`SUSPECT_AFTER`] or disconnected is suspect, after [`LOST_AFTER`] lost. A lost
-//! attempt stays open: the task may be ordered elsewhere under the next fence, and whichever receipt comes first wins.
+//! attempt stays open: the task may be ordered elsewhere under the next fence, and whichever receipt comes first wins. A task
+//! with an open attempt does not fail for want of an executor; the attempt is given up after [`LOST_KEPT_MAX`].
 
 mod advance;
 mod answer;
+mod follow;
+mod index;
+mod live;
+mod place;
+mod sched;
 mod view;
+mod wants;
 
-use super::message::{JobState, Message};
+use super::message::Message;
 use super::run::{Run, RunRecord};
 use super::validate::{Findings, check};
 use super::workflow::Workflow;
@@ -20,15 +30,20 @@ use crate::codec::{DecodeError, Frame};
 use crate::command::{CommandError, Reply, RunState};
 use crate::few::Few;
 use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
-use crate::limits::{LOST_AFTER, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX, SUSPECT_AFTER};
+use crate::limits::{RUN_TASKS_ACTIVE_MAX, RUN_TASKS_KEPT_MAX, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX};
 use crate::machine::{Cx, Machine};
 use crate::service::Service;
 use crate::service::offers::Offerings;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
+use follow::Absent;
+use index::{Held, Index, held_by, source_digests};
+use live::{Live, Lives, Silence};
+use sched::Sched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use wants::Wants;
 
 /// How long a run waits for named peers to show their catalogues: longer than it takes to notice that a connection leads
 /// nowhere (30 s), to wait for the next attempt at the peer (another 30 s) and to find and reach it. A run that was
@@ -38,6 +53,8 @@ pub const VALIDATING_MAX: Duration = Duration::from_secs(120);
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a preferred executor that is not connected is waited for before the next one is taken.
 pub const PREFERENCE_GRACE: Duration = Duration::from_secs(5);
+/// How long a lost attempt may still win: executors keep results no longer, and stop unfinished jobs much sooner.
+pub const LOST_KEPT_MAX: Duration = super::executor::RETENTION;
 /// How often a missing peer is asked for again.
 pub const NEED_AGAIN: Duration = Duration::from_secs(10);
 /// First pause before an unanswered order or cancel is sent again; doubles up to [`RESEND_MAX`].
@@ -180,31 +197,6 @@ pub enum Output {
     },
 }
 
-/// How an open attempt sounds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Silence {
-    None,
-    Suspect,
-    Lost,
-}
-
-/// Soft side of an open attempt.
-#[derive(Clone, Debug)]
-struct Live {
-    run: RunId,
-    task: usize,
-    fence: u32,
-    peer: PublicKey,
-    /// When it was granted or last heard of.
-    heard: Instant,
-    silence: Silence,
-    state: Option<JobState>,
-    /// When the order (or the cancel) is sent again; `None`: no need.
-    resend_at: Option<Instant>,
-    resend_wait: Duration,
-    cancel_since: Option<Instant>,
-}
-
 /// Soft side of a peer.
 #[derive(Clone, Debug, Default)]
 struct Peer {
@@ -215,14 +207,6 @@ struct Peer {
     trouble: Option<String>,
 }
 
-/// Soft side of a task.
-#[derive(Clone, Debug, Default)]
-struct SoftTask {
-    /// Since when it has nobody working on it although it could.
-    idle_since: Option<Instant>,
-    backoff_until: Option<Instant>,
-}
-
 /// Soft side of an active run.
 #[derive(Clone, Debug)]
 struct Soft {
@@ -230,28 +214,13 @@ struct Soft {
     /// When its tasks were last looked at for placing: what was due by then has been considered.
     placed: Instant,
     findings: Findings,
-    tasks: Vec<SoftTask>,
+    index: Index,
+    sched: Sched,
+    absent: Absent,
+    /// Committed tasks that may have become of no use to anybody.
+    spent: BTreeSet<usize>,
     /// When its end stops waiting for logs.
     logs_until: Option<Instant>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum WantState {
-    Asked,
-    Again(Instant),
-    Here,
-    Dead(String),
-}
-
-/// An object that is brought here.
-#[derive(Clone, Debug)]
-struct Want {
-    len: u64,
-    holder: PublicKey,
-    required: bool,
-    tries: u32,
-    done: u64,
-    state: WantState,
 }
 
 /// Drives this node's runs.
@@ -263,11 +232,16 @@ pub struct Requester {
     soft: BTreeMap<RunId, Soft>,
     /// Jobs of active runs.
     jobs: BTreeMap<JobId, (RunId, usize, u32)>,
-    live: BTreeMap<JobId, Live>,
+    lives: Lives,
     peers: Few<PublicKey, Peer>,
-    wants: BTreeMap<Digest, Want>,
+    wants: Wants,
+    /// Objects that runs need in the local store.
+    held: Held,
+    /// Objects of active runs that others may fetch.
+    granted: Held,
     offers: Offerings,
     refused: u64,
+    work: u64,
     /// When timers were last looked at: what was due then has been done.
     looked: Instant,
 }
@@ -288,17 +262,22 @@ impl Requester {
             }
             runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, at);
         }
+        let mut held = Held::default();
+        runs.values().for_each(|run| held.add(held_by(run)));
         Ok(Self {
             me: keypair.public(),
             keypair,
             runs,
             soft: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            live: BTreeMap::new(),
+            lives: Lives::default(),
             peers: Few::new(),
-            wants: BTreeMap::new(),
+            wants: Wants::default(),
+            held,
+            granted: Held::default(),
             offers: Offerings::default(),
             refused: 0,
+            work: 0,
             looked: Instant::ZERO,
         })
     }
@@ -323,13 +302,14 @@ impl Requester {
         self.refused
     }
 
+    /// Looks at tasks, edges, runs and executors so far, for checkers: what a run costs beside its records and messages.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
     /// Whether any run of this node needs `digest` in the local store: as a source, or as a kept result.
     pub fn holds(&self, digest: &Digest) -> bool {
-        self.wants.contains_key(digest)
-            || self
-                .runs
-                .values()
-                .any(|r| advance::sources(r).any(|o| o.digest == *digest) || view::keeps(r, digest))
+        self.wants.get(digest).is_some() || self.held.contains(digest)
     }
 
     /// Journals a fact and makes it so.
@@ -347,11 +327,19 @@ impl Requester {
             | RunRecord::CancelRequested
             | RunRecord::Ended { .. } => None,
         };
-        self.runs.entry(id).or_insert_with(|| Run::new(id)).evolve(record, cx.wall);
+        self.evolve(cx, id, task, record);
         cx.emit(match task {
             Some(task) => Output::TaskChanged { run: id, task },
             None => Output::RunChanged(id),
         });
+    }
+
+    fn grant_sources(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
+        let digests = self.runs.get(&id).map(source_digests).unwrap_or_default();
+        self.granted.add(digests.iter().copied());
+        for digest in digests {
+            cx.emit(Output::Grant { digest, requester: self.me });
+        }
     }
 
     fn send(&self, cx: &mut Cx<'_, Output>, peer: PublicKey, message: &Message) {
@@ -387,6 +375,11 @@ impl Requester {
         if self.soft.len() >= RUNS_ACTIVE_MAX {
             return Reply::Error(CommandError::Limit("runs that have not ended"));
         }
+        let tasks = |r: &Run| r.pending.as_ref().map_or(r.tasks.len(), |w| w.nodes.len());
+        let active = self.soft.keys().filter_map(|id| self.runs.get(id)).map(tasks).sum::<usize>();
+        if active + workflow.nodes.len() > RUN_TASKS_ACTIVE_MAX {
+            return Reply::Error(CommandError::Limit("tasks of runs that have not ended"));
+        }
         match check(&workflow, &self.offers) {
             Ok(plan) => self.record(cx, run, RunRecord::Planned { plan }),
             Err(f) if f.curable() => self.record(cx, run, RunRecord::Submitted { workflow }),
@@ -399,39 +392,36 @@ impl Requester {
     /// Gives an active run its soft side.
     fn activate(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
         let Some(run) = self.runs.get(&id) else { return };
-        let tasks = vec![SoftTask::default(); run.tasks.len()];
-        let soft = Soft {
+        let mut soft = Soft {
             since: cx.now,
             placed: Instant::ZERO,
             findings: Findings::default(),
-            tasks,
+            index: Index::build(run),
+            sched: Sched::new(run.tasks.len()),
+            absent: Absent::default(),
+            spent: BTreeSet::new(),
             logs_until: None,
         };
-        self.soft.insert(id, soft);
-        let mut sources: BTreeSet<Digest> = BTreeSet::new();
-        sources.extend(advance::sources(run).map(|o| o.digest));
-        for digest in sources {
-            cx.emit(Output::Grant { digest, requester: self.me });
-        }
+        soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task));
         for (task, t) in run.tasks.iter().enumerate() {
             for a in &t.attempts {
                 self.jobs.insert(a.job, (id, task, a.order.fence));
             }
             for a in t.open() {
                 let live = Live {
-                    run: id,
-                    task,
-                    fence: a.order.fence,
-                    peer: a.peer(),
-                    heard: cx.now,
                     silence: Silence::Suspect,
-                    state: None,
                     resend_at: Some(cx.now + RESEND_MIN),
-                    resend_wait: RESEND_MIN,
-                    cancel_since: None,
+                    up: self.is_up(&a.peer()),
+                    ..Live::new(id, task, a.order.fence, a.peer(), cx.now)
                 };
-                self.live.insert(a.job, live);
+                self.lives.insert(a.job, live);
             }
+        }
+        let (tasks, wanting) = (run.tasks.len(), run.cancel.is_none());
+        self.soft.insert(id, soft);
+        self.grant_sources(cx, id);
+        if wanting {
+            (0..tasks).for_each(|task| self.want_of(id, task));
         }
     }
 
@@ -462,10 +452,20 @@ impl Requester {
     fn peer_up(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
         let p = self.peers.get_or_insert_with(peer, Peer::default);
         *p = Peer { up: true, ..Peer::default() };
-        for l in self.live.values_mut().filter(|l| l.peer == peer) {
-            // Its inventory is on the way and will say what needs no repetition.
-            l.resend_at = Some(cx.now + RESEND_MIN);
-            l.resend_wait = RESEND_MIN;
+        for job in self.lives_at(&peer) {
+            self.lives.change(&job, |l| {
+                l.up = true;
+                // Its inventory is on the way and will say what needs no repetition.
+                l.resend_at = Some(cx.now + RESEND_MIN);
+                l.resend_wait = RESEND_MIN;
+            });
+        }
+        for soft in self.soft.values_mut() {
+            for task in soft.index.ready() {
+                if soft.sched.task(*task).is_some_and(|t| t.idle_since.is_some()) {
+                    soft.sched.look_at(*task);
+                }
+            }
         }
         self.advance_all(cx);
     }
@@ -478,11 +478,24 @@ impl Requester {
                 self.peers.remove(&peer);
             }
         }
-        for l in self.live.values_mut().filter(|l| l.peer == peer && l.silence == Silence::None) {
-            l.silence = Silence::Suspect;
-            cx.emit(Output::TaskChanged { run: l.run, task: l.task });
+        for job in self.lives_at(&peer) {
+            let suspected = self.lives.change(&job, |l| {
+                l.up = false;
+                let fresh = l.silence == Silence::None;
+                if fresh {
+                    l.silence = Silence::Suspect;
+                }
+                fresh.then_some((l.run, l.task))
+            });
+            if let Some((run, task)) = suspected.flatten() {
+                cx.emit(Output::TaskChanged { run, task });
+            }
         }
         self.advance_all(cx);
+    }
+
+    fn lives_at(&self, peer: &PublicKey) -> Vec<JobId> {
+        self.lives.iter().filter(|(_, l)| l.peer == *peer).map(|(job, _)| *job).collect()
     }
 
     fn advance_all(&mut self, cx: &mut Cx<'_, Output>) {
@@ -491,40 +504,34 @@ impl Requester {
         }
     }
 
-    /// Ended runs beyond [`RUNS_KEPT_MAX`] are forgotten, oldest first.
+    /// Ended runs beyond [`RUNS_KEPT_MAX`], or with more than [`RUN_TASKS_KEPT_MAX`] tasks together, are forgotten, oldest first.
     fn prune(&mut self, cx: &mut Cx<'_, Output>) {
-        let mut ended: Vec<(crate::time::UnixTime, RunId)> =
-            self.runs.values().filter_map(|r| r.ended.as_ref().map(|(.., at)| (*at, r.id))).collect();
-        if ended.len() <= RUNS_KEPT_MAX {
-            return;
-        }
+        let ended = self.runs.values().filter_map(|r| Some((r.ended.as_ref()?.2, r.id, r.tasks.len())));
+        let mut ended: Vec<(crate::time::UnixTime, RunId, usize)> = ended.collect();
         ended.sort();
-        for (_, id) in ended.drain(..ended.len() - RUNS_KEPT_MAX) {
-            self.runs.remove(&id);
+        let (mut runs, mut tasks) = (ended.len(), ended.iter().map(|(.., n)| n).sum::<usize>());
+        for (_, id, count) in ended {
+            if runs <= RUNS_KEPT_MAX && tasks <= RUN_TASKS_KEPT_MAX {
+                return;
+            }
+            (runs, tasks) = (runs - 1, tasks - count);
+            if let Some(run) = self.runs.remove(&id) {
+                self.held.remove(held_by(&run));
+            }
             cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Run, &id.0) }));
         }
     }
 
     fn fetched(&mut self, cx: &mut Cx<'_, Output>, digest: &Digest) {
-        if let Some(w) = self.wants.get_mut(digest) {
-            w.state = WantState::Here;
-            w.done = w.len;
-            self.advance_all(cx);
-            self.settle_want(digest);
+        if self.wants.fetched(digest) {
+            self.noted(cx, digest);
         }
     }
 
     fn fetch_failed(&mut self, cx: &mut Cx<'_, Output>, digest: &Digest, why: String) {
-        let Some(w) = self.wants.get_mut(digest).filter(|w| w.state == WantState::Asked) else { return };
-        w.tries += 1;
-        let tries_max = if w.required { FETCH_TRIES_MAX } else { 3 };
-        w.state = if w.tries >= tries_max {
-            WantState::Dead(why)
-        } else {
-            WantState::Again(cx.now + doubled(RESEND_MIN, w.tries, RESEND_MAX * 2))
-        };
-        self.advance_all(cx);
-        self.settle_want(digest);
+        if self.wants.failed(digest, cx.now, why) {
+            self.noted(cx, digest);
+        }
     }
 }
 
@@ -557,48 +564,30 @@ impl Machine for Requester {
                 }
             }
             Input::Message { peer, message } => self.answer(cx, peer, *message),
-            Input::Progress { digest, done } => {
-                if let Some(w) = self.wants.get_mut(&digest) {
-                    w.done = done.min(w.len);
-                }
-            }
+            Input::Progress { digest, done } => self.wants.progress(&digest, done),
             Input::Fetched(digest) => self.fetched(cx, &digest),
             Input::FetchFailed { digest, why } => self.fetch_failed(cx, &digest, why),
         }
+        self.settle(cx);
     }
 
     fn handle_timeout(&mut self, cx: &mut Cx<'_, Output>) {
         let mut touched: BTreeSet<RunId> = BTreeSet::new();
-        for job in self.live.keys().copied().collect::<Vec<_>>() {
+        for job in self.lives.due(cx.now) {
             touched.extend(self.live_timeout(cx, &job));
         }
-        self.ask(cx);
         let due = |id: &RunId| self.run_deadline(id).is_some_and(|d| d.at <= cx.now);
         touched.extend(self.soft.keys().copied().filter(due).collect::<Vec<_>>());
         for id in touched {
             self.advance(cx, id);
         }
+        self.settle(cx);
         self.looked = cx.now;
     }
 
     fn poll_timeout(&self) -> Option<Deadline> {
-        let live = self.live.values().flat_map(|l| {
-            let silence = match l.silence {
-                Silence::None => Some(Deadline::new(l.heard + SUSPECT_AFTER, "lease: suspect")),
-                Silence::Suspect => Some(Deadline::new(l.heard + LOST_AFTER, "lease: lost")),
-                Silence::Lost => None,
-            };
-            let resend =
-                l.resend_at.filter(|_| self.is_up(&l.peer)).map(|at| Deadline::new(at, "send again"));
-            let cancel = l.cancel_since.map(|at| Deadline::new(at + CANCEL_WAIT_MAX, "cancel: give up"));
-            [silence, resend, cancel]
-        });
-        let wants = self.wants.values().map(|w| match w.state {
-            WantState::Again(at) => Some(Deadline::new(at, "fetch again")),
-            WantState::Asked | WantState::Here | WantState::Dead(_) => None,
-        });
         let runs = self.soft.keys().map(|id| self.run_deadline(id));
-        live.chain(wants).chain(runs).fold(None, Deadline::earlier)
+        runs.chain([self.lives.deadline(), self.wants.deadline()]).fold(None, Deadline::earlier)
     }
 }
 

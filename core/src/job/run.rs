@@ -366,6 +366,10 @@ pub struct Run {
     pub cancel: Option<UnixTime>,
     /// Its end.
     pub ended: Option<(RunState, String, UnixTime)>,
+    /// Tasks that are committed: a count, because it is asked for at every step.
+    committed: usize,
+    /// The first task that failed for good.
+    failed: Option<usize>,
 }
 
 impl Run {
@@ -383,6 +387,8 @@ impl Run {
             tasks: Vec::new(),
             cancel: None,
             ended: None,
+            committed: 0,
+            failed: None,
         }
     }
 
@@ -404,6 +410,7 @@ impl Run {
                 self.spec = plan.spec_digest();
                 self.tasks = vec![Task { attempts: Vec::new(), end: None, since: at }; plan.tasks.len()];
                 self.plan = Some(plan);
+                (self.committed, self.failed) = (0, None);
             }
             RunRecord::Attempt { task, order } => {
                 let job = order.job();
@@ -422,18 +429,11 @@ impl Run {
                 }
             }
             RunRecord::Committed { task, fence, receipt, commit } => {
-                if let Some(t) = self.touch(task, at) {
-                    t.end = Some(TaskEnd::Committed {
-                        fence,
-                        receipt: Box::new(receipt),
-                        commit: Box::new(commit),
-                    });
-                }
+                let (receipt, commit) = (Box::new(receipt), Box::new(commit));
+                self.finish(task, at, TaskEnd::Committed { fence, receipt, commit });
             }
             RunRecord::TaskFailed { task, words } => {
-                if let Some(t) = self.touch(task, at) {
-                    t.end = Some(TaskEnd::Failed { words });
-                }
+                self.finish(task, at, TaskEnd::Failed { words });
             }
             RunRecord::CancelRequested => self.cancel = Some(at),
             RunRecord::Ended { state, words } => {
@@ -449,24 +449,48 @@ impl Run {
         Some(t)
     }
 
+    fn finish(&mut self, task: usize, at: UnixTime, end: TaskEnd) {
+        let committed = matches!(end, TaskEnd::Committed { .. });
+        let Some(t) = self.touch(task, at) else { return };
+        match t.end.replace(end) {
+            None => {}
+            Some(TaskEnd::Committed { .. }) => self.committed -= 1,
+            // Only a made-up journal ends a task twice; the state must be that of its last word all the same.
+            Some(TaskEnd::Failed { .. }) => {
+                let failed = |t: &Task| matches!(t.end, Some(TaskEnd::Failed { .. }));
+                self.failed = self.tasks.iter().position(failed);
+            }
+        }
+        if committed {
+            self.committed += 1;
+        } else {
+            self.failed = Some(self.failed.map_or(task, |first| first.min(task)));
+        }
+    }
+
+    /// How many tasks are committed.
+    pub fn committed(&self) -> usize {
+        self.committed
+    }
+
     /// The state a user sees.
     pub fn state(&self) -> RunState {
-        let done = |t: &Task| t.receipt().is_some();
         match &self.ended {
             Some((state, ..)) => *state,
             None if self.cancel.is_some() => RunState::Cancelling,
             None if self.plan.is_none() => RunState::Validating,
-            None if self.failed_task().is_some() || self.tasks.iter().all(done) => RunState::Finalizing,
+            None if self.failed.is_some() || self.committed == self.tasks.len() => RunState::Finalizing,
             None => RunState::Running,
         }
     }
 
     /// The first task that failed for good, with its reason.
     pub fn failed_task(&self) -> Option<(usize, &str)> {
-        self.tasks.iter().enumerate().find_map(|(i, t)| match &t.end {
-            Some(TaskEnd::Failed { words }) => Some((i, words.as_str())),
+        let first = self.failed?;
+        match &self.tasks.get(first)?.end {
+            Some(TaskEnd::Failed { words }) => Some((first, words.as_str())),
             Some(TaskEnd::Committed { .. }) | None => None,
-        })
+        }
     }
 
     /// The committed output that an input names, and who holds it.

@@ -13,22 +13,26 @@ use super::workflow::{Edge, End, NodeKind, Problem, TaskSpec, Workflow};
 use crate::id::{Digest, PublicKey};
 use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
-    WORKFLOW_NODES_MAX,
+    WORKFLOW_NODES_MAX, WORKFLOW_RESULTS_MAX,
 };
 use crate::port::{EngineLimits, Port};
 use crate::service::offers::Offers;
 use crate::service::{Mount, MountDirection, NAME_MAX, Service, valid_name};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Longest name of an environment variable in bytes.
 const ENV_NAME_MAX: usize = NAME_MAX * 4;
 /// Services named in a suggestion.
 const SUGGESTIONS_MAX: usize = 3;
 
+/// Problems told at once; more help nobody, and each may cost a search for what was meant.
+const PROBLEMS_MAX: usize = 50;
+
 /// What is wrong with a workflow.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Findings {
-    /// Everything that is wrong, in the order of the workflow.
+    /// What is wrong, in the order of the workflow; the first fifty.
     pub problems: Vec<Problem>,
     /// Peers that are named and whose catalogue is not here.
     pub absent: BTreeSet<PublicKey>,
@@ -43,7 +47,17 @@ impl Findings {
 
     fn add(&mut self, place: impl Into<String>, reason: impl Into<String>) {
         self.incurable = true;
-        self.problems.push(Problem { place: place.into(), reason: reason.into() });
+        self.tell(place.into(), reason.into());
+    }
+
+    fn tell(&mut self, place: String, reason: String) {
+        if !self.is_full() {
+            self.problems.push(Problem { place, reason });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_MAX
     }
 }
 
@@ -60,11 +74,20 @@ pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings>
         return Err(findings);
     }
     let index = check_ids(workflow, &mut findings);
+    let listing = Listing::new(offers);
+    let mut choices = BTreeMap::new();
     let mut services = BTreeMap::new();
     for (at, (id, kind)) in workflow.nodes.iter().enumerate() {
         if let NodeKind::Task(spec) = kind {
             check_task(id, spec, &mut findings);
-            if let Some(choice) = resolve(id, spec, offers, &mut findings) {
+            // Many tasks are of one service at the same peers.
+            let asked = (spec.service.as_str(), spec.peers.as_slice());
+            let choice = match choices.get(&asked) {
+                Some(choice) => Some(Rc::clone(choice)),
+                None => resolve(id, spec, offers, &listing, &mut findings).map(Rc::new),
+            };
+            if let Some(choice) = choice {
+                choices.insert(asked, Rc::clone(&choice));
                 services.insert(at, choice);
             }
         }
@@ -93,11 +116,69 @@ struct Choice<'a> {
     candidates: Vec<PublicKey>,
 }
 
+/// What each node was resolved to, by its index.
+type Services<'a> = BTreeMap<usize, Rc<Choice<'a>>>;
+
+/// All services on offer with their ids, each hashed once.
+struct Listing<'a> {
+    all: Vec<(PublicKey, &'a Service, Digest)>,
+    by_name: BTreeMap<&'a str, Vec<usize>>,
+    by_id: BTreeMap<Digest, Vec<usize>>,
+}
+
+impl<'a> Listing<'a> {
+    fn new(offers: &'a dyn Offers) -> Self {
+        let all: Vec<_> = offers.all().into_iter().map(|(p, s)| (p, s, s.id())).collect();
+        let mut listing = Listing { all, by_name: BTreeMap::new(), by_id: BTreeMap::new() };
+        for (i, (_, service, id)) in listing.all.iter().enumerate() {
+            listing.by_name.entry(service.name.as_str()).or_default().push(i);
+            listing.by_id.entry(*id).or_default().push(i);
+        }
+        listing
+    }
+
+    /// Who offers what is named so, or has this id, in the order of keys.
+    fn matching(&self, service: &str) -> Vec<(PublicKey, &'a Service, Digest)> {
+        let found = match service.parse::<Digest>() {
+            Ok(id) => self.by_id.get(&id),
+            Err(_) => self.by_name.get(service),
+        };
+        found.into_iter().flatten().filter_map(|i| self.all.get(*i)).copied().collect()
+    }
+}
+
 /// An edge whose nodes exist, by their indices.
 struct Wire<'a> {
     from: usize,
     to: usize,
     edge: &'a Edge,
+}
+
+/// Edges whose nodes exist, in declared order, by the nodes at their ends.
+struct Wires<'a> {
+    all: Vec<Wire<'a>>,
+    into: Vec<Vec<usize>>,
+    out_of: Vec<Vec<usize>>,
+}
+
+impl<'a> Wires<'a> {
+    fn new(nodes: usize) -> Self {
+        Wires { all: Vec::new(), into: vec![Vec::new(); nodes], out_of: vec![Vec::new(); nodes] }
+    }
+
+    fn push(&mut self, wire: Wire<'a>) {
+        self.into[wire.to].push(self.all.len());
+        self.out_of[wire.from].push(self.all.len());
+        self.all.push(wire);
+    }
+
+    fn into(&self, node: usize) -> impl Iterator<Item = &Wire<'a>> + Clone {
+        self.into[node].iter().map(|i| &self.all[*i])
+    }
+
+    fn out_of(&self, node: usize) -> impl Iterator<Item = &Wire<'a>> {
+        self.out_of[node].iter().map(|i| &self.all[*i])
+    }
 }
 
 fn check_sizes(w: &Workflow, f: &mut Findings) {
@@ -181,19 +262,23 @@ fn check_task(id: &str, t: &TaskSpec, f: &mut Findings) {
     }
 }
 
-fn resolve<'a>(id: &str, t: &TaskSpec, offers: &'a dyn Offers, f: &mut Findings) -> Option<Choice<'a>> {
+fn resolve<'a>(
+    id: &str,
+    t: &TaskSpec,
+    offers: &'a dyn Offers,
+    listing: &Listing<'a>,
+    f: &mut Findings,
+) -> Option<Choice<'a>> {
     let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
-    let by_id: Option<Digest> = t.service.parse().ok();
-    let all = offers.all();
-    let matching: Vec<(PublicKey, &Service, Digest)> = all
-        .iter()
-        .map(|(p, s)| (*p, *s, s.id()))
-        .filter(|(_, s, sid)| by_id.map_or(s.name == t.service, |wanted| wanted == *sid))
-        .collect();
+    let matching = listing.matching(&t.service);
     let usable: Vec<_> = matching.iter().filter(|(p, ..)| named(p)).collect();
     let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
     // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
-    let count = |sid: &Digest| usable.iter().filter(|(_, _, s)| s == sid).count();
+    let mut offered: BTreeMap<Digest, usize> = BTreeMap::new();
+    for (_, _, sid) in &usable {
+        *offered.entry(*sid).or_default() += 1;
+    }
+    let count = |sid: &Digest| offered.get(sid).copied().unwrap_or(0);
     let best = usable.iter().min_by(|a, b| {
         rank(&a.0)
             .cmp(&rank(&b.0))
@@ -224,11 +309,13 @@ fn explain_missing(
     let elsewhere: Vec<String> = matching.iter().map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(PublicKey::to_string).collect();
-        f.problems.push(Problem {
-            place: format!("nodes.{id}.peers"),
-            reason: format!("not connected to {}: what it offers is not known", names.join(", ")),
-        });
+        f.tell(
+            format!("nodes.{id}.peers"),
+            format!("not connected to {}: what it offers is not known", names.join(", ")),
+        );
         f.absent.extend(absent);
+    } else if f.is_full() {
+        f.incurable = true;
     } else if !elsewhere.is_empty() {
         let reason = format!("none of these peers offers `{}`; {} does", t.service, elsewhere.join(", "));
         f.add(format!("nodes.{id}.peers"), reason);
@@ -270,10 +357,10 @@ fn edit_distance(a: &str, b: &str) -> usize {
 fn check_edges<'a>(
     w: &'a Workflow,
     index: &BTreeMap<&str, usize>,
-    services: &BTreeMap<usize, Choice<'_>>,
+    services: &Services<'_>,
     f: &mut Findings,
-) -> Vec<Wire<'a>> {
-    let mut wires = Vec::new();
+) -> Wires<'a> {
+    let mut wires = Wires::new(w.nodes.len());
     for (i, edge) in w.edges.iter().enumerate() {
         let from = known(&edge.from, &format!("edges[{i}].from"), index, f);
         let to = known(&edge.to, &format!("edges[{i}].to"), index, f);
@@ -292,7 +379,9 @@ fn check_edges<'a>(
 
 fn known(end: &End, place: &str, index: &BTreeMap<&str, usize>, f: &mut Findings) -> Option<usize> {
     let at = index.get(end.node.as_str()).copied();
-    if at.is_none() {
+    if at.is_none() && f.is_full() {
+        f.incurable = true;
+    } else if at.is_none() {
         let near = index.keys().min_by_key(|n| edit_distance(&end.node, n)).copied().unwrap_or_default();
         f.add(place, format!("there is no node `{}`; did you mean `{near}`?", end.node));
     }
@@ -367,9 +456,10 @@ fn takes(kind: &NodeKind, service: Option<&Service>, end: &End) -> Result<(), St
     }
 }
 
-fn check_inputs(w: &Workflow, wires: &[Wire<'_>], services: &BTreeMap<usize, Choice<'_>>, f: &mut Findings) {
+fn check_inputs(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, f: &mut Findings) {
+    let mut results = 0;
     for (at, (id, kind)) in w.nodes.iter().enumerate() {
-        let into = || wires.iter().filter(move |x| x.to == at);
+        let into = || wires.into(at);
         let objects: usize = into()
             .map(|x| match &w.nodes[x.from].1 {
                 NodeKind::Source(objects) => objects.len(),
@@ -379,6 +469,7 @@ fn check_inputs(w: &Workflow, wires: &[Wire<'_>], services: &BTreeMap<usize, Cho
         match kind {
             NodeKind::Source(_) => {}
             NodeKind::Sink => {
+                results += objects;
                 if into().next().is_none() {
                     f.add(format!("nodes.{id}"), "nothing is kept here; add an edge to its `in`");
                 }
@@ -405,24 +496,28 @@ fn check_inputs(w: &Workflow, wires: &[Wire<'_>], services: &BTreeMap<usize, Cho
             }
         }
     }
+    if results > WORKFLOW_RESULTS_MAX {
+        let reason = format!(
+            "{results} results are kept, at most {WORKFLOW_RESULTS_MAX} are allowed; join some first"
+        );
+        f.add("nodes", reason);
+    }
 }
 
 /// Node indices in topological order (Kahn), declared order among equals; names a cycle if there is one.
-fn topological(w: &Workflow, wires: &[Wire<'_>], f: &mut Findings) -> Vec<usize> {
+fn topological(w: &Workflow, wires: &Wires<'_>, f: &mut Findings) -> Vec<usize> {
     let mut waiting = vec![0usize; w.nodes.len()];
-    let mut next: Vec<Vec<usize>> = vec![Vec::new(); w.nodes.len()];
-    for x in wires {
+    for x in &wires.all {
         waiting[x.to] += 1;
-        next[x.from].push(x.to);
     }
     let mut ready: BTreeSet<usize> = (0..w.nodes.len()).filter(|i| waiting[*i] == 0).collect();
     let mut order = Vec::with_capacity(w.nodes.len());
     while let Some(at) = ready.pop_first() {
         order.push(at);
-        for to in &next[at] {
-            waiting[*to] -= 1;
-            if waiting[*to] == 0 {
-                ready.insert(*to);
+        for x in wires.out_of(at) {
+            waiting[x.to] -= 1;
+            if waiting[x.to] == 0 {
+                ready.insert(x.to);
             }
         }
     }
@@ -437,13 +532,13 @@ fn topological(w: &Workflow, wires: &[Wire<'_>], f: &mut Findings) -> Vec<usize>
 
 /// A cycle among the nodes that Kahn's algorithm left: each of them has a predecessor that was left as well, so walking
 /// backwards must come by some node twice.
-fn find_cycle(wires: &[Wire<'_>], waiting: &[usize]) -> Vec<usize> {
+fn find_cycle(wires: &Wires<'_>, waiting: &[usize]) -> Vec<usize> {
     let left = |i: usize| waiting[i] > 0;
     let Some(start) = (0..waiting.len()).find(|i| left(*i)) else { return Vec::new() };
     let mut path = vec![start];
     loop {
         let here = path[path.len() - 1];
-        let Some(before) = wires.iter().find(|x| x.to == here && left(x.from)).map(|x| x.from) else {
+        let Some(before) = wires.into(here).find(|x| left(x.from)).map(|x| x.from) else {
             return path;
         };
         if let Some(seen) = path.iter().position(|p| *p == before) {
@@ -459,12 +554,7 @@ fn find_cycle(wires: &[Wire<'_>], waiting: &[usize]) -> Vec<usize> {
     }
 }
 
-fn compile(
-    w: &Workflow,
-    wires: &[Wire<'_>],
-    services: &BTreeMap<usize, Choice<'_>>,
-    order: &[usize],
-) -> Plan {
+fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[usize]) -> Plan {
     let is_task = |at: &&usize| matches!(w.nodes[**at].1, NodeKind::Task(_));
     let place: BTreeMap<usize, usize> =
         order.iter().filter(is_task).enumerate().map(|(planned, at)| (*at, planned)).collect();
@@ -478,14 +568,12 @@ fn compile(
                 .collect(),
         }
     };
-    let into = |at: usize| wires.iter().filter(move |x| x.to == at);
     let mut tasks = Vec::new();
     for at in order {
         let (NodeKind::Task(spec), Some(choice)) = (&w.nodes[*at].1, services.get(at)) else { continue };
-        let mut outputs: BTreeSet<Port> =
-            wires.iter().filter(|x| x.from == *at).map(|x| x.edge.from.port.clone()).collect();
+        let mut outputs: BTreeSet<Port> = wires.out_of(*at).map(|x| x.edge.from.port.clone()).collect();
         outputs.insert(Port::Stderr);
-        let inputs = into(*at).flat_map(|x| {
+        let inputs = wires.into(*at).flat_map(|x| {
             let to = x.edge.to.port.clone();
             sources(x).into_iter().map(move |from| PlannedInput { to: to.clone(), from })
         });
@@ -513,7 +601,10 @@ fn compile(
         workflow: workflow_digest(w),
         tasks,
         sinks: sinks
-            .map(|(at, (id, _))| PlannedSink { id: id.clone(), inputs: into(at).flat_map(sources).collect() })
+            .map(|(at, (id, _))| PlannedSink {
+                id: id.clone(),
+                inputs: wires.into(at).flat_map(sources).collect(),
+            })
             .collect(),
     }
 }

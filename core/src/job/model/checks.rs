@@ -1,54 +1,105 @@
-//! What must hold of every record, at the moment it is written.
+//! What must hold of every record at the moment it is written, and of every message when it leaves.
 
-use super::expected_result;
 use super::world::World;
 use crate::command::RunState;
-use crate::id::Digest;
-use crate::job::run::RunRecord;
+use crate::id::{Digest, PublicKey};
+use crate::job::message::Message;
+use crate::job::order::Order;
+use crate::job::plan::{InputFrom, Plan};
+use crate::job::receipt::Verdict;
+use crate::job::run::{CloseClass, RunRecord};
+use crate::job::signed::Signed;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the requester's records have said so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    plan: Option<Plan>,
+    cancelled: bool,
+    ended: bool,
+    orders: BTreeMap<(usize, u32), Signed<Order>>,
+    /// Digests of the orders.
+    ordered: BTreeSet<Digest>,
+    committed: BTreeSet<usize>,
+    /// Digests of the receipts that were committed.
+    won: BTreeSet<Digest>,
+    /// Outputs of committed tasks.
+    outputs: BTreeSet<Digest>,
+    liars: BTreeSet<PublicKey>,
+}
+
+impl Seen {
+    fn plan(&self) -> &Plan {
+        self.plan.as_ref().expect("nothing is ordered before there is a plan")
+    }
+}
 
 impl World {
     /// What must hold at the moment a record is written.
-    pub(super) fn check_record(&self, record: &RunRecord) {
-        let cancelled = self.history.contains(&RunRecord::CancelRequested);
-        let ended = self.history.iter().any(|r| matches!(r, RunRecord::Ended { .. }));
-        assert!(!ended, "nothing is written after the end: {record:?}");
+    pub(super) fn check_record(&mut self, record: &RunRecord) {
+        let seen = &mut self.seen;
+        assert!(!seen.ended, "nothing is written after the end: {record:?}");
         match record {
+            RunRecord::Planned { plan } => assert!(seen.plan.replace(plan.clone()).is_none(), "planned once"),
             RunRecord::Attempt { task, order } => {
-                assert!(!cancelled, "an order after the cancel");
-                for r in &self.history {
-                    if let RunRecord::Attempt { task: other, order: before } = r
-                        && other == task
-                    {
-                        assert!(before.fence < order.fence, "fences rise");
+                assert!(!seen.cancelled, "an order after the cancel");
+                assert!(!seen.committed.contains(task), "an order for what is done");
+                let before = seen.orders.range((*task, 0)..=(*task, u32::MAX)).next_back();
+                assert!(before.is_none_or(|((_, fence), _)| *fence < order.fence), "fences rise");
+                assert!(!seen.liars.contains(&order.executor), "an order to a peer that has lied");
+                let planned = &seen.plan().tasks[*task];
+                assert!(planned.candidates.contains(&order.executor), "an order to somebody else");
+                assert_eq!(planned.inputs.len(), order.inputs.len(), "an order without all its inputs");
+                for (input, planned) in order.inputs.iter().zip(&planned.inputs) {
+                    match &planned.from {
+                        InputFrom::Object(o) => assert_eq!(o.digest, input.digest),
+                        InputFrom::Task { task, .. } => {
+                            assert!(seen.committed.contains(task), "an input that nobody committed");
+                            assert!(seen.outputs.contains(&input.digest), "an input that nobody computed");
+                        }
                     }
                 }
-                for input in order.inputs.iter().filter(|i| i.digest != Digest::of(b"in")) {
-                    let produced = self.history.iter().any(|r| match r {
-                        RunRecord::Committed { receipt, .. } => {
-                            receipt.outputs.iter().any(|o| o.digest == input.digest)
-                        }
-                        _ => false,
-                    });
-                    assert!(produced, "an input that nobody committed");
+                seen.ordered.insert(order.digest());
+                seen.orders.insert((*task, order.fence), order.clone());
+            }
+            RunRecord::Closed { task, fence, class, .. } => {
+                let order = &seen.orders[&(*task, *fence)];
+                if *class == CloseClass::Byzantine {
+                    seen.liars.insert(order.executor);
                 }
             }
             RunRecord::Committed { task, fence, receipt, .. } => {
-                let twice = self
-                    .history
-                    .iter()
-                    .any(|r| matches!(r, RunRecord::Committed { task: t, .. } if t == task));
-                assert!(!twice, "a task is committed once");
-                let order = self.history.iter().find_map(|r| match r {
-                    RunRecord::Attempt { task: t, order } if t == task && order.fence == *fence => {
-                        Some(order)
-                    }
-                    _ => None,
-                });
-                assert_eq!(receipt.answers(order.unwrap()), Ok(()));
+                assert!(seen.committed.insert(*task), "a task is committed once");
+                assert_eq!(receipt.answers(&seen.orders[&(*task, *fence)]), Ok(()));
+                seen.won.insert(receipt.digest());
+                seen.outputs.extend(receipt.outputs.iter().map(|o| o.digest));
             }
             RunRecord::Ended { state: RunState::Succeeded, .. } => {
-                assert!(!cancelled);
-                assert!(self.here.contains(&expected_result()), "a success whose result is not here");
+                assert!(!seen.cancelled);
+                assert_eq!(seen.committed.len(), seen.plan().tasks.len(), "a success without all its tasks");
+                let run = self.folded.values().next().expect("the run");
+                for from in seen.plan().sinks.iter().flat_map(|s| &s.inputs) {
+                    if let InputFrom::Task { .. } = from {
+                        let (_, kept) = run.output_of(from).expect("committed");
+                        assert!(self.here.contains(&kept.digest), "a success whose result is not here");
+                    }
+                }
+                seen.ended = true;
+            }
+            RunRecord::Ended { .. } => seen.ended = true,
+            RunRecord::CancelRequested => seen.cancelled = true,
+            RunRecord::Submitted { .. } | RunRecord::Accepted { .. } | RunRecord::TaskFailed { .. } => {}
+        }
+    }
+
+    /// No executor is told that its result won before that is durable, and nothing leaves that was not journaled.
+    pub(super) fn check_sent(&self, message: &Message) {
+        match message {
+            Message::ResultAck { commit } if commit.verdict == Verdict::Won => {
+                assert!(self.seen.won.contains(&commit.receipt), "acknowledged before it was committed");
+            }
+            Message::Dispatch { order, .. } => {
+                assert!(self.seen.ordered.contains(&order.digest()), "ordered before it was journaled");
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! What happens next: guests end, wants are answered, messages arrive or do not, time passes, until all is at rest.
 
 use super::world::World;
-use super::{EXECUTORS, RUN, keypair};
+use super::{FAILS, RUN, computed, keypair};
 use crate::id::{Digest, JobId};
 use crate::job::executor;
 use crate::job::message::Message;
@@ -26,15 +26,21 @@ impl World {
     /// A guest ends. What it computes is a function of its inputs.
     pub(super) fn finish_a_guest(&mut self, n: usize) {
         let Some((job, guest)) = self.engines[n].pop_first() else { return };
-        let inputs: Vec<&[u8]> = guest.inputs.iter().map(|i| &i.digest.0[..]).collect();
-        let output = |port: &Port| {
-            let text = crate::job::encoding::port_text(port);
-            let digest = Digest::in_domain(&text, &inputs);
-            EngineOutput { port: port.clone(), digest, len: 32, truncated: false }
+        let inputs: Vec<(&Port, Digest)> = guest.inputs.iter().map(|i| (&i.port, i.digest)).collect();
+        let output = |port: &Port| EngineOutput {
+            port: port.clone(),
+            digest: computed(&guest.args, &inputs, port),
+            len: 32,
+            truncated: false,
         };
         let outputs = guest.outputs.iter().map(output).collect();
-        let class =
-            if !self.calm && self.rng.chance_ppm(60_000) { ExitClass::Infra } else { ExitClass::Success };
+        let class = if !self.calm && self.rng.chance_ppm(60_000) {
+            ExitClass::Infra
+        } else if guest.args.iter().any(|a| a == FAILS) {
+            ExitClass::User
+        } else {
+            ExitClass::Success
+        };
         self.exited(n, job, class, outputs);
     }
 
@@ -86,7 +92,7 @@ impl World {
             let mut out = Vec::new();
             self.requester.handle_timeout(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out));
             self.requester_said(out);
-            for n in 0..EXECUTORS {
+            for n in 0..self.executors.len() {
                 let mut out = Vec::new();
                 self.executors[n].handle_timeout(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out));
                 self.executor_said(n, out);
@@ -96,7 +102,7 @@ impl World {
 
     /// One step of a hostile world.
     pub(super) fn step(&mut self) {
-        let n = usize::try_from(self.rng.below(EXECUTORS as u64)).unwrap();
+        let n = usize::try_from(self.rng.below(self.executors.len() as u64)).unwrap();
         let at = usize::try_from(self.rng.below(self.wire.len() as u64)).unwrap();
         let some = !self.wire.is_empty();
         match self.rng.below(100) {
@@ -124,17 +130,22 @@ impl World {
 
     /// Faults are over: everything must come to rest.
     pub(super) fn settle(&mut self) {
-        self.calm = true;
         self.fuse = None;
+        self.calmly();
+    }
+
+    /// Without faults but for that of the fuse, until all is at rest.
+    pub(super) fn calmly(&mut self) {
+        self.calm = true;
         for _ in 0..600 {
-            for n in 0..EXECUTORS {
+            for n in 0..self.executors.len() {
                 self.connect(n);
             }
             while !self.wire.is_empty() || self.busy() {
                 while !self.wire.is_empty() {
                     self.deliver(0, false);
                 }
-                for n in 0..EXECUTORS {
+                for n in 0..self.executors.len() {
                     self.finish_a_guest(n);
                     self.answer_a_want(n);
                 }
@@ -148,7 +159,7 @@ impl World {
 
     pub(super) fn busy(&self) -> bool {
         let some = |n: usize| !self.engines[n].is_empty() || !self.wants[n].is_empty();
-        (0..EXECUTORS).any(some) || !self.requester_wants.is_empty()
+        (0..self.executors.len()).any(some) || !self.requester_wants.is_empty()
     }
 
     pub(super) fn at_rest(&self) -> bool {

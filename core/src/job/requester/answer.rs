@@ -64,10 +64,13 @@ impl Requester {
     }
 
     fn accepted(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, id: RunId, task: usize, incarnation: u64) {
-        let Some(l) = self.live.get(job) else { return };
+        let Some(l) = self.lives.get(job) else { return };
         let fence = l.fence;
         if self.attempt((id, task, fence)).is_some_and(|a| a.incarnation.is_none()) {
             self.record(cx, id, RunRecord::Accepted { task, fence, incarnation });
+            if let Some(soft) = self.soft.get_mut(&id) {
+                soft.sched.rests(task);
+            }
         }
     }
 
@@ -81,7 +84,7 @@ impl Requester {
     ) {
         self.send(cx, peer, &Message::LeaseAck);
         let mut touched = BTreeSet::new();
-        let here: Vec<JobId> = self.live.iter().filter(|(_, l)| l.peer == peer).map(|(j, _)| *j).collect();
+        let here = self.lives_at(&peer);
         let names: BTreeSet<&JobId> = listed.iter().map(|(j, _)| j).collect();
         for job in &here {
             let Some(&(id, task, fence)) = self.jobs.get(job) else { continue };
@@ -93,10 +96,10 @@ impl Requester {
                 }
                 // Not there although it was: say it again. If it is dead there, it will be rejected.
                 Some(_) | None if !names.contains(job) => {
-                    if let Some(l) = self.live.get_mut(job) {
+                    self.lives.change(job, |l| {
                         l.state = None;
                         l.resend_at.get_or_insert(cx.now + RESEND_MIN);
-                    }
+                    });
                 }
                 Some(_) | None => {}
             }
@@ -107,9 +110,9 @@ impl Requester {
                 continue;
             };
             let (id, task, fence) = found;
-            if self.live.contains_key(job) {
+            if let Some(live) = self.lives.get(job) {
+                let was_lost = live.silence == super::live::Silence::Lost;
                 self.accepted(cx, job, id, task, incarnation);
-                let was_lost = self.live.get(job).is_some_and(|l| l.silence == super::Silence::Lost);
                 self.heard(cx, job, Some(*state));
                 if was_lost {
                     touched.insert(id);
@@ -142,10 +145,20 @@ impl Requester {
             }
         };
         match proof {
-            Some(_) if state == JobState::Retained => {}
+            Some(_) if state == JobState::Retained => {
+                if self.spent(found) {
+                    self.send(cx, peer, &Message::Release { job: *job });
+                }
+            }
             Some(commit) => self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) }),
             None => self.send(cx, peer, &Message::Release { job: *job }),
         }
+    }
+
+    /// Whether a decided job is of no more use.
+    fn spent(&self, (id, task, _): (RunId, usize, u32)) -> bool {
+        let (run, soft) = (self.runs.get(&id), self.soft.get(&id));
+        run.zip(soft).is_some_and(|(run, soft)| super::follow::is_spent(run, &soft.index, &self.wants, task))
     }
 
     fn rejected(
@@ -248,10 +261,10 @@ impl Requester {
         let (job, peer) = (receipt.job, receipt.executor);
         let commit = self.verdict(cx, &receipt, Verdict::Won);
         self.record(cx, id, RunRecord::Committed { task, fence, receipt, commit: commit.clone() });
-        self.live.remove(&job);
+        self.lives.remove(&job);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
         for (job, peer) in losers {
-            self.live.remove(&job);
+            self.lives.remove(&job);
             self.send(cx, peer, &Message::Release { job });
         }
     }
@@ -269,7 +282,7 @@ impl Requester {
         let proof = Some((receipt, commit.clone()));
         let words = cut_words(&words, END_WORDS_MAX);
         self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof });
-        self.after_close(cx, id, task, &job);
+        self.after_close(cx, id, task, &job, class);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
     }
 }

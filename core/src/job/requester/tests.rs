@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::id::{Keypair, Lsn};
+use crate::job::message::JobState;
 use crate::job::receipt::{Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::job::validate::tests::service;
 use crate::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec};
 use crate::laws::{Rig, check_within};
+use crate::limits::LOST_AFTER;
 use crate::port::{EngineOutput, ExitClass, Port, Usage};
 use crate::time::UnixTime;
 use proptest::prelude::*;
@@ -194,6 +196,81 @@ fn a_lost_attempt_that_wins_ends_the_waiting_for_another_executor() {
 }
 
 #[test]
+fn a_task_whose_only_executor_is_lost_waits_for_it_and_not_ten_minutes() {
+    let mut r = rig();
+    let executor = Keypair::from_seed(&[2; 32]);
+    r.tell(offer(key(2)));
+    r.tell(Input::PeerUp(key(2)));
+    let won = receipt(&r.tell(submit(1, &[])), &executor);
+    r.tell(Input::PeerDown(key(2)));
+    r.wait(QUEUE_TIMEOUT * 3);
+    let view = r.machine.view(&RunId([1; 16])).unwrap();
+    assert_eq!(view.state, RunState::Running);
+    assert!(view.tasks[0].why.as_ref().unwrap().contains("its result still counts"), "{view:?}");
+    r.tell(Input::PeerUp(key(2)));
+    r.tell(Input::Message { peer: key(2), message: Box::new(won) });
+    assert!(r.machine.run(&RunId([1; 16])).unwrap().tasks[0].receipt().is_some());
+}
+
+#[test]
+fn a_lost_attempt_is_given_up_when_its_executor_keeps_nothing_any_more() {
+    let mut r = rig();
+    r.tell(offer(key(2)));
+    r.tell(Input::PeerUp(key(2)));
+    r.tell(submit(1, &[]));
+    r.tell(Input::PeerDown(key(2)));
+    for _ in 0..LOST_KEPT_MAX.as_secs() / 3_600 - 1 {
+        r.wait(Duration::from_secs(3_600));
+    }
+    r.wait(Duration::from_secs(3_600) - Duration::from_millis(1));
+    let open = |r: &Rig<Requester>| r.machine.run(&RunId([1; 16])).unwrap().tasks[0].open().count();
+    assert_eq!(open(&r), 1);
+    r.wait(Duration::from_millis(1));
+    assert_eq!(open(&r), 0);
+    r.wait(QUEUE_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(
+        r.machine.view(&RunId([1; 16])).unwrap().state,
+        RunState::Running,
+        "its time in the queue begins anew"
+    );
+    r.wait(LOGS_WAIT_MAX);
+    assert_eq!(r.machine.view(&RunId([1; 16])).unwrap().state, RunState::Failed);
+}
+
+#[test]
+fn room_that_one_run_leaves_is_taken_by_another() {
+    let mut r = rig();
+    let executor = Keypair::from_seed(&[2; 32]);
+    r.tell(offer(key(2)));
+    r.tell(Input::PeerUp(key(2)));
+    let mut first = Vec::new();
+    for n in 0..ATTEMPTS_PER_PEER_MAX.min(RUNS_ACTIVE_MAX - 1) {
+        first = r.tell(submit(u8::try_from(n).unwrap(), &[]));
+    }
+    // The last place is taken by the run before; one more waits.
+    let filled = ATTEMPTS_PER_PEER_MAX - ATTEMPTS_PER_PEER_MAX.min(RUNS_ACTIVE_MAX - 1);
+    assert!(filled <= 1);
+    let won = receipt(&first, &executor);
+    let mut wide = workflow(&[]);
+    let end = |node: &str, port| End { node: node.into(), port };
+    let spec = TaskSpec { service: "count".into(), ..TaskSpec::default() };
+    wide.nodes.push(("b".into(), NodeKind::Task(spec)));
+    wide.edges.push(Edge { from: end("in", Port::Stdout), to: end("b", Port::Stdin) });
+    let last = RunId([250; 16]);
+    let orders = |out: &[Output]| {
+        out.iter().filter(|o| matches!(o, Output::Send { frame, .. } if frame.kind == 0x11)).count()
+    };
+    let out = r.tell(Input::Submit { id: CommandId(1), run: last, workflow: Box::new(wide) });
+    assert_eq!(orders(&out), filled, "the executor has all the orders it gets");
+    let out = r.tell(Input::Message { peer: key(2), message: Box::new(won) });
+    assert_eq!(orders(&out), 1);
+    assert_eq!(
+        r.machine.run(&last).unwrap().tasks.iter().map(|t| t.attempts.len()).sum::<usize>(),
+        filled + 1
+    );
+}
+
+#[test]
 fn an_unanswered_order_is_repeated_with_growing_pauses() {
     let mut r = rig();
     r.tell(offer(key(2)));
@@ -273,6 +350,7 @@ fn the_requester_obeys_the_laws() {
         input,
         |r| {
             assert!(r.active() <= RUNS_ACTIVE_MAX);
+            r.check_derived();
             for id in r.runs().keys() {
                 assert!(r.view(id).is_some(), "every run can be shown at any moment");
             }

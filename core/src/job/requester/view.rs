@@ -1,25 +1,14 @@
 //! How runs look to people: every waiting state says what it waits for.
 
-use super::{LOG_BYTES_MAX, Requester, Silence, WantState};
+use super::Requester;
+use super::live::Silence;
 use crate::command::{ResultView, RunState, RunView, TaskState, TaskView};
-use crate::id::{Digest, RunId};
+use crate::id::RunId;
 use crate::job::plan::InputFrom;
 use crate::job::receipt::Bundle;
 use crate::job::run::{Attempt, CloseClass, Run, Task, TaskEnd};
 use crate::port::Port;
 use bytes::Bytes;
-
-/// Whether `digest` is a kept output or log of the run.
-pub(super) fn keeps(run: &Run, digest: &Digest) -> bool {
-    let kept = run.plan.iter().flat_map(|p| p.sinks.iter().flat_map(|s| s.inputs.iter()));
-    let log = |t: &Task| {
-        let receipt = t.last_receipt();
-        receipt
-            .and_then(|r| r.output(&Port::Stderr))
-            .is_some_and(|o| o.digest == *digest && o.len <= LOG_BYTES_MAX)
-    };
-    kept.filter_map(|from| run.output_of(from)).any(|(_, o)| o.digest == *digest) || run.tasks.iter().any(log)
-}
 
 impl Requester {
     /// All runs, newest first, without their tasks.
@@ -60,7 +49,6 @@ impl Requester {
     }
 
     fn summary(&self, run: &Run) -> RunView {
-        let committed = run.tasks.iter().filter(|t| t.receipt().is_some()).count();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         RunView {
             run: run.id,
@@ -71,7 +59,7 @@ impl Requester {
             why: self.why(run),
             tasks: Vec::new(),
             results: self.results(run),
-            progress: (count(committed), count(run.tasks.len())),
+            progress: (count(run.committed()), count(run.tasks.len())),
         }
     }
 
@@ -82,7 +70,7 @@ impl Requester {
                 Some(soft.findings.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
             }
             RunState::Cancelling => {
-                let n = self.live.values().filter(|l| l.run == run.id).count();
+                let n = self.lives.of_run(&run.id).count();
                 Some(format!("{n} executor(s) have not yet confirmed that they stopped"))
             }
             RunState::Finalizing => match run.failed_task() {
@@ -138,7 +126,7 @@ impl Requester {
             since: task.since,
             service: planned.service_name.clone(),
             peer: shown.map(Attempt::peer),
-            job: shown.and_then(|a| self.live.get(&a.job)).and_then(|l| l.state).map(|s| s.as_str()),
+            job: shown.and_then(|a| self.lives.get(&a.job)).and_then(|l| l.state).map(|s| s.as_str()),
             fence: shown.map_or(0, |a| a.order.fence),
             exit: receipt.map(|r| (r.class, r.code)),
             usage: receipt.map(|r| r.usage),
@@ -192,7 +180,7 @@ impl Requester {
     }
 
     fn active_why(&self, a: &Attempt) -> Option<String> {
-        let live = self.live.get(&a.job)?;
+        let live = self.lives.get(&a.job)?;
         match (live.silence, live.state) {
             (Silence::Lost, _) => {
                 Some(format!("{} is lost; its result still counts if it returns", live.peer))
@@ -205,6 +193,6 @@ impl Requester {
 
     /// Wanted objects that are not yet here, for checkers.
     pub fn wants_open(&self) -> usize {
-        self.wants.values().filter(|w| w.state != WantState::Here).count()
+        self.wants.open()
     }
 }

@@ -1,0 +1,387 @@
+//! Who runs a task: the choice of an executor, the order, its repetition, and what follows from an attempt's end.
+
+use super::live::{Live, Silence};
+use super::sched::{Mask, Wait, chosen};
+use super::{
+    ATTEMPTS_PER_PEER_MAX, BACKOFF_MAX, BACKOFF_MIN, INFRA_RETRIES, Output, PREFERENCE_GRACE, QUEUE_TIMEOUT,
+    RESEND_MAX, Requester, doubled,
+};
+use crate::command::RunState;
+use crate::id::{JobId, PublicKey, RunId};
+use crate::job::message::{Message, Source, cut_words};
+use crate::job::order::Order;
+use crate::job::plan::{InputFrom, PlannedTask};
+use crate::job::run::{CloseClass, END_WORDS_MAX, Run, RunRecord, Task};
+use crate::job::signed::Signed;
+use crate::job::ticket::ticket_for;
+use crate::machine::Cx;
+use crate::port::EngineInput;
+use crate::time::{Deadline, Instant};
+use std::collections::BTreeSet;
+
+/// Why a task cannot succeed any more, by what its attempts have shown.
+fn hopeless(task: &Task, planned: &PlannedTask) -> Option<String> {
+    let last = || {
+        let closed = task.attempts.iter().rev().find_map(|a| a.closed.as_ref());
+        closed.map_or_else(String::new, |c| c.words.clone())
+    };
+    let own = task.closed_for(&[CloseClass::User, CloseClass::Resource]);
+    let infra = task.closed_for(&[CloseClass::Infra]);
+    if task.closed_for(&[CloseClass::Permanent]) > 0 {
+        Some(last())
+    } else if own > planned.retries as usize {
+        Some(format!("{} (attempt {own} of {})", last(), planned.retries + 1))
+    } else if infra > INFRA_RETRIES {
+        Some(format!(
+            "given up after {infra} attempts that machines or the network spoiled; the last: {}",
+            last()
+        ))
+    } else if planned.candidates.iter().all(|p| excluded(task, p)) {
+        Some(format!("no executor is left; the last said: {}", last()))
+    } else {
+        None
+    }
+}
+
+/// Whether a peer gets no further attempt of this task.
+fn excluded(task: &Task, peer: &PublicKey) -> bool {
+    task.attempts.iter().filter(|a| a.peer() == *peer).filter_map(|a| a.closed.as_ref()).any(|c| {
+        match c.class {
+            CloseClass::Refused | CloseClass::Byzantine => true,
+            CloseClass::User
+            | CloseClass::Resource
+            | CloseClass::Permanent
+            | CloseClass::Infra
+            | CloseClass::Busy
+            | CloseClass::Cancelled => false,
+        }
+    })
+}
+
+/// Who could run a task.
+pub(super) struct Choice {
+    /// Candidates that are neither excluded nor banned.
+    usable: Mask,
+    /// Those of them that have no open attempt.
+    free: Mask,
+    /// Those of them that have not yet failed at this task.
+    untried: Mask,
+    /// The best of the free that is connected and has room.
+    best: Option<PublicKey>,
+    /// The best of the free, connected or not.
+    wished: Option<PublicKey>,
+    /// Whether `best` has not yet failed at this task.
+    fresh: bool,
+    /// Whether somebody who is not lost works on it.
+    working: bool,
+    /// Whether somebody may still win it, lost or not.
+    open: bool,
+    /// Whether lost and spoiled attempts have used up the budget.
+    exhausted: bool,
+}
+
+/// What is to be done with a task that could run.
+#[derive(Debug)]
+pub(super) enum Next {
+    Nothing,
+    Fail(String),
+    Wait(Wait),
+    Order(PublicKey),
+}
+
+impl Requester {
+    /// Looks at the tasks of a run for which something has happened, or for which there is room now, in their order.
+    pub(super) fn place_all(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
+        let Some(soft) = self.soft.get_mut(&id) else { return };
+        soft.sched.wake(cx.now);
+        while self.runs.get(&id).is_some_and(|r| r.state() == RunState::Running) {
+            let Some(soft) = self.soft.get(&id) else { return };
+            self.work += soft.sched.parked().count() as u64 + 1;
+            let Some(task) = soft.sched.next(|p| self.has_room(p, cx.now)) else { break };
+            self.place(cx, id, task);
+        }
+        let needed: Vec<PublicKey> = self
+            .soft
+            .get(&id)
+            .map_or_else(Vec::new, |s| s.sched.needed().filter(|p| !self.is_up(p)).copied().collect());
+        self.work += needed.len() as u64;
+        for peer in needed {
+            self.need(cx, peer);
+        }
+        if let Some(soft) = self.soft.get_mut(&id) {
+            soft.placed = cx.now;
+        }
+    }
+
+    /// Whether a peer is connected and takes one more order.
+    fn has_room(&self, peer: &PublicKey, now: Instant) -> bool {
+        let Some(p) = self.peers.get(peer) else { return false };
+        let busy = p.busy_until.is_some_and(|at| at > now);
+        p.up && !busy && self.lives.load(peer) < ATTEMPTS_PER_PEER_MAX
+    }
+
+    fn place(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize) {
+        let (Some(run), Some(soft)) = (self.runs.get(&id), self.soft.get_mut(&id)) else { return };
+        let Some((task, planned)) = task_of(run, index) else { return };
+        self.work += 1 + planned.candidates.len() as u64;
+        soft.sched.take(index, &planned.candidates);
+        if !soft.index.ready().contains(&index) {
+            return soft.sched.rests(index);
+        }
+        match self.next(cx.now, id, index, task, planned) {
+            Next::Nothing => {
+                if let Some(soft) = self.soft.get_mut(&id) {
+                    soft.sched.rests(index);
+                }
+            }
+            Next::Fail(words) => self.fail_task(cx, id, index, &words),
+            Next::Wait(wait) => {
+                if let Some(soft) = self.soft.get_mut(&id) {
+                    soft.sched.idle(index, cx.now);
+                    soft.sched.wait(index, &planned.candidates, wait);
+                }
+            }
+            Next::Order(peer) => {
+                if let Some(soft) = self.soft.get_mut(&id) {
+                    soft.sched.idle(index, cx.now);
+                }
+                self.dispatch(cx, id, index, peer);
+            }
+        }
+    }
+
+    /// What is to be done with a task whose inputs are there. Nobody is waited for in vain: while an attempt is open, lost or
+    /// not, the task is placed, and the time in the queue does not run.
+    pub(super) fn next(
+        &self,
+        now: Instant,
+        id: RunId,
+        index: usize,
+        task: &Task,
+        planned: &PlannedTask,
+    ) -> Next {
+        if let Some(words) = hopeless(task, planned) {
+            return Next::Fail(words);
+        }
+        let Some(soft) = self.soft.get(&id) else { return Next::Nothing };
+        let choice = self.choose(now, task, planned, soft.index.banned());
+        if choice.usable == 0 {
+            return Next::Fail("every executor of this task has lied in this run".to_owned());
+        }
+        if choice.working {
+            return Next::Nothing;
+        }
+        let Some(t) = soft.sched.task(index) else { return Next::Nothing };
+        let since = t.idle_since.unwrap_or(now);
+        let give_up = (!choice.open).then(|| Deadline::new(since + QUEUE_TIMEOUT, "queue: give up"));
+        if give_up.is_some_and(|d| now >= d.at) {
+            let usable: Vec<PublicKey> = chosen(choice.usable, &planned.candidates).copied().collect();
+            return Next::Fail(format!("not placed within 10 minutes: {}", self.waiting_for(&usable)));
+        }
+        if choice.exhausted {
+            return Next::Wait(Wait { clock: give_up, ..Wait::default() });
+        }
+        if let Some(at) = t.backoff_until.filter(|at| *at > now && !choice.fresh) {
+            let clock = Deadline::earlier(give_up, Some(Deadline::new(at, "back-off is over")));
+            return Next::Wait(Wait { room: choice.untried, need: 0, clock });
+        }
+        let preferred_is_away = choice.wished.is_some_and(|w| !self.is_up(&w));
+        let grace = since + PREFERENCE_GRACE;
+        match choice.best {
+            Some(_) if !planned.spread && preferred_is_away && now < grace => {
+                let clock = Deadline::earlier(give_up, Some(Deadline::new(grace, "take another executor")));
+                Next::Wait(Wait { room: 0, need: choice.usable, clock })
+            }
+            Some(peer) => Next::Order(peer),
+            None => Next::Wait(Wait { room: choice.free, need: choice.usable, clock: give_up }),
+        }
+    }
+
+    /// Who could run a task now: fewest failures first, then the user's preference or, among equals, the least loaded.
+    fn choose(
+        &self,
+        now: Instant,
+        task: &Task,
+        planned: &PlannedTask,
+        banned: &BTreeSet<PublicKey>,
+    ) -> Choice {
+        let mut working = false;
+        let mut occupied = BTreeSet::new();
+        for a in task.open() {
+            occupied.insert(a.peer());
+            working |= self.lives.get(&a.job).is_some_and(|l| l.silence != Silence::Lost);
+        }
+        let exhausted = occupied.len() + task.closed_for(&[CloseClass::Infra]) > INFRA_RETRIES;
+        let (mut usable, mut free, mut untried): (Mask, Mask, Mask) = (0, 0, 0);
+        let mut best: Option<((usize, usize, usize), PublicKey)> = None;
+        let mut wished = best;
+        for (position, peer) in planned.candidates.iter().enumerate() {
+            if excluded(task, peer) || banned.contains(peer) {
+                continue;
+            }
+            usable |= 1 << position;
+            if occupied.contains(peer) {
+                continue;
+            }
+            free |= 1 << position;
+            let failures = task.attempts.iter().filter(|a| a.peer() == *peer && a.closed.is_some()).count();
+            if failures == 0 {
+                untried |= 1 << position;
+            }
+            let load = if planned.spread { self.lives.load(peer) } else { 0 };
+            let rank = (failures, load, position);
+            let beats = |other: &Option<((usize, usize, usize), PublicKey)>| {
+                other.as_ref().is_none_or(|(r, _)| rank < *r)
+            };
+            if beats(&wished) {
+                wished = Some((rank, *peer));
+            }
+            if beats(&best) && self.has_room(peer, now) {
+                best = Some((rank, *peer));
+            }
+        }
+        Choice {
+            usable,
+            free,
+            untried,
+            fresh: best.as_ref().is_some_and(|((failures, ..), _)| *failures == 0),
+            best: best.map(|(_, p)| p),
+            wished: wished.map(|(_, p)| p),
+            working,
+            open: !occupied.is_empty(),
+            exhausted,
+        }
+    }
+
+    /// What a task without executor waits for: words for people.
+    pub(super) fn waiting_for(&self, peers: &[PublicKey]) -> String {
+        let one = |p: &PublicKey| {
+            let peer = self.peers.get(p);
+            match peer.and_then(|x| x.trouble.as_deref()) {
+                _ if peer.is_some_and(|x| x.up) => format!("{p} is busy"),
+                Some(why) => format!("{p} is not connected ({why})"),
+                None => format!("{p} is not connected"),
+            }
+        };
+        peers.iter().take(3).map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn dispatch(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize, peer: PublicKey) {
+        let Some(run) = self.runs.get(&id) else { return };
+        let Some((task, planned)) = task_of(run, index) else { return };
+        let inputs = planned.inputs.iter().filter_map(|i| {
+            let (digest, len) = match &i.from {
+                InputFrom::Object(o) => (o.digest, o.len),
+                InputFrom::Task { .. } => run.output_of(&i.from).map(|(_, o)| (o.digest, o.len))?,
+            };
+            Some(EngineInput { port: i.to.clone(), digest, len })
+        });
+        let fence = task.attempts.last().map_or(0, |a| a.order.fence) + 1;
+        let order = Order {
+            requester: self.me,
+            executor: peer,
+            run: id,
+            spec: run.spec,
+            task: planned.id.clone(),
+            fence,
+            service: planned.service,
+            program: planned.program.clone(),
+            paths: planned.paths.clone(),
+            args: planned.args.clone(),
+            env: planned.env.clone(),
+            inputs: inputs.collect(),
+            outputs: planned.outputs.clone(),
+            limits: planned.limits,
+            nonce: cx.rng.bytes(),
+            issued: cx.wall,
+        };
+        let job = order.job();
+        let order = Signed::sign(order, &self.keypair);
+        self.record(cx, id, RunRecord::Attempt { task: index, order });
+        self.jobs.insert(job, (id, index, fence));
+        self.lives.insert(job, Live::new(id, index, fence, peer, cx.now));
+        self.resend(cx, &job);
+    }
+
+    /// Sends the order of an attempt (or its cancel) and arms the next repetition.
+    pub(super) fn resend(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        let again = self.lives.change(job, |l| {
+            l.resend_at = Some(cx.now + l.resend_wait);
+            l.resend_wait = (l.resend_wait * 2).min(RESEND_MAX);
+            (l.run, l.task, l.fence, l.peer, l.cancel_since.is_some())
+        });
+        let Some((id, index, fence, peer, cancelled)) = again else { return };
+        if cancelled {
+            return self.send(cx, peer, &Message::Cancel { job: *job });
+        }
+        let Some(run) = self.runs.get(&id) else { return };
+        let Some(attempt) = run.tasks.get(index).and_then(|t| t.attempt(fence)) else { return };
+        let planned = run.plan.as_ref().and_then(|p| p.tasks.get(index));
+        let source = |from: &InputFrom| {
+            let (holder, digest) = match from {
+                InputFrom::Object(o) => (self.me, o.digest),
+                InputFrom::Task { .. } => match run.output_of(from) {
+                    Some((holder, o)) => (holder, o.digest),
+                    None => return Vec::new(),
+                },
+            };
+            vec![Source { holder, ticket: ticket_for(&self.keypair, &digest, &peer, cx.wall) }]
+        };
+        let sources = planned.into_iter().flat_map(|p| p.inputs.iter().map(|i| source(&i.from))).collect();
+        let message = Message::Dispatch { order: Box::new(attempt.order.clone()), sources };
+        self.send(cx, peer, &message);
+    }
+
+    /// An attempt is over without having won.
+    pub(super) fn close(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        id: RunId,
+        task: usize,
+        fence: u32,
+        class: CloseClass,
+        words: &str,
+    ) {
+        let open = |r: &Run| r.tasks.get(task)?.open().find(|a| a.order.fence == fence).map(|a| a.job);
+        let Some(job) = self.runs.get(&id).and_then(open) else { return };
+        let words = cut_words(words, END_WORDS_MAX);
+        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof: None });
+        self.after_close(cx, id, task, &job, class);
+    }
+
+    /// Bookkeeping after an attempt was closed: back-off by the number of spoiled attempts. Only an executor that had no
+    /// room has not taken the task out of the queue.
+    pub(super) fn after_close(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        id: RunId,
+        task: usize,
+        job: &JobId,
+        class: CloseClass,
+    ) {
+        self.lives.remove(job);
+        let of_run = self.runs.get(&id).and_then(|r| r.tasks.get(task));
+        let spoiled = of_run.map_or(0, |t| t.attempts.len());
+        let open = of_run.is_some_and(|t| t.open().next().is_some());
+        let times = u32::try_from(spoiled.saturating_sub(1)).unwrap_or(u32::MAX);
+        let pause = cx.rng.jitter(doubled(BACKOFF_MIN, times, BACKOFF_MAX), 20);
+        let Some(soft) = self.soft.get_mut(&id) else { return };
+        if let Some(t) = soft.sched.task_mut(task) {
+            t.backoff_until = Some(cx.now + pause);
+        }
+        if class != CloseClass::Busy && !open {
+            soft.sched.rests(task);
+        }
+        soft.sched.look_at(task);
+    }
+
+    fn fail_task(&mut self, cx: &mut Cx<'_, Output>, id: RunId, task: usize, words: &str) {
+        let words = cut_words(words, END_WORDS_MAX);
+        self.record(cx, id, RunRecord::TaskFailed { task, words });
+    }
+}
+
+/// A task and its plan.
+fn task_of(run: &Run, index: usize) -> Option<(&Task, &PlannedTask)> {
+    Some((run.tasks.get(index)?, run.plan.as_ref()?.tasks.get(index)?))
+}
