@@ -149,6 +149,13 @@ impl World {
                     self.finish_a_guest(n);
                     self.answer_a_want(n);
                 }
+                // Results come as fast as inputs, or executors hold them for long and look through them at every step.
+                while !self.compared
+                    && let Some(digest) = self.requester_wants.pop_first()
+                {
+                    self.here.insert(digest);
+                    self.tell_requester(requester::Input::Fetched(digest));
+                }
             }
             if self.at_rest() {
                 return;
