@@ -28,7 +28,7 @@ pub fn write(d: Dict, program: &Program) -> Dict {
     }
 }
 
-/// Reads what [`write`] added.
+/// Reads what [`write()`] added.
 pub fn read(d: &Dict) -> Result<Program, DecodeError> {
     match (d.get("mod"), d.get("img")) {
         (Some(_), None) => Ok(Program::Wasm(d.digest("mod")?)),

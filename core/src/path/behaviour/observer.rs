@@ -6,7 +6,7 @@
 //! /64): ten ports of one liar are one liar, and push nobody else's word out.
 //!
 //! What was seen long ago is not compared with what is seen now, for NATs forget. But a liar may well be the only one who has
-//! spoken lately, for honest observers have nothing new to say: while fewer than [`DECISIVE`] have, a majority that older words
+//! spoken lately, for honest observers have nothing new to say: while fewer than `DECISIVE` have, a majority that older words
 //! still make stands, and when somebody contradicts it others are asked, not more often than every [`ASK_AGAIN_MIN`].
 //!
 //! | what is asked | what answers it |
