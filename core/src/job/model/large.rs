@@ -1,6 +1,4 @@
 //! A workflow of the largest size, played to its end: what it costs is counted, not timed.
-//!
-//! With `--nocapture` the time is told, for orientation.
 
 use super::RUN;
 use super::world::World;
@@ -9,7 +7,6 @@ use crate::id::Digest;
 use crate::job::plan::PLAN_BYTES_MAX;
 use crate::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use crate::port::Port;
-use std::time::Instant;
 
 /// Most looks at tasks, edges, runs and executors for each task.
 const WORK_PER_TASK_MAX: u64 = 200;
@@ -43,20 +40,11 @@ fn layers(tasks: usize, width: usize, parents: usize) -> Workflow {
     Workflow { name: "layers".into(), nodes, edges }
 }
 
-#[allow(clippy::disallowed_methods, reason = "only told, never asserted")]
-pub(super) fn clock() -> Instant {
-    Instant::now()
-}
-
 fn play(tasks: usize, width: usize, parents: usize) {
     let mut w = World::with(1, 4, None);
     w.compared = false;
-    let workflow = layers(tasks, width, parents);
-    let began = clock();
-    w.submit_workflow(&workflow);
-    let planned = began.elapsed();
+    w.submit_workflow(&layers(tasks, width, parents));
     w.settle();
-    let played = began.elapsed();
     assert_eq!(w.state(), RunState::Succeeded);
     assert!(w.at_rest());
     let run = w.requester.run(&RUN).unwrap();
@@ -64,9 +52,6 @@ fn play(tasks: usize, width: usize, parents: usize) {
     assert!(run.tasks.iter().all(|t| t.attempts.len() == 1), "nobody was asked in vain");
     w.requester.check_derived();
     let work = w.requester.work();
-    let (edges, took) = (workflow.edges.len(), w.took);
-    println!("{tasks} tasks, {edges} edges: planned in {planned:?}, played in {played:?}");
-    println!("of that the requester {took:?}, {work} looks");
     assert!(work < WORK_PER_TASK_MAX * tasks as u64, "{work} looks for {tasks} tasks");
 }
 
@@ -80,12 +65,8 @@ fn the_cost_of_a_run_grows_with_its_tasks_and_not_faster() {
 fn a_workflow_of_the_largest_size_is_planned() {
     let mut w = World::with(1, 4, None);
     w.compared = false;
-    let workflow = layers(10_000, 500, 10);
-    let began = clock();
-    w.submit_workflow(&workflow);
-    let took = began.elapsed();
+    w.submit_workflow(&layers(10_000, 500, 10));
     assert_eq!(w.state(), RunState::Running);
-    let bytes = w.requester.run(&RUN).unwrap().plan.as_ref().unwrap().encode().len();
-    println!("10000 tasks, {} edges: planned in {took:?}, {bytes} bytes", workflow.edges.len());
-    assert!(bytes <= PLAN_BYTES_MAX);
+    let plan = w.requester.run(&RUN).unwrap().plan.as_ref().unwrap().encode();
+    assert!(plan.len() <= PLAN_BYTES_MAX, "{} bytes", plan.len());
 }

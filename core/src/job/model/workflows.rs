@@ -3,8 +3,8 @@
 //! Chains, layers and arbitrary graphs of at most twelve tasks, over standard input, standard error and mounts, pinned, in an
 //! order of preference or anywhere; some have a task that always fails. Each is run undisturbed, with a crash at record
 //! boundaries, and in a hostile world; the outcome must be that of the evaluator every time. A plain test run takes
-//! [`WORKFLOWS`] of them and a few boundaries of each, different ones from workflow to workflow; `RN_MODEL_WORKFLOWS=10000`
-//! takes as many as it says, and every boundary of each.
+//! [`WORKFLOWS`] of them and a few boundaries of each, different ones from workflow to workflow; built with
+//! `RN_MODEL_WORKFLOWS=10000` in the environment it takes as many as that says, and every boundary of each.
 
 use super::world::World;
 use super::{FAILS, RUN, computed};
@@ -23,10 +23,9 @@ const BOUNDARIES: u64 = 3;
 const TASKS_MAX: u64 = 12;
 const STEPS: usize = 150;
 
-#[allow(clippy::disallowed_methods, reason = "how long a test takes is its caller's business")]
 /// How many workflows, and whether at every boundary.
 fn extent() -> (u64, bool) {
-    let asked = std::env::var("RN_MODEL_WORKFLOWS").ok().and_then(|n| n.parse().ok());
+    let asked = option_env!("RN_MODEL_WORKFLOWS").and_then(|n| n.parse().ok());
     (asked.unwrap_or(WORKFLOWS), asked.is_some())
 }
 

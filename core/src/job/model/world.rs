@@ -55,8 +55,6 @@ pub(super) struct World {
     pub(super) steps: u64,
     /// Whether everything is compared after every step: its cost is that of the whole state.
     pub(super) compared: bool,
-    /// Time that the requester took, for orientation.
-    pub(super) took: std::time::Duration,
     pub(super) executors: Vec<Executor>,
     pub(super) executor_journals: Vec<Journal>,
     pub(super) incarnations: Vec<u64>,
@@ -111,7 +109,6 @@ impl World {
             replay_every: 1,
             steps: 0,
             compared: true,
-            took: std::time::Duration::ZERO,
             executors: Vec::new(),
             executor_journals: Vec::new(),
             incarnations: vec![1; executors],
@@ -180,9 +177,7 @@ impl World {
     pub(super) fn tell_requester(&mut self, input: requester::Input) {
         let mut out = Vec::new();
         let (now, wall) = (self.now, self.wall());
-        let began = super::large::clock();
         self.requester.handle(&mut Cx::new(now, wall, &mut self.machine_rng, &mut out), input);
-        self.took += began.elapsed();
         self.requester_said(out);
     }
 
