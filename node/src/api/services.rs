@@ -71,14 +71,13 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
         }
         (None, Some(name)) => {
             let found = state.docker.image(name.clone()).await.map_err(|e| ApiError::from(e).at("image"))?;
+            if !found.runs && new.entrypoint.is_empty() {
+                let why = "the image has no entry point and no command";
+                return Err(ApiError::bad_request("entrypoint", why, "say what to run with `entrypoint`"));
+            }
             let (entrypoint, workdir) = (new.entrypoint.clone(), new.workdir.clone());
             let image = Image { name: name.clone(), id: found.id, entrypoint, workdir };
-            let hints = found
-                .hints
-                .into_iter()
-                .filter(|h| image.entrypoint.is_empty() || !h.contains("--entrypoint"));
-            let hints = hints.collect();
-            Ok((Program::Image(Box::new(image)), 0, hints))
+            Ok((Program::Image(Box::new(image)), 0, found.hints))
         }
         (Some(_), Some(_)) | (None, None) => Err(ApiError::bad_request(
             "module",

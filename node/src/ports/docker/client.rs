@@ -76,7 +76,9 @@ pub struct Client {
 pub struct Found {
     /// SHA-256 that the engine calls it by.
     pub id: [u8; 32],
-    /// Ports that its metadata speak of.
+    /// Whether it says what to run.
+    pub runs: bool,
+    /// What its metadata ask for that a job does not have by itself, in words for people.
     pub hints: Vec<String>,
 }
 
@@ -122,7 +124,7 @@ impl Client {
             Ok(image) => {
                 let id = image.id.as_deref().and_then(sha256);
                 let id = id.ok_or_else(|| DockerError::Said("an image without a SHA-256 id".to_owned()))?;
-                Ok(Found { id, hints: hints(&image) })
+                Ok(Found { id, runs: runs(&image), hints: hints(&image) })
             }
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
                 Err(DockerError::NoImage(name.to_owned()))
@@ -148,6 +150,12 @@ fn sha256(id: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// Whether an image has an entry point or a command.
+fn runs(image: &ImageInspect) -> bool {
+    let said = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
+    image.config.as_ref().is_some_and(|c| said(&c.entrypoint) || said(&c.cmd))
+}
+
 /// What an image's metadata say of how it wants to be used, in words for people.
 fn hints(image: &ImageInspect) -> Vec<String> {
     let Some(config) = &image.config else { return Vec::new() };
@@ -160,9 +168,6 @@ fn hints(image: &ImageInspect) -> Vec<String> {
     }
     for port in list(&config.exposed_ports) {
         hints.push(format!("it exposes {port}, but jobs have no network"));
-    }
-    if list(&config.entrypoint).is_empty() && list(&config.cmd).is_empty() {
-        hints.push("it has no entry point and no command: give one with --entrypoint".to_owned());
     }
     if config.user.as_deref().is_none_or(|u| u.is_empty() || u.starts_with('0') || u.starts_with("root")) {
         hints.push(
@@ -194,7 +199,8 @@ mod tests {
         let with = |config| hints(&ImageInspect { config: Some(config), ..ImageInspect::default() });
         assert!(hints(&ImageInspect::default()).is_empty());
         let bare = with(ImageConfig::default());
-        assert_eq!(bare.len(), 2, "{bare:?}");
+        assert_eq!(bare.len(), 1, "{bare:?}");
+        assert!(!runs(&ImageInspect { config: Some(ImageConfig::default()), ..ImageInspect::default() }));
         let full = with(ImageConfig {
             user: Some("1000".into()),
             volumes: Some(vec!["/data".into()]),
