@@ -68,6 +68,14 @@ pub enum Command {
         /// Whether it is kept from now on.
         kept: bool,
     },
+    /// Keep a directory of this node's store, with all its files, for the user. Let go of it as of any object. → [`Reply::Done`]
+    /// once journaled, and once all of it is known to be there
+    KeepTree {
+        /// Its manifest.
+        digest: Digest,
+        /// Length of the manifest.
+        len: u64,
+    },
     /// Let a peer fetch an object of this node's store. → [`Reply::Ticket`] once journaled
     Share {
         /// Which.
@@ -509,6 +517,8 @@ pub struct TaskView {
 /// A kept output of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ResultView {
+    /// Whether it is a directory: `digest` is that of its manifest.
+    pub tree: bool,
     /// The sink's node id.
     pub sink: String,
     /// From which task and port.

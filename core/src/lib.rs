@@ -23,6 +23,7 @@ pub mod job;
 pub mod laws;
 pub mod limits;
 pub mod machine;
+pub mod manifest;
 pub mod meter;
 pub mod node;
 pub mod path;

@@ -8,6 +8,7 @@
 use crate::id::{DhtId, Digest, JobId, OpId, PublicKey, Signature};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -196,7 +197,7 @@ pub enum BlobRequest {
         digest: Digest,
         /// From here.
         offset: u64,
-        /// So many; at most one piece.
+        /// So many; at most one piece, or a whole manifest.
         len: u32,
     },
     /// Start or resume a partial object. Pieces found on disk are verified against `pieces` by the store; answered by
@@ -226,6 +227,12 @@ pub enum BlobRequest {
         /// Which.
         digest: Digest,
     },
+    /// Which of these objects are not here, whole and of this length? Answered by [`BlobAnswer::Missing`]. Their bytes are not
+    /// looked at.
+    Missing {
+        /// Objects and their lengths.
+        objects: Arc<[(Digest, u64)]>,
+    },
 }
 
 /// An answer of the content-addressed store.
@@ -246,6 +253,8 @@ pub enum BlobAnswer {
     Sealed,
     /// The object is gone.
     Removed,
+    /// Those that are not here, in the order in which they were asked for.
+    Missing(Vec<Digest>),
 }
 
 /// Why the store could not.
@@ -357,13 +366,45 @@ impl Program {
     }
 }
 
-/// Where a mount lies in the guest.
+/// What a mount holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Layout {
+    /// Files: an input is the file `0000`, the next one `0001`; the output is the file `out`.
+    #[default]
+    Files,
+    /// One directory (see [`crate::manifest`]): all inputs in one, which must not disagree; the output is whatever lies there.
+    Tree,
+    /// Directories, each in one of its own: `0000`, `0001`. For inputs only.
+    Trees,
+}
+
+impl Layout {
+    /// Whether its objects are manifests.
+    pub const fn is_tree(self) -> bool {
+        match self {
+            Self::Files => false,
+            Self::Tree | Self::Trees => true,
+        }
+    }
+}
+
+/// A mount that is not as mounts usually are: files that lie at `/` and its name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MountPath {
     /// The mount.
     pub name: String,
-    /// An absolute path.
-    pub path: String,
+    /// Where it lies in the guest: an absolute path.
+    pub path: Option<String>,
+    /// What it holds.
+    pub layout: Layout,
+}
+
+/// What the objects at a port are: [`Layout::Files`] but for the mounts that `mounts` says something else of.
+pub fn layout_of(mounts: &[MountPath], port: &Port) -> Layout {
+    match port {
+        Port::Stdin | Port::Stdout | Port::Stderr => Layout::Files,
+        Port::Mount(name) => mounts.iter().find(|m| m.name == *name).map_or(Layout::Files, |m| m.layout),
+    }
 }
 
 /// One execution.
@@ -371,7 +412,7 @@ pub struct MountPath {
 pub struct EngineJob {
     /// What runs.
     pub program: Program,
-    /// Where mounts lie in the guest; those that are not named lie at `/` and their name.
+    /// Mounts that are not as usual.
     pub paths: Vec<MountPath>,
     /// Arguments after the program's name.
     pub args: Vec<String>,

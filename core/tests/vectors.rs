@@ -247,7 +247,7 @@ fn pieces() -> (Digest, BlobInfo) {
 
 fn fetch() -> Frame {
     let (digest, _) = pieces();
-    Fetch { digest, ticket: None, list: true, want: PieceRanges::of([0, 2]) }.to_frame()
+    Fetch { digest, under: None, ticket: None, list: true, want: PieceRanges::of([0, 2]) }.to_frame()
 }
 
 fn made() -> BTreeMap<&'static str, String> {

@@ -17,7 +17,8 @@ use remote_network_core::job::run::RunRecord;
 use remote_network_core::job::signed::{Signed, Statement};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
-use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Port, Program, Usage};
+use remote_network_core::manifest::{Entry, Manifest};
+use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Layout, Port, Program, Usage};
 use remote_network_core::service::offers::Offerings;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility, catalogue};
 use remote_network_core::store::Room;
@@ -38,7 +39,7 @@ fn write(target: &str, name: &str, parts: &[&[u8]]) -> std::io::Result<()> {
 }
 
 fn service() -> Service {
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None, layout: Layout::Files };
     Service {
         name: "count".to_owned(),
         description: "Counts words".to_owned(),
@@ -187,7 +188,7 @@ fn messages() -> std::io::Result<()> {
 }
 
 fn fetch(ticket: Option<Ticket>, want: PieceRanges) -> Fetch {
-    Fetch { digest: Digest::of(b"in"), list: ticket.is_none(), ticket, want }
+    Fetch { digest: Digest::of(b"in"), under: None, list: ticket.is_none(), ticket, want }
 }
 
 fn signed() -> std::io::Result<()> {
@@ -376,7 +377,15 @@ fn texts() -> std::io::Result<()> {
     write("api", "topic", &[br#""transfers""#])
 }
 
+fn manifests() -> std::io::Result<()> {
+    let file = |path: &str, len| Entry { path: path.to_owned(), digest: Digest::of(path.as_bytes()), len, executable: len == 2 };
+    let of = |files: Vec<Entry>| Manifest::new(files).map_or_else(|e| unreachable!("{e}"), |m| m.encode());
+    write("manifest", "empty", &[&of(Vec::new())])?;
+    write("manifest", "files", &[&of(vec![file("a/b/c", 1), file("a/run", 2), file("z", 0)])])
+}
+
 fn main() -> std::io::Result<()> {
+    manifests()?;
     messages()?;
     signed()?;
     dht()?;

@@ -11,7 +11,7 @@ use remote_network_core::command::Command;
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
-use remote_network_core::port::{DhtEvent, EngineLimits, Port, Program};
+use remote_network_core::port::{DhtEvent, EngineLimits, Layout, Port, Program};
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, UnixTime};
@@ -123,7 +123,7 @@ fn service(which: u8) -> Service {
         2 => Visibility::OnlyMe,
         _ => Visibility::Listed(vec![keypair(0).public()]),
     };
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None, layout: Layout::Files };
     Service {
         name: ["count", "merge", "secret", "listed"][usize::from(which) % 4].to_owned(),
         description: String::new(),

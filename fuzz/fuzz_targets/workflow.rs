@@ -8,7 +8,7 @@ use remote_network_core::id::Digest;
 use remote_network_core::job::plan::{Plan, decode_workflow, encode_workflow};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{ObjectRef, Workflow};
-use remote_network_core::port::{EngineLimits, Program};
+use remote_network_core::port::{EngineLimits, Layout, Program};
 use remote_network_core::service::offers::Offerings;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_fuzz::keys::keypair;
@@ -62,7 +62,7 @@ fn written_again(workflow: &Workflow) {
 }
 
 fn tokenize() -> Service {
-    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None };
+    let mount = |name: &str, direction| Mount { name: name.to_owned(), direction, path: None, layout: Layout::Files };
     Service {
         name: "tokenize".to_owned(),
         description: String::new(),

@@ -162,6 +162,14 @@ impl Blobs {
                 self.drop_object(&digest);
                 Ok(BlobAnswer::Removed)
             }
+            BlobRequest::Missing { objects } => {
+                let there = |(d, len): &(Digest, u64)| match self.objects.get(d) {
+                    Some(Object::Whole { info, damaged: false, .. }) => info.len == *len,
+                    Some(Object::Whole { .. } | Object::Partial { .. }) | None => false,
+                };
+                let missing = objects.iter().filter(|o| !there(o)).map(|(d, _)| *d);
+                Ok(BlobAnswer::Missing(missing.collect()))
+            }
         }
     }
 

@@ -34,6 +34,7 @@ use crate::few::Few;
 use crate::id::{Digest, JobId, PublicKey};
 use crate::limits::HEARTBEAT_EVERY;
 use crate::machine::{Cx, Machine};
+use crate::port::{EngineOutput, layout_of};
 use crate::service::Service;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant, UnixTime};
@@ -180,6 +181,18 @@ impl Executor {
         self.held.values().any(|h| h.objects().any(|d| d == *digest))
     }
 
+    /// Directories that held jobs need in the local store.
+    pub fn trees(&self) -> BTreeSet<Digest> {
+        self.held.values().flat_map(Held::trees).collect()
+    }
+
+    /// Those of the objects a job has left that are directories.
+    pub fn trees_left(&self, job: &JobId, outputs: &[EngineOutput]) -> BTreeSet<Digest> {
+        let Some(held) = self.held.get(job) else { return BTreeSet::new() };
+        let tree = |o: &&EngineOutput| layout_of(&held.order.paths, &o.port).is_tree();
+        outputs.iter().filter(tree).map(|o| o.digest).collect()
+    }
+
     /// Messages that made no sense from their sender.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -322,9 +335,9 @@ impl Machine for Executor {
                 }
             }
             Input::Message { peer, message } => self.order(cx, peer, *message),
-            Input::Fetched { digest, claim, new } => self.fetched(cx, (digest, claim), new),
-            Input::FetchFailed { digest, claim, why, hopeless } => {
-                self.fetch_failed(cx, (digest, claim), &why, hopeless);
+            Input::Fetched { digest, claim, tree, new } => self.fetched(cx, (digest, claim, tree), new),
+            Input::FetchFailed { digest, claim, tree, why, hopeless } => {
+                self.fetch_failed(cx, (digest, claim, tree), &why, hopeless);
             }
             Input::Engine(report) => self.engine(cx, report),
             Input::Blocked(peer) => {
@@ -351,11 +364,11 @@ impl Machine for Executor {
                 self.offer(cx, &job);
             }
         }
-        for ((digest, claim), w) in &mut self.wants {
+        for ((digest, claim, tree), w) in &mut self.wants {
             if w.again.is_some_and(|at| at <= now) {
                 w.again = None;
-                let (digest, claim, len) = (*digest, *claim, w.len);
-                cx.emit(Output::Want { digest, len, claim, sources: w.sources.clone() });
+                let (digest, claim, tree, len) = (*digest, *claim, *tree, w.len);
+                cx.emit(Output::Want { digest, len, claim, tree, sources: w.sources.clone() });
             }
         }
     }

@@ -10,6 +10,7 @@ use super::signed::{Signed, Statement};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Value};
 use crate::id::{Digest, PublicKey};
 use crate::limits::TASK_INPUTS_MAX;
+use crate::port::layout_of;
 use crate::time::UnixTime;
 
 /// One fact about a job, or about the executor itself.
@@ -163,6 +164,14 @@ impl Held {
     pub fn has_shown(&self, digest: &Digest) -> bool {
         let started = self.started.is_some() && self.order.inputs.iter().any(|i| i.digest == *digest);
         started || self.receipt.iter().any(|r| r.outputs.iter().any(|o| o.digest == *digest))
+    }
+
+    /// Directories among what it reads and what it left.
+    pub fn trees(&self) -> impl Iterator<Item = Digest> {
+        let is_tree = |port| layout_of(&self.order.paths, port).is_tree();
+        let left = self.receipt.iter().flat_map(|r| &r.outputs).map(|o| (&o.port, o.digest));
+        let read = self.order.inputs.iter().map(|i| (&i.port, i.digest));
+        read.chain(left).filter(move |(port, _)| is_tree(port)).map(|(_, digest)| digest)
     }
 
     /// Objects in the local store that this job uses.

@@ -16,7 +16,7 @@ use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
     WORKFLOW_NODES_MAX,
 };
-use crate::port::{EngineLimits, MountPath, Port, Program};
+use crate::port::{EngineLimits, MountPath, Port, Program, layout_of};
 use crate::service::{NAME_MAX, program};
 
 /// Largest workflow or plan in bytes: what a journal record may cost. The largest number of nodes and edges fits with eight
@@ -85,6 +85,13 @@ pub struct PlannedTask {
     pub spread: bool,
 }
 
+impl PlannedTask {
+    /// Whether what goes through this port is a directory.
+    pub fn is_tree(&self, port: &Port) -> bool {
+        layout_of(&self.paths, port).is_tree()
+    }
+}
+
 /// What is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PlannedSink {
@@ -144,6 +151,21 @@ fn from_of(d: &Dict, tasks: usize) -> Result<InputFrom, DecodeError> {
 }
 
 impl Plan {
+    /// Whether the output of a task at this port is a directory.
+    pub fn gives_tree(&self, task: usize, port: &Port) -> bool {
+        self.tasks.get(task).is_some_and(|t| t.is_tree(port))
+    }
+
+    /// Objects of the requester that are directories, by the mounts they go to.
+    pub fn source_trees(&self) -> impl Iterator<Item = Digest> {
+        self.tasks.iter().flat_map(|t| t.inputs.iter().filter(|i| t.is_tree(&i.to))).filter_map(|i| match &i
+            .from
+        {
+            InputFrom::Object(o) => Some(o.digest),
+            InputFrom::Task { .. } => None,
+        })
+    }
+
     /// Digest of everything that was planned; part of every order.
     pub fn spec_digest(&self) -> Digest {
         Digest::in_domain("rn/spec/v1", &[&self.encode()])

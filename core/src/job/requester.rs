@@ -38,7 +38,7 @@ use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use follow::Absent;
-use index::{Held, Index, held_by, source_digests};
+use index::{Held, Index, held_by, source_digests, trees_of};
 use live::{Live, Lives, Silence};
 use sched::Sched;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +162,8 @@ pub enum Output {
         digest: Digest,
         /// Its length.
         len: u64,
+        /// Whether it is a manifest whose leaves are wanted as well.
+        tree: bool,
         /// Who has it, with a ticket if one is needed. The requester needs none: it was granted the object when it was sealed.
         sources: Vec<(PublicKey, Option<Bytes>)>,
     },
@@ -310,6 +312,11 @@ impl Requester {
     /// Whether any run of this node needs `digest` in the local store: as a source, or as a kept result.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.wants.get(digest).is_some() || self.held.contains(digest)
+    }
+
+    /// Directories that runs of this node need in the local store.
+    pub fn trees(&self) -> BTreeSet<Digest> {
+        self.runs.values().flat_map(trees_of).collect()
     }
 
     /// Journals a fact and makes it so.

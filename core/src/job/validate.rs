@@ -15,7 +15,7 @@ use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
     WORKFLOW_NODES_MAX, WORKFLOW_RESULTS_MAX,
 };
-use crate::port::{EngineLimits, Port};
+use crate::port::{EngineLimits, Port, layout_of};
 use crate::service::offers::Offers;
 use crate::service::{Mount, MountDirection, NAME_MAX, Service, valid_name};
 use std::collections::{BTreeMap, BTreeSet};
@@ -372,6 +372,9 @@ fn check_edges<'a>(
         if let Err(reason) = takes(&w.nodes[to].1, service(to), &edge.to) {
             f.add(format!("edges[{i}].to"), reason);
         }
+        if let Err(reason) = fits(service(from), service(to), edge) {
+            f.add(format!("edges[{i}]"), reason);
+        }
         wires.push(Wire { from, to, edge });
     }
     wires
@@ -453,6 +456,24 @@ fn takes(kind: &NodeKind, service: Option<&Service>, end: &End) -> Result<(), St
             )),
             Some(_) | None => Ok(()),
         },
+    }
+}
+
+/// Whether what leaves one end is what the other takes: a file or a directory. What a source holds shows when it is read.
+fn fits(from: Option<&Service>, to: Option<&Service>, edge: &Edge) -> Result<(), String> {
+    let (Some(giver), Some(taker)) = (from, to) else { return Ok(()) };
+    let layout = |s: &Service, port| layout_of(&s.paths(), port).is_tree();
+    let (gives, takes) = (&edge.from, &edge.to);
+    match (layout(giver, &gives.port), layout(taker, &takes.port)) {
+        (true, false) => Err(format!(
+            "`{}` gives a directory and `{}` takes a file there; a mount with the layout `tree` takes directories",
+            gives.node, takes.node
+        )),
+        (false, true) => Err(format!(
+            "`{}` gives a file and `{}` takes a directory there; an output mount with the layout `tree` gives one",
+            gives.node, takes.node
+        )),
+        (true, true) | (false, false) => Ok(()),
     }
 }
 

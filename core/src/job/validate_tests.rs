@@ -4,7 +4,7 @@ use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::Program;
+use crate::port::{Layout, Program};
 use crate::service::Visibility;
 use crate::service::offers::Offerings;
 use proptest::prelude::*;
@@ -17,7 +17,10 @@ pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]
         program: Program::Wasm(Digest::of(name.as_bytes())),
         module_len: 10,
         stdin,
-        mounts: mounts.iter().map(|(n, d)| Mount { name: (*n).into(), direction: *d, path: None }).collect(),
+        mounts: mounts
+            .iter()
+            .map(|(n, d)| Mount { name: (*n).into(), direction: *d, path: None, layout: Layout::Files })
+            .collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
     }
@@ -226,4 +229,54 @@ proptest! {
             prop_assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
         }
     }
+}
+
+#[test]
+fn a_directory_does_not_fit_where_a_file_is_taken_and_the_other_way_round() {
+    let with = |name: &str, layout| {
+        let mut s = service(name, false, &[("in", MountDirection::In), ("out", MountDirection::Out)]);
+        s.mounts.iter_mut().for_each(|m| m.layout = layout);
+        s
+    };
+    let mut list = with("list", Layout::Tree);
+    list.mounts[0].layout = Layout::Trees;
+    let mut o = Offerings::default();
+    o.set(peer(1), Some(vec![with("files", Layout::Files), with("tree", Layout::Tree), list].into()));
+    let chain = |a: &str, b: &str| {
+        workflow(
+            &[("s", source()), ("a", task(a)), ("b", task(b)), ("k", NodeKind::Sink)],
+            &[("s.stdout", "a.in"), ("a.out", "b.in"), ("b.out", "k.stdin")],
+        )
+    };
+    for (a, b, fits) in [
+        ("files", "files", true),
+        ("tree", "tree", true),
+        ("tree", "list", true),
+        ("list", "tree", true),
+        ("tree", "files", false),
+        ("files", "list", false),
+    ] {
+        let checked = validate(&chain(a, b), &o);
+        match checked {
+            Ok(plan) => {
+                assert!(fits, "{a} to {b}");
+                assert_eq!(Plan::decode(&plan.encode()), Ok(plan.clone()));
+                assert_eq!(plan.gives_tree(0, &Port::Mount("out".into())), a != "files");
+                assert_eq!(plan.source_trees().count(), if a == "files" { 0 } else { 2 });
+            }
+            Err(problems) => {
+                assert!(!fits, "{a} to {b}: {problems:?}");
+                assert_eq!(problems[0].place, "edges[1]");
+            }
+        }
+    }
+    let trees_out = {
+        let mut s = with("bad", Layout::Trees);
+        s.mounts.remove(0);
+        s
+    };
+    assert!(Service::from_dict(&trees_out.to_dict()).is_err(), "an output is one directory");
+    let tree = with("tree", Layout::Tree);
+    assert_eq!(Service::from_dict(&tree.to_dict()), Ok(tree.clone()));
+    assert_ne!(tree.id(), with("tree", Layout::Files).id(), "what a mount holds is part of what it is");
 }

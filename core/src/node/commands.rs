@@ -36,6 +36,8 @@ pub(super) struct Commands {
     ops: OpIds,
     plans: BTreeMap<CommandId, (Workflow, Instant)>,
     fetches: BTreeMap<CommandId, Digest>,
+    /// Directories to keep that are looked for.
+    trees: BTreeMap<CommandId, Digest>,
     /// Objects to keep that the store is asked for.
     keeps: BTreeMap<OpId, (CommandId, Digest)>,
 }
@@ -46,6 +48,7 @@ impl Commands {
             ops: OpIds::new(room),
             plans: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            trees: BTreeMap::new(),
             keeps: BTreeMap::new(),
         }
     }
@@ -103,6 +106,7 @@ impl<T: Transport> Node<T> {
             }
             Command::Keep { digest, kept: true } => self.keep(id, digest),
             Command::Keep { digest, kept: false } => self.let_go(id, digest),
+            Command::KeepTree { digest, len } => self.keep_tree(id, digest, len),
             Command::Share { digest, consumer, valid } => self.share(id, digest, consumer, valid),
             Command::Fetch { digest, len, from, ticket } => self.fetch(id, digest, len, from, &ticket),
             Command::Relay => self.reply(id, Reply::Relay(Box::new(self.relay_view()))),
@@ -215,7 +219,11 @@ impl<T: Transport> Node<T> {
     }
 
     fn grant_to_user(&mut self, digest: Digest) -> bool {
-        let (requester, reason) = (self.me, serve::Reason::User);
+        self.grant(digest, serve::Reason::User)
+    }
+
+    fn grant(&mut self, digest: Digest, reason: serve::Reason) -> bool {
+        let requester = self.me;
         self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
         // Recorded before anything else is settled: replies wait for it in the gate.
         self.settle_inside();
@@ -233,12 +241,47 @@ impl<T: Transport> Node<T> {
     }
 
     fn take_from_user(&mut self, digest: Digest) {
-        let (requester, reason) = (self.me, serve::Reason::User);
+        self.revoke(digest, serve::Reason::User);
+    }
+
+    fn revoke(&mut self, digest: Digest, reason: serve::Reason) {
+        let requester = self.me;
         self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
         self.settle_inside();
     }
 
+    /// Makes a directory the user's own, once it is known that all its files are here.
+    fn keep_tree(&mut self, id: CommandId, digest: Digest, len: u64) {
+        if self.sealing.is_removing(&digest) {
+            return self.reply(id, Reply::Error(CommandError::UnknownObject(digest)));
+        }
+        if self.commands.trees.len() >= WAITING_MAX {
+            return self.reply(id, Reply::Error(CommandError::Limit("directories to keep")));
+        }
+        if !self.grant(digest, serve::Reason::UserTree) {
+            return self.reply(id, Reply::Error(CommandError::Limit("objects that are kept")));
+        }
+        self.commands.trees.insert(id, digest);
+        self.bring((digest, len, None), true, Vec::new(), command_waiter(id));
+    }
+
+    /// A directory that is to be kept was looked for.
+    pub(super) fn tree_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
+        if self.commands.trees.remove(&id).is_none() {
+            return;
+        }
+        match result {
+            Ok(()) => self.reply(id, Reply::Done),
+            Err(why) => {
+                self.revoke(digest, serve::Reason::UserTree);
+                self.remove_object(digest);
+                self.reply(id, Reply::Error(CommandError::Fetch { digest, why }));
+            }
+        }
+    }
+
     fn let_go(&mut self, id: CommandId, digest: Digest) {
+        self.revoke(digest, serve::Reason::UserTree);
         self.take_from_user(digest);
         self.remove_object(digest);
         self.reply(id, Reply::Done);
@@ -267,6 +310,7 @@ impl<T: Transport> Node<T> {
             digest,
             len,
             claim: None,
+            under: None,
             sources,
             waiter: command_waiter(id),
         }));

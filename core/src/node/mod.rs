@@ -38,6 +38,7 @@ mod reserving;
 mod sealing;
 mod seeking;
 mod streams;
+mod treeing;
 mod tunnelling;
 mod wiring;
 
@@ -48,7 +49,7 @@ use crate::command::{CommandError, Reply};
 use crate::dht::{self, Dht, DhtConfig};
 use crate::event::Event;
 use crate::few::Few;
-use crate::id::{CommandId, ConnId, DhtId, PublicKey};
+use crate::id::{CommandId, ConnId, DhtId, Digest, PublicKey};
 use crate::identity::book::Book;
 use crate::identity::cascade::{self, Cascade, CascadeConfig};
 use crate::identity::exchange::Exchange;
@@ -65,7 +66,8 @@ use crate::service::catalogue::{self, Catalogue};
 use crate::store::Room;
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use crate::transfer::fetch::Fetcher;
-use crate::transfer::serve::Server;
+use crate::transfer::serve::{Reason, Server};
+use crate::transfer::trees::{Input::Restore, Trees};
 use crate::transport::{Transmit, Transport, close_code};
 use commands::Commands;
 use errands::Errands;
@@ -80,6 +82,7 @@ use sealing::Sealing;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
+use treeing::Treeing;
 use tunnelling::Tunnelling;
 use wiring::{Inside, Rngs};
 
@@ -91,6 +94,7 @@ mod op_room {
     pub const NODE: u8 = 4;
     pub const SEALING: u8 = 5;
     pub const ERRANDS: u8 = 6;
+    pub const TREES: u8 = 7;
 }
 
 /// After an orderly stop is asked for, the journal may take this long to become durable.
@@ -142,6 +146,8 @@ pub struct Node<T: Transport> {
     cascade: Cascade,
     fetcher: Fetcher,
     server: Server,
+    trees: Trees,
+    treeing: Treeing,
     catalogue: Catalogue,
     requester: Requester,
     executor: Executor,
@@ -154,7 +160,7 @@ pub struct Node<T: Transport> {
     commands: Commands,
     refused: Few<&'static str, u64>,
     /// Digests of which bytes arrived in the present fetch, to tell what was brought here from what was here.
-    arrived: BTreeSet<crate::id::Digest>,
+    arrived: BTreeSet<Digest>,
 }
 
 impl<T: Transport> Node<T> {
@@ -209,6 +215,11 @@ impl<T: Transport> Node<T> {
             private_networks: config.private_network,
         });
         let mut rngs = Rngs::new(&seed);
+        let mut held: BTreeSet<Digest> = requester.trees();
+        held.extend(executor.trees());
+        held.extend(server.granted_for(&me, Reason::UserTree));
+        // First of all: until it is known what they have, nothing may be removed.
+        let first = (!held.is_empty()).then_some(Inside::Trees(Restore(held)));
         Ok(Self {
             me,
             life: Life::Restored,
@@ -235,12 +246,14 @@ impl<T: Transport> Node<T> {
             cascade,
             fetcher: Fetcher::new(op_room::FETCH),
             server,
+            trees: Trees::new(op_room::TREES),
+            treeing: Treeing::default(),
             catalogue,
             requester,
             executor,
             sealing: Sealing::new(op_room::SEALING),
             rngs,
-            inbox: VecDeque::new(),
+            inbox: first.into_iter().collect(),
             gate: Gate::new(journal.last),
             actions: VecDeque::new(),
             commands: Commands::new(op_room::NODE),

@@ -66,6 +66,16 @@ impl Sealing {
         self.removing.values().any(|d| d == digest)
     }
 
+    /// Removals that the store has not answered.
+    pub fn removals(&self) -> usize {
+        self.removing.len()
+    }
+
+    /// Whether one of them is of an object in a list that is in the order of digests.
+    pub fn is_removing_any(&self, objects: &[(Digest, u64)]) -> bool {
+        self.removing.values().any(|d| objects.binary_search_by_key(d, |(object, _)| *object).is_ok())
+    }
+
     /// The engine reports. What leaves no outputs is given back at once; a second end of the same execution is nothing.
     pub fn reported(&mut self, report: EngineReport) -> Option<EngineReport> {
         let outputs: BTreeSet<Digest> = match &report.event {

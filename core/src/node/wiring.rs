@@ -26,22 +26,24 @@ use crate::ticket::Ticket;
 use crate::time::{Instant, UnixTime};
 use crate::transfer::fetch::{Claim, Waiter};
 use crate::transfer::serve::Reason;
-use crate::transfer::{StreamKey, StreamOp, fetch, serve};
+use crate::transfer::{StreamKey, StreamOp, fetch, serve, trees};
 use crate::transport::Transport;
 use std::net::SocketAddr;
 
 /// Who waits for an object: the requester's results, the executor's inputs, or a command.
 pub(super) const REQUESTER: Waiter = Waiter([1; 16]);
 pub(super) const EXECUTOR: Waiter = Waiter([2; 16]);
+/// The parts of directories.
+pub(super) const TREES: Waiter = Waiter([3; 16]);
 
-/// The waiter of a command's fetch. Its first byte keeps it apart from the two above.
+/// The waiter of a command's fetch. Its first byte keeps it apart from those above.
 pub(super) fn command_waiter(id: CommandId) -> Waiter {
     let mut bytes = [0; 16];
     bytes[8..].copy_from_slice(&id.0.to_be_bytes());
     Waiter(bytes)
 }
 
-fn waiting_command(waiter: &Waiter) -> Option<CommandId> {
+pub(super) fn waiting_command(waiter: &Waiter) -> Option<CommandId> {
     let (zeros, id) = waiter.0.split_at(8);
     (zeros == [0; 8]).then(|| CommandId(u64::from_be_bytes(id.try_into().unwrap_or_default())))
 }
@@ -61,6 +63,7 @@ pub(super) struct Rngs {
     cascade: Rng,
     fetch: Rng,
     serve: Rng,
+    trees: Rng,
     catalogue: Rng,
     requester: Rng,
     executor: Rng,
@@ -84,6 +87,7 @@ impl Rngs {
             cascade: rng(seed, "cascade"),
             fetch: rng(seed, "fetch"),
             serve: rng(seed, "serve"),
+            trees: rng(seed, "trees"),
             catalogue: rng(seed, "catalogue"),
             requester: rng(seed, "requester"),
             executor: rng(seed, "executor"),
@@ -107,6 +111,7 @@ pub(super) enum Inside {
     Cascade(cascade::Input),
     Fetch(fetch::Input),
     Serve(serve::Input),
+    Trees(trees::Input),
     Catalogue(catalogue::Input),
     Requester(requester::Input),
     Executor(executor::Input),
@@ -163,6 +168,10 @@ impl<T: Transport> Node<T> {
             Inside::Serve(i) => {
                 let out = drive!(self, server, serve, |m, cx| m.handle(cx, i));
                 self.after_serve(out);
+            }
+            Inside::Trees(i) => {
+                let out = drive!(self, trees, trees, |m, cx| m.handle(cx, i));
+                self.after_trees(out);
             }
             Inside::Catalogue(i) => {
                 let out = drive!(self, catalogue, catalogue, |m, cx| m.handle(cx, i));
@@ -371,9 +380,10 @@ impl<T: Transport> Node<T> {
             match *w {
                 REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
                 EXECUTOR => {
-                    let fetched = executor::Input::Fetched { digest, claim, new };
+                    let fetched = executor::Input::Fetched { digest, claim, tree: false, new };
                     self.inbox.push_back(Inside::Executor(fetched));
                 }
+                TREES => self.inbox.push_back(Inside::Trees(trees::Input::Fetched { digest, claim, new })),
                 _ => {
                     if let Some(id) = waiting_command(w) {
                         self.fetch_command_done(id, digest, Ok(()));
@@ -391,8 +401,12 @@ impl<T: Transport> Node<T> {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
                 EXECUTOR => {
-                    let failed = executor::Input::FetchFailed { digest, claim, why, hopeless };
+                    let failed = executor::Input::FetchFailed { digest, claim, tree: false, why, hopeless };
                     self.inbox.push_back(Inside::Executor(failed));
+                }
+                TREES => {
+                    let failed = trees::Input::FetchFailed { digest, claim, why, hopeless };
+                    self.inbox.push_back(Inside::Trees(failed));
                 }
                 _ => {
                     if let Some(id) = waiting_command(w) {
@@ -451,10 +465,8 @@ impl<T: Transport> Node<T> {
                 requester::Output::Persist(op) => self.persist(op),
                 requester::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
                 requester::Output::NeedPeer(peer) => self.need_peer(peer),
-                requester::Output::Want { digest, len, sources } => {
-                    let (claim, sources) = (None, tickets(sources));
-                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: REQUESTER };
-                    self.inbox.push_back(Inside::Fetch(want));
+                requester::Output::Want { digest, len, tree, sources } => {
+                    self.bring((digest, len, None), tree, tickets(sources), REQUESTER);
                 }
                 requester::Output::Grant { digest, requester } => {
                     let reason = Reason::Run;
@@ -484,10 +496,8 @@ impl<T: Transport> Node<T> {
             match o {
                 executor::Output::Persist(op) => self.persist(op),
                 executor::Output::Send { peer, frame } => self.gate.hold(Effect::Frame { peer, frame }),
-                executor::Output::Want { digest, len, claim, sources } => {
-                    let sources = tickets(sources);
-                    let want = fetch::Input::Want { digest, len, claim, sources, waiter: EXECUTOR };
-                    self.inbox.push_back(Inside::Fetch(want));
+                executor::Output::Want { digest, len, claim, tree, sources } => {
+                    self.bring((digest, len, claim), tree, tickets(sources), EXECUTOR);
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
                 executor::Output::Sweep { keep } => self.hold(Action::Sweep { keep }),
@@ -510,10 +520,15 @@ impl<T: Transport> Node<T> {
             || self.requester.holds(&digest)
             || self.executor.holds(&digest)
             || self.sealing.holds(&digest)
-            || self.server.is_granted_for(&digest, &self.me, Reason::User);
-        if held {
+            || self.treeing.holds(&digest)
+            || self.trees.holds(&digest)
+            || self.server.is_granted_for(&digest, &self.me, Reason::User)
+            || self.server.is_granted_for(&digest, &self.me, Reason::UserTree);
+        if held || self.is_too_early(digest) {
             return;
         }
+        // If it is a directory, its files follow it.
+        self.inbox.push_back(Inside::Trees(trees::Input::Forget(digest)));
         let op = self.commands.issue_op();
         self.sealing.removing(op, digest);
         self.hold(Action::Blob { op, request: BlobRequest::Remove { digest } });
@@ -544,15 +559,14 @@ impl<T: Transport> Node<T> {
         self.keep_answered(op, there);
         // In front of everything else, so that the outputs are held by the executor before anything can be given up.
         match self.sealing.answered(op, there) {
-            Some(Verdict::There(report)) => {
-                self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
-            }
+            Some(Verdict::There(report)) => self.outputs_there(report),
             Some(Verdict::Gone(job)) => {
                 self.inbox.push_front(Inside::Executor(executor::Input::OutputsGone(job)));
             }
             None => {}
         }
         self.ask_for_outputs();
+        self.removals_moved();
     }
 
     /// What the DHT tells goes to who asked.
@@ -573,6 +587,7 @@ impl<T: Transport> Node<T> {
         match op.room() {
             super::op_room::FETCH => self.inbox.push_back(Inside::Fetch(fetch::Input::Blob { op, result })),
             super::op_room::SERVE => self.inbox.push_back(Inside::Serve(serve::Input::Blob { op, result })),
+            super::op_room::TREES => self.inbox.push_back(Inside::Trees(trees::Input::Blob { op, result })),
             super::op_room::NODE | super::op_room::SEALING => self.own_blob_answer(op, result),
             _ => self.refuse("store-answer-unknown"),
         }

@@ -328,7 +328,7 @@ mod tests {
     use super::*;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::{EngineLimits, Image, Program};
+    use crate::port::{EngineLimits, Image, Layout, Program};
     use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
@@ -444,6 +444,7 @@ mod tests {
             name: "in".into(),
             direction: MountDirection::In,
             path: Some(path.to_owned()),
+            layout: Layout::Files,
         };
         let docker = Service {
             program: Program::Image(Box::new(image)),
@@ -467,7 +468,12 @@ mod tests {
 
     #[test]
     fn the_largest_catalogue_fits_a_frame() {
-        let mount = Mount { name: "m".repeat(NAME_MAX), direction: MountDirection::Out, path: None };
+        let mount = Mount {
+            name: "m".repeat(NAME_MAX),
+            direction: MountDirection::Out,
+            path: None,
+            layout: Layout::Files,
+        };
         let big = |i: usize| Service {
             name: format!("{i:0>64}"),
             description: "d".repeat(DESCRIPTION_MAX),

@@ -9,7 +9,7 @@ pub mod program;
 
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};
-use crate::port::{EngineLimits, MountPath, Program};
+use crate::port::{EngineLimits, Layout, MountPath, Program};
 
 /// Longest name of a service in bytes.
 pub const NAME_MAX: usize = 64;
@@ -51,6 +51,8 @@ pub struct Mount {
     pub direction: MountDirection,
     /// Where it lies in the guest, if not at `/` and its name. In containers only.
     pub path: Option<String>,
+    /// What it holds.
+    pub layout: Layout,
 }
 
 /// A service.
@@ -88,7 +90,7 @@ impl Service {
                     MountDirection::Out => "out",
                 };
                 let d = Dict::new().with("d", direction).with("n", m.name.as_str());
-                d.with_some("p", m.path.as_deref()).into()
+                d.with_some("f", program::layout_text(m.layout)).with_some("p", m.path.as_deref()).into()
             })
             .collect();
         let len = (self.module_len > 0).then_some(self.module_len);
@@ -157,7 +159,20 @@ impl Service {
             if path.as_deref().is_some_and(|p| !movable || !program::valid_mount_path(p)) {
                 return Err(DecodeError::invalid("mounts", "a mount cannot lie there"));
             }
-            mounts.push(Mount { name, direction, path });
+            let layout = match m.get("f") {
+                None => Layout::Files,
+                Some(_) => {
+                    let layout = program::layout_named(m.bytes("f", 5)?);
+                    layout.ok_or_else(|| DecodeError::invalid("mounts", "`tree` or `trees`"))?
+                }
+            };
+            if layout == Layout::Trees && direction == MountDirection::Out {
+                return Err(DecodeError::invalid("mounts", "an output is one directory"));
+            }
+            if mounts.iter().any(|m: &Mount| m.name == name && m.layout != layout) {
+                return Err(DecodeError::invalid("mounts", "one mount that holds two kinds of things"));
+            }
+            mounts.push(Mount { name, direction, path, layout });
         }
         let module_len = d.u64_opt("len")?.unwrap_or_default();
         let service = Service {
@@ -180,10 +195,19 @@ impl Service {
         }
     }
 
-    /// Where its mounts lie, but for those at their usual place.
+    /// Its mounts that are not as usual: those that lie elsewhere first. One entry for each name, in the order in which it is
+    /// read again.
     pub fn paths(&self) -> Vec<MountPath> {
-        let at = |m: &Mount| Some(MountPath { name: m.name.clone(), path: m.path.clone()? });
-        self.mounts.iter().filter_map(at).collect()
+        let one = |m: &Mount| MountPath { name: m.name.clone(), path: m.path.clone(), layout: m.layout };
+        let elsewhere = self.mounts.iter().filter(|m| m.path.is_some());
+        let trees = self.mounts.iter().filter(|m| m.path.is_none() && m.layout.is_tree());
+        let mut paths: Vec<MountPath> = Vec::new();
+        for mount in elsewhere.chain(trees).map(one) {
+            if !mount.layout.is_tree() || paths.iter().all(|known| known.name != mount.name) {
+                paths.push(mount);
+            }
+        }
+        paths
     }
 
     /// The content-derived id.

@@ -5,13 +5,14 @@
 //! | `mod` | a WebAssembly module: its digest, 32 bytes |
 //! | `img` | a container image: `{ep?, id, n, wd?}` – entry point, id, name, working directory |
 //! | `mnt` | where mounts lie in the guest, when not at `/` and their name: names and paths in turn; absent when empty |
+//! | `trees` | mounts that hold directories: names, and `tree` or `trees`, in turn; absent when empty |
 //!
 //! Exactly one of the first two is there. What is absent has its default, so that a new field changes no digest of what does not
 //! use it.
 
 use super::{MOUNTS_MAX, NAME_MAX, valid_name};
 use crate::codec::{DecodeError, Dict, Value};
-use crate::port::{Image, MountPath, Program};
+use crate::port::{Image, Layout, MountPath, Program};
 
 /// Longest name of an image in bytes.
 pub const IMAGE_NAME_MAX: usize = 255;
@@ -63,28 +64,68 @@ fn image_of(d: &Dict) -> Result<Image, DecodeError> {
     Ok(Image { name, id: d.array("id")?, entrypoint, workdir })
 }
 
-/// Adds where mounts lie.
-pub fn write_paths(d: Dict, paths: &[MountPath]) -> Dict {
-    let flat: Vec<Value> =
-        paths.iter().flat_map(|m| [Value::from(m.name.as_str()), Value::from(m.path.as_str())]).collect();
-    d.with_some("mnt", (!flat.is_empty()).then_some(flat))
+/// Adds what is unusual about mounts.
+pub fn write_paths(d: Dict, mounts: &[MountPath]) -> Dict {
+    let lying = mounts.iter().filter_map(|m| Some([m.name.as_str(), m.path.as_deref()?]));
+    let lying: Vec<Value> = lying.flatten().map(Value::from).collect();
+    let holding = mounts.iter().filter_map(|m| Some([m.name.as_str(), layout_text(m.layout)?]));
+    let holding: Vec<Value> = holding.flatten().map(Value::from).collect();
+    d.with_some("mnt", (!lying.is_empty()).then_some(lying))
+        .with_some("trees", (!holding.is_empty()).then_some(holding))
 }
 
-/// Reads what [`write_paths`] added.
+/// Reads what [`write_paths()`] added: those with a path first, as [`super::Service::paths`] tells them.
 pub fn read_paths(d: &Dict) -> Result<Vec<MountPath>, DecodeError> {
-    if d.get("mnt").is_none() {
+    let mut mounts: Vec<MountPath> = Vec::new();
+    for (name, path) in pairs(d, "mnt")? {
+        if !valid_name(&name) || !valid_mount_path(&path) {
+            return Err(DecodeError::invalid("mnt", format!("`{name}` at `{path}`")));
+        }
+        mounts.push(MountPath { name, path: Some(path), layout: Layout::Files });
+    }
+    for (name, layout) in pairs(d, "trees")? {
+        let layout = layout_named(layout.as_bytes()).filter(|_| valid_name(&name));
+        let layout = layout.ok_or_else(|| DecodeError::invalid("trees", "names, and `tree` or `trees`"))?;
+        match mounts.iter_mut().find(|m| m.name == name) {
+            Some(known) if known.layout.is_tree() => {
+                return Err(DecodeError::invalid("trees", "a mount that is named twice"));
+            }
+            Some(known) => known.layout = layout,
+            None => mounts.push(MountPath { name, path: None, layout }),
+        }
+    }
+    Ok(mounts)
+}
+
+/// How a layout is spelt; the usual one is not.
+pub fn layout_text(layout: Layout) -> Option<&'static str> {
+    match layout {
+        Layout::Files => None,
+        Layout::Tree => Some("tree"),
+        Layout::Trees => Some("trees"),
+    }
+}
+
+/// Reads what [`layout_text`] gave.
+pub fn layout_named(text: &[u8]) -> Option<Layout> {
+    match text {
+        b"tree" => Some(Layout::Tree),
+        b"trees" => Some(Layout::Trees),
+        _ => None,
+    }
+}
+
+/// Texts in turn, two by two; an empty list is not written.
+fn pairs(d: &Dict, key: &'static str) -> Result<Vec<(String, String)>, DecodeError> {
+    if d.get(key).is_none() {
         return Ok(Vec::new());
     }
-    let flat = texts(d, "mnt", MOUNTS_MAX * 2)?;
+    let flat = texts(d, key, MOUNTS_MAX * 2)?;
     let pairs = flat.chunks_exact(2);
     if !pairs.remainder().is_empty() || flat.is_empty() {
-        return Err(DecodeError::invalid("mnt", "names and paths in turn"));
+        return Err(DecodeError::invalid(key, "two texts in turn"));
     }
-    let paths: Vec<MountPath> = pairs.map(|p| MountPath { name: p[0].clone(), path: p[1].clone() }).collect();
-    match paths.iter().find(|m| !valid_name(&m.name) || !valid_mount_path(&m.path)) {
-        Some(m) => Err(DecodeError::invalid("mnt", format!("`{}` at `{}`", m.name, m.path))),
-        None => Ok(paths),
-    }
+    Ok(pairs.map(|p| (p[0].clone(), p[1].clone())).collect())
 }
 
 fn texts(d: &Dict, key: &'static str, max: usize) -> Result<Vec<String>, DecodeError> {
@@ -151,7 +192,8 @@ mod tests {
 
     #[test]
     fn mounts_lie_at_plain_paths_outside_of_the_engines_own() {
-        let paths = vec![MountPath { name: "in".into(), path: "/data/in".into() }];
+        let paths =
+            vec![MountPath { name: "in".into(), path: Some("/data/in".into()), layout: Layout::Files }];
         assert_eq!(read_paths(&write_paths(Dict::new(), &paths)), Ok(paths));
         assert_eq!(read_paths(&Dict::new()), Ok(Vec::new()));
         for good in ["/a", "/data/in.d", "/proc-like", "/x y", "/ä"] {
@@ -167,6 +209,28 @@ mod tests {
         assert!(read_paths(&odd).is_err());
         let root = Dict::new().with("mnt", vec![Value::from("in"), Value::from("/proc/self")]);
         assert!(read_paths(&root).is_err());
+    }
+
+    #[test]
+    fn what_mounts_hold_is_told_beside_where_they_lie() {
+        let mount = |name: &str, path: Option<&str>, layout| MountPath {
+            name: name.into(),
+            path: path.map(str::to_owned),
+            layout,
+        };
+        let mounts = vec![
+            mount("b", Some("/data/b"), Layout::Trees),
+            mount("c", Some("/data/c"), Layout::Files),
+            mount("a", None, Layout::Tree),
+        ];
+        let written = write_paths(Dict::new(), &mounts);
+        assert_eq!(read_paths(&Dict::decode(&written.encode(), 4_096).unwrap()), Ok(mounts));
+        let text = |items: &[&str]| {
+            Dict::new().with("trees", items.iter().map(|i| Value::from(*i)).collect::<Vec<_>>())
+        };
+        for odd in [&["a"][..], &[], &["a", "files"], &["a", "tree", "a", "trees"], &["../a", "tree"]] {
+            assert!(read_paths(&text(odd)).is_err(), "{odd:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | kind | frame | body |
 //! |---|---|---|
-//! | `0x20` | [`Fetch`] | `{d: digest, l?: 1, t?: ticket, w: ranges}` |
+//! | `0x20` | [`Fetch`] | `{d: digest, l?: 1, t?: ticket, u?: digest of the directory, w: ranges}` |
 //! | `0x21` | [`Head`] | `{n: length of the object}` |
 //! | `0x22` | [`Refused`] | `{c: code, r: reason}` |
 //!
@@ -125,6 +125,8 @@ impl IntoIterator for PieceRanges {
 pub struct Fetch {
     /// Which object.
     pub digest: Digest,
+    /// The directory that it is a file of: who may have that may have it.
+    pub under: Option<Digest>,
     /// The requester's word, unless the consumer is the requester.
     pub ticket: Option<Ticket>,
     /// Whether the piece list is wanted before the pieces.
@@ -140,6 +142,7 @@ impl Fetch {
             .with("d", &self.digest)
             .with_some("l", self.list.then_some(1u64))
             .with_some("t", self.ticket.as_ref().map(|t| crate::codec::Value::Bytes(t.encode())))
+            .with_some("u", self.under.as_ref())
             .with("w", self.want.encode().as_slice());
         Frame::new(KIND_FETCH, &d)
     }
@@ -155,7 +158,8 @@ impl Fetch {
         };
         let ticket = d.get("t").map(|_| Ticket::decode(d.bytes("t", TICKET_BYTES_MAX)?)).transpose()?;
         let want = PieceRanges::decode(d.bytes("w", RANGE_BYTES * FETCH_RANGES_MAX)?)?;
-        Ok(Self { digest: d.digest("d")?, ticket, list, want })
+        let under = d.get("u").map(|_| d.digest("u")).transpose()?;
+        Ok(Self { digest: d.digest("d")?, under, ticket, list, want })
     }
 }
 
@@ -322,7 +326,7 @@ mod tests {
         let (r, c) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]).public());
         let digest = Digest::of(b"x");
         let ticket = Some(Ticket::sign(&r, digest, c, UnixTime::from_secs(9)));
-        Fetch { digest, ticket, list: true, want: PieceRanges::of(pieces) }
+        Fetch { digest, under: None, ticket, list: true, want: PieceRanges::of(pieces) }
     }
 
     #[test]
@@ -332,6 +336,7 @@ mod tests {
             fetch(0..7),
             fetch((0..5_000).map(|p| p * 2)),
             Fetch { ticket: None, list: false, ..fetch([3]) },
+            Fetch { under: Some(Digest::of(b"directory")), ..fetch([3]) },
         ] {
             assert!(f.to_frame().body.len() <= FETCH_BODY_MAX);
             assert_eq!(Fetch::from_frame(&through_the_wire(&f.to_frame())), Ok(f));

@@ -9,7 +9,7 @@
 //! answer ([`message`]). It asks for an object of many pieces in shares, over several streams at once and of several sources:
 //!
 //! ```text
-//! consumer → holder   Fetch{digest, ticket?, list?, want: ranges of pieces}   end
+//! consumer → holder   Fetch{digest, under?, ticket?, list?, want: ranges of pieces}   end
 //! holder → consumer   Head{len}  [piece list]  bytes of the wanted pieces     end
 //!                  or Refused{code, reason}                                   end
 //! ```
@@ -31,6 +31,7 @@ pub mod fetch;
 pub mod message;
 pub mod serve;
 pub mod tree;
+pub mod trees;
 
 #[cfg(test)]
 mod tests;

@@ -274,6 +274,7 @@ impl Host {
                 | Command::Cancel(_)
                 | Command::Block { .. }
                 | Command::Keep { .. }
+                | Command::KeepTree { .. }
                 | Command::Relay
                 | Command::RelayDisconnect(_)
                 | Command::Shutdown,

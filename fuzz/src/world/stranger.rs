@@ -195,7 +195,7 @@ impl Stranger {
                 let far = UnixTime::from_millis(u64::MAX);
                 let ticket = ticket.then(|| Ticket::sign(&key(), digest, key().public(), far));
                 let want = PieceRanges::of(u32::from(*from_piece)..u32::from(*from_piece) + 2);
-                let fetch = Fetch { digest, ticket, list: *list, want };
+                let fetch = Fetch { digest, under: None, ticket, list: *list, want };
                 self.write_stream(&fetch.to_frame().encode(), true);
             }
             Words::Frame { kind, body } => {

@@ -288,6 +288,7 @@ fn answer_within(command: &Command) -> Duration {
         | Command::Services
         | Command::Block { .. }
         | Command::Keep { .. }
+        | Command::KeepTree { .. }
         | Command::Relay
         | Command::RelayDisconnect(_)
         | Command::Share { .. }

@@ -8,7 +8,7 @@ use remote_network_core::command::{
     Notice, PeerState, PeerView, Placement, ResultView, RunView, ServiceView, StatusView, TaskView,
 };
 use remote_network_core::id::{PublicKey, RunId};
-use remote_network_core::port::{EngineLimits, ExitClass, Image, Program, Usage};
+use remote_network_core::port::{EngineLimits, ExitClass, Image, Layout, Program, Usage};
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -201,6 +201,8 @@ pub struct MountDto {
     direction: DirectionDto,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    #[serde(default, skip_serializing_if = "LayoutDto::is_usual")]
+    layout: LayoutDto,
 }
 
 impl MountDto {
@@ -217,13 +219,49 @@ enum DirectionDto {
     Out,
 }
 
+/// What a mount holds.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LayoutDto {
+    #[default]
+    Files,
+    Tree,
+    Trees,
+}
+
+impl LayoutDto {
+    fn is_usual(&self) -> bool {
+        *self == Self::Files
+    }
+}
+
+impl From<Layout> for LayoutDto {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::Files => Self::Files,
+            Layout::Tree => Self::Tree,
+            Layout::Trees => Self::Trees,
+        }
+    }
+}
+
+impl From<LayoutDto> for Layout {
+    fn from(layout: LayoutDto) -> Self {
+        match layout {
+            LayoutDto::Files => Self::Files,
+            LayoutDto::Tree => Self::Tree,
+            LayoutDto::Trees => Self::Trees,
+        }
+    }
+}
+
 impl From<&Mount> for MountDto {
     fn from(m: &Mount) -> Self {
         let direction = match m.direction {
             MountDirection::In => DirectionDto::In,
             MountDirection::Out => DirectionDto::Out,
         };
-        Self { name: m.name.clone(), direction, path: m.path.clone() }
+        Self { name: m.name.clone(), direction, path: m.path.clone(), layout: m.layout.into() }
     }
 }
 
@@ -233,7 +271,7 @@ impl From<MountDto> for Mount {
             DirectionDto::In => MountDirection::In,
             DirectionDto::Out => MountDirection::Out,
         };
-        Self { name: m.name, direction, path: m.path }
+        Self { name: m.name, direction, path: m.path, layout: m.layout.into() }
     }
 }
 
@@ -504,6 +542,9 @@ pub struct ResultDto {
     digest: String,
     len: u64,
     fetched: u64,
+    /// Whether it is a directory, whose files `GET /trees/{digest}` lists.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tree: bool,
     href: String,
 }
 
@@ -517,6 +558,7 @@ impl ResultDto {
             digest: r.digest.to_string(),
             len: r.len,
             fetched: r.fetched,
+            tree: r.tree,
             href: format!("/api/v1/runs/{run}/results/{}/{n}", r.sink),
         }
     }

@@ -3,8 +3,8 @@
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, JobId};
 use remote_network_core::port::{
-    EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Image, MountPath, Port,
-    Program,
+    EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Image, Layout, MountPath,
+    Port, Program,
 };
 use remote_network_node::ports::docker::{DockerConfig, DockerPort};
 use remote_network_node::ports::engine::EngineBlobs;
@@ -137,7 +137,7 @@ impl Rig {
     }
 
     pub fn at(&self, name: &str, path: &str) -> MountPath {
-        MountPath { name: name.into(), path: path.into() }
+        MountPath { name: name.into(), path: Some(path.into()), layout: Layout::Files }
     }
 
     /// A job's id: tests share the engine, so it is drawn.

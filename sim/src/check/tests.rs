@@ -163,6 +163,7 @@ fn run_view(state: RunState, digest: Option<Digest>, fence: u32) -> RunView {
         commit: None,
     };
     let result = digest.map(|digest| remote_network_core::command::ResultView {
+        tree: false,
         sink: "out".into(),
         from: ("t".into(), Port::Stdout),
         digest,

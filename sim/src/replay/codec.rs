@@ -16,7 +16,7 @@ use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
-    EngineOutput, EngineReport, ExitClass, Image, MutableItem, Port, Program, Usage,
+    EngineOutput, EngineReport, ExitClass, Image, Layout, MutableItem, Port, Program, Usage,
 };
 use remote_network_core::relay::server::Config;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
@@ -359,7 +359,7 @@ record! {
     EngineOutput { port, digest, len, truncated }
     EngineExit { class, code, detail, usage, outputs }
     EngineReport { job, event }
-    Mount { name, direction, path }
+    Mount { name, direction, path, layout }
     Image { name, id, entrypoint, workdir }
     Service { name, description, version, program, module_len, stdin, mounts, limits, visibility }
     ObjectRef { digest, len }
@@ -401,7 +401,7 @@ choice! {
         8 => Cancelled,
     }
     BlobAnswer {
-        1 => Info(i), 2 => Bytes(b), 3 => Partial { have }, 4 => Written, 5 => Sealed, 6 => Removed,
+        1 => Info(i), 2 => Bytes(b), 3 => Partial { have }, 4 => Written, 5 => Sealed, 6 => Removed, 7 => Missing(m),
     }
     BlobFailed { 1 => NotFound, 2 => Full, 3 => Corrupt, 4 => Io(why) }
     Port { 1 => Stdin, 2 => Stdout, 3 => Stderr, 4 => Mount(name) }
@@ -410,6 +410,7 @@ choice! {
     PeerName { 1 => Key(key), 2 => Id(id) }
     Program { 1 => Wasm(module), 2 => Image(image) }
     MountDirection { 1 => In, 2 => Out }
+    Layout { 1 => Files, 2 => Tree, 3 => Trees }
     Visibility { 1 => Everyone, 2 => Listed(peers), 3 => OnlyMe }
     NodeKind { 1 => Source(objects), 2 => Task(task), 3 => Sink }
     Command {
@@ -417,6 +418,6 @@ choice! {
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
         15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept }, 18 => Relay,
-        19 => RelayDisconnect(key),
+        19 => RelayDisconnect(key), 20 => KeepTree { digest, len },
     }
 }

@@ -52,6 +52,8 @@ pub enum Input {
         digest: Digest,
         /// On whose right.
         claim: Claim,
+        /// Whether its leaves are here as well.
+        tree: bool,
         /// Whether it was brought here now (and may go with the job), or was here before.
         new: bool,
     },
@@ -61,6 +63,8 @@ pub enum Input {
         digest: Digest,
         /// On whose right.
         claim: Claim,
+        /// Whether it was wanted with its leaves.
+        tree: bool,
         /// Why.
         why: String,
         /// Whether another try is of no use.
@@ -94,6 +98,8 @@ pub enum Output {
         len: u64,
         /// Whose right must be shown first; with none, the store is enough.
         claim: Claim,
+        /// Whether it is a manifest whose leaves are wanted as well.
+        tree: bool,
         /// Who has it, with the requester's ticket.
         sources: Vec<(PublicKey, Option<Bytes>)>,
     },

@@ -161,8 +161,10 @@ impl Executor {
                 cx.emit(Output::Revoke { digest: *digest, requester });
             }
         }
+        let trees: Vec<Digest> = held.trees().collect();
         let inputs = held.started.into_iter().flat_map(|(_, fetched)| fetched);
-        let gone: BTreeSet<Digest> = outputs.into_iter().chain(inputs).chain(brought).collect();
+        // Of a directory that did not come whole some files may be here.
+        let gone: BTreeSet<Digest> = outputs.into_iter().chain(inputs).chain(brought).chain(trees).collect();
         for digest in gone {
             if !self.holds(&digest) {
                 cx.emit(Output::Remove { digest });

@@ -5,7 +5,7 @@ use crate::id::{Digest, JobId, PublicKey};
 use crate::job::held::{Held, JobRecord};
 use crate::job::message::Source;
 use crate::machine::Cx;
-use crate::port::{EngineExit, ExitClass, Usage};
+use crate::port::{EngineExit, ExitClass, Usage, layout_of};
 use crate::ticket::Ticket;
 use crate::time::{Duration, Instant, UnixTime};
 use bytes::Bytes;
@@ -16,8 +16,8 @@ pub const STAGE_TRIES_MAX: u32 = 4;
 /// First pause between them; doubles.
 pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
 
-/// An object, and on whose right it is wanted.
-pub(super) type WantKey = (Digest, Claim);
+/// An object, on whose right it is wanted, and whether as a directory: what is one for one job is a file for another.
+pub(super) type WantKey = (Digest, Claim, bool);
 
 #[derive(Clone, Debug)]
 pub(super) struct Want {
@@ -52,14 +52,15 @@ impl Executor {
             let (digest, len) = (input.digest, input.len);
             let has_right = self.has_right(&requester, &digest, sources, cx.wall);
             let claim = (!has_right).then_some(requester);
-            missing.insert((digest, claim));
-            if self.wants.contains_key(&(digest, claim)) {
+            let tree = layout_of(&held.order.paths, &input.port).is_tree();
+            missing.insert((digest, claim, tree));
+            if self.wants.contains_key(&(digest, claim, tree)) {
                 continue;
             }
             let sources: Vec<_> = sources.iter().map(|s| (s.holder, Some(s.ticket.clone()))).collect();
             let want = Want { len, sources: sources.clone(), tries: 0, again: None };
-            self.wants.insert((digest, claim), want);
-            cx.emit(Output::Want { digest, len, claim, sources });
+            self.wants.insert((digest, claim, tree), want);
+            cx.emit(Output::Want { digest, len, claim, tree, sources });
         }
         if let Some(soft) = self.soft.get_mut(job) {
             soft.staging = Some(missing);
@@ -100,7 +101,7 @@ impl Executor {
         if self.wants.remove(&want).is_none() {
             return;
         }
-        let (digest, _) = want;
+        let (digest, ..) = want;
         let mut first = new;
         let waiting: Vec<JobId> = self.waiting_for(&want);
         if waiting.is_empty() && new && !self.holds(&digest) {

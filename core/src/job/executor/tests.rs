@@ -101,7 +101,7 @@ fn starts(out: &[Output]) -> usize {
 
 /// On whatever right it was wanted.
 fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
-    let here = |claim| Input::Fetched { digest: Digest::of(b"in"), claim, new: true };
+    let here = |claim| Input::Fetched { digest: Digest::of(b"in"), claim, tree: false, new: true };
     let mut out = r.tell(here(None));
     out.extend(r.tell(here(Some(keypair(2).public()))));
     out
@@ -192,7 +192,7 @@ fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
     }
     let (alice, eve) = (keypair(2).public(), keypair(3).public());
     assert_eq!(claims(&r.tell(dispatch(order(1, 1), 1))), [None], "the node's own store is its own");
-    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, tree: false, new: false });
     assert_eq!(claims(&r.tell(dispatch(order(2, 1), 2))), [Some(alice)]);
     // Eve's order names what alice brings, and signs a ticket of her own for it.
     assert_eq!(claims(&r.tell(dispatch(order(3, 1), 3))), [Some(eve)]);
@@ -204,7 +204,7 @@ fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
     let mut last = Vec::new();
     for _ in 0..STAGE_TRIES_MAX {
         let (digest, why) = (Digest::of(b"in"), "refused".into());
-        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), why, hopeless: false });
+        last = r.tell(Input::FetchFailed { digest, claim: Some(eve), tree: false, why, hopeless: false });
         last.extend(r.wait(Duration::from_secs(20)));
     }
     assert_eq!(starts(&last), 0);
@@ -226,7 +226,7 @@ fn an_output_is_its_requesters_input_and_a_ticket_of_the_owner_opens_what_is_her
     let out = r.tell(dispatch(of_output(2, 2), 2));
     assert_eq!(claims(&out), [None]);
     r.tell(from(2, Message::Cancel { job: of_output(2, 2).job() }));
-    r.tell(Input::Fetched { digest: Digest::of(b"out"), claim: None, new: false });
+    r.tell(Input::Fetched { digest: Digest::of(b"out"), claim: None, tree: false, new: false });
     let ticket = |by: u8, to: u8| {
         let until = r.wall().plus(Duration::from_secs(60));
         Ticket::sign(&keypair(by), Digest::of(b"out"), keypair(to).public(), until)
@@ -323,8 +323,13 @@ fn a_requester_with_too_many_unfinished_jobs_is_told_to_come_again() {
 fn done(r: &mut Rig<Executor>, requester: u8, fence: u32, answered: bool) {
     let job = order(requester, fence).job();
     r.tell(dispatch(order(requester, fence), requester));
-    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(requester).public()), new: true });
-    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, new: false });
+    r.tell(Input::Fetched {
+        digest: Digest::of(b"in"),
+        claim: Some(keypair(requester).public()),
+        tree: false,
+        new: true,
+    });
+    r.tell(Input::Fetched { digest: Digest::of(b"in"), claim: None, tree: false, new: false });
     r.tell(exit(job, ExitClass::Success));
     let receipt = r.machine.held()[&job].receipt.clone().unwrap();
     if answered {
@@ -389,6 +394,7 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
         last = r.tell(Input::FetchFailed {
             digest: Digest::of(b"in"),
             claim: Some(keypair(2).public()),
+            tree: false,
             why: "gone".into(),
             hopeless: false,
         });
@@ -408,7 +414,8 @@ fn an_input_that_will_never_be_given_is_not_waited_for() {
     let mut r = rig();
     r.tell(dispatch(order(2, 1), 2));
     let (digest, claim) = (Digest::of(b"in"), Some(keypair(2).public()));
-    let out = r.tell(Input::FetchFailed { digest, claim, why: "refused".into(), hopeless: true });
+    let out =
+        r.tell(Input::FetchFailed { digest, claim, tree: false, why: "refused".into(), hopeless: true });
     assert!(said(&out).iter().any(|m| matches!(m, Message::SealedOffer { .. })));
 }
 
@@ -555,11 +562,12 @@ fn the_executor_obeys_the_laws() {
         Just(from(2, Message::LeaseAck)),
         peer().prop_map(Input::Blocked),
         (any::<bool>(), 2u8..4).prop_map(|(new, n)| {
-            Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(n).public()), new }
+            Input::Fetched { digest: Digest::of(b"in"), claim: Some(keypair(n).public()), tree: false, new }
         }),
         Just(Input::FetchFailed {
             digest: Digest::of(b"in"),
             claim: Some(keypair(2).public()),
+            tree: false,
             why: "no".into(),
             hopeless: false
         }),

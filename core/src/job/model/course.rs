@@ -50,9 +50,15 @@ impl World {
             self.tell_executor(
                 n,
                 if fails {
-                    executor::Input::FetchFailed { digest, claim, why: "lost".into(), hopeless: false }
+                    executor::Input::FetchFailed {
+                        digest,
+                        claim,
+                        tree: false,
+                        why: "lost".into(),
+                        hopeless: false,
+                    }
                 } else {
-                    executor::Input::Fetched { digest, claim, new: true }
+                    executor::Input::Fetched { digest, claim, tree: false, new: true }
                 },
             );
         } else if let Some(digest) = self.requester_wants.pop_first() {

@@ -79,7 +79,7 @@ impl Requester {
     pub(super) fn want_of(&mut self, id: RunId, task: usize) {
         let (Some(run), Some(soft)) = (self.runs.get(&id), self.soft.get_mut(&id)) else { return };
         for w in soft.index.wanted_of(run, task) {
-            self.wants.want(w.digest, (id, task), w.holder, w.len, w.required);
+            self.wants.want((id, task), &w);
             let required = soft.index.wanted().get(&w.digest).copied().unwrap_or(w.required);
             if let Some(want) = self.wants.get(&w.digest) {
                 soft.absent.note(w.digest, required, &want.state);
@@ -157,9 +157,10 @@ impl Requester {
 
     /// Asks for wanted objects whose time has come.
     fn ask(&mut self, cx: &mut Cx<'_, Output>) {
-        while let Some((digest, len, holder)) = self.wants.ask(cx.now) {
+        while let Some((digest, want)) = self.wants.ask(cx.now) {
+            let (len, tree, holder) = (want.len, want.tree, want.holder);
             self.need(cx, holder);
-            cx.emit(Output::Want { digest, len, sources: vec![(holder, None)] });
+            cx.emit(Output::Want { digest, len, tree, sources: vec![(holder, None)] });
         }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Wanted {
     pub(super) holder: PublicKey,
     /// Whether the run fails without it: a result, not a log.
     pub(super) required: bool,
+    /// Whether it is a directory.
+    pub(super) tree: bool,
 }
 
 /// See the module.
@@ -164,11 +166,13 @@ impl Index {
         let Some(task) = run.tasks.get(index).filter(|t| t.end.is_some()) else { return Vec::new() };
         let kept = self.kept_of(run, index).map(|(holder, o)| (holder, o, true));
         let log = log(task).filter(|(_, o)| o.len > 0).map(|(holder, o)| (holder, o, false));
+        let planned = run.plan.as_ref().and_then(|p| p.tasks.get(index));
         let wanted = |(holder, o, required): (PublicKey, &EngineOutput, bool)| Wanted {
             digest: o.digest,
             len: o.len,
             holder,
             required,
+            tree: planned.is_some_and(|p| p.is_tree(&o.port)),
         };
         kept.chain(log).map(wanted).collect()
     }
@@ -288,4 +292,15 @@ pub(super) fn held_by(run: &Run) -> Vec<Digest> {
     let kept = kept.filter_map(|from| run.output_of(from)).map(|(_, o)| o.digest);
     let logs = run.tasks.iter().filter_map(log).map(|(_, o)| o.digest);
     source_digests(run).into_iter().chain(kept).chain(logs).collect()
+}
+
+/// Those of [`held_by`] that are directories.
+pub(super) fn trees_of(run: &Run) -> Vec<Digest> {
+    let Some(plan) = &run.plan else { return Vec::new() };
+    let kept = plan.sinks.iter().flat_map(|s| &s.inputs).filter(|from| match from {
+        InputFrom::Task { task, port } => plan.gives_tree(*task, port),
+        InputFrom::Object(_) => false,
+    });
+    let kept = kept.filter_map(|from| run.output_of(from)).map(|(_, o)| o.digest);
+    plan.source_trees().chain(kept).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::Requester;
 use super::live::Silence;
+use super::wants::{Want, WantState};
 use crate::command::{ResultView, RunState, RunView, TaskState, TaskView};
 use crate::id::RunId;
 use crate::job::plan::InputFrom;
@@ -91,17 +92,24 @@ impl Requester {
         let mut out = Vec::new();
         for sink in &plan.sinks {
             for from in &sink.inputs {
+                let tree = match from {
+                    InputFrom::Task { task, port } => plan.gives_tree(*task, port),
+                    InputFrom::Object(_) => false,
+                };
                 let (source, digest, len, fetched) = match from {
                     InputFrom::Object(o) => ((String::new(), Port::Stdout), o.digest, o.len, o.len),
                     InputFrom::Task { task, port } => {
                         let Some((_, o)) = run.output_of(from) else { continue };
                         let name = plan.tasks.get(*task).map_or_else(String::new, |t| t.id.clone());
                         let want = self.wants.get(&o.digest);
-                        let done = if finished { o.len } else { want.map_or(0, |w| w.done) };
+                        // Of a directory the list alone is nothing that anybody could use.
+                        let usable = |w: &&Want| !w.tree || w.state == WantState::Here;
+                        let done = want.filter(usable).map_or(0, |w| w.done);
+                        let done = if finished { o.len } else { done };
                         ((name, port.clone()), o.digest, o.len, done)
                     }
                 };
-                out.push(ResultView { sink: sink.id.clone(), from: source, digest, len, fetched });
+                out.push(ResultView { tree, sink: sink.id.clone(), from: source, digest, len, fetched });
             }
         }
         out

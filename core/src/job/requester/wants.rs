@@ -4,6 +4,7 @@
 //! looks only at what is still missing. At most [`ASKED_MAX`] are asked for at once, so that a run with thousands of results
 //! does not fill the queue of fetches that executors' jobs need as well.
 
+use super::index::Wanted;
 use super::{FETCH_TRIES_MAX, RESEND_MAX, RESEND_MIN, doubled};
 use crate::id::{Digest, PublicKey, RunId};
 use crate::time::{Deadline, Instant};
@@ -28,6 +29,8 @@ pub(super) struct Want {
     pub(super) len: u64,
     pub(super) holder: PublicKey,
     pub(super) required: bool,
+    /// Whether its leaves are wanted as well.
+    pub(super) tree: bool,
     pub(super) tries: u32,
     pub(super) done: u64,
     pub(super) state: WantState,
@@ -71,26 +74,23 @@ impl Wants {
     }
 
     /// A task's output or log is to be here.
-    pub(super) fn want(
-        &mut self,
-        digest: Digest,
-        by: (RunId, usize),
-        holder: PublicKey,
-        len: u64,
-        required: bool,
-    ) {
+    pub(super) fn want(&mut self, by: (RunId, usize), wanted: &Wanted) {
+        let Wanted { digest, len, holder, required, tree } = *wanted;
         let state = WantState::Again(Instant::ZERO);
-        let fresh = Want { len, holder, required, tries: 0, done: 0, state, by: BTreeSet::new() };
+        let fresh = Want { len, holder, required, tree, tries: 0, done: 0, state, by: BTreeSet::new() };
         let fresh_now = !self.of.contains_key(&digest);
         let w = self.of.entry(digest).or_insert(fresh);
         w.by.insert(by);
         // What was given up as a log is tried again as a result.
         let revived = required && !w.required && matches!(w.state, WantState::Dead(_));
         w.required |= required;
-        if revived {
+        // What was a file until now is a directory as well: its leaves are still to come.
+        let more = tree && !w.tree;
+        w.tree |= tree;
+        if revived || more {
             w.tries = 0;
         }
-        if fresh_now || revived {
+        if fresh_now || revived || more {
             self.set(&digest, WantState::Again(Instant::ZERO));
         }
     }
@@ -117,14 +117,14 @@ impl Wants {
         true
     }
 
-    /// The next object whose time has come, now asked for: its length and who has it.
-    pub(super) fn ask(&mut self, now: Instant) -> Option<(Digest, u64, PublicKey)> {
+    /// The next object whose time has come, now asked for.
+    pub(super) fn ask(&mut self, now: Instant) -> Option<(Digest, &Want)> {
         if self.asked >= ASKED_MAX {
             return None;
         }
         let (_, digest) = *self.again.first().filter(|(at, _)| *at <= now)?;
         self.set(&digest, WantState::Asked);
-        self.of.get(&digest).map(|w| (digest, w.len, w.holder))
+        self.of.get(&digest).map(|w| (digest, w))
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {

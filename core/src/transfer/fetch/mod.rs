@@ -200,6 +200,8 @@ pub enum Input {
         len: u64,
         /// On whose right.
         claim: Claim,
+        /// The directory that they have it under, if it is a file of one.
+        under: Option<Digest>,
         /// Who has it, and what to show them.
         sources: Vec<(PublicKey, Option<Ticket>)>,
         /// Who waits.
@@ -416,6 +418,7 @@ impl Fetcher {
         &mut self,
         cx: &mut Cx<'_, Output>,
         key: Key,
+        under: Option<Digest>,
         sources: Vec<(PublicKey, Option<Ticket>)>,
         waiter: Waiter,
     ) {
@@ -441,7 +444,7 @@ impl Fetcher {
         });
         entry.waiters.insert(waiter);
         for (peer, ticket) in sources {
-            entry.object.add_source(cx, &mut self.shared, peer, ticket);
+            entry.object.add_source(cx, &mut self.shared, peer, ticket, under);
         }
         self.advance(cx);
     }
@@ -568,8 +571,8 @@ impl Machine for Fetcher {
 
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
-            Input::Want { digest, len, claim, sources, waiter } => {
-                self.want(cx, (digest, len, claim), sources, waiter);
+            Input::Want { digest, len, claim, under, sources, waiter } => {
+                self.want(cx, (digest, len, claim), under, sources, waiter);
             }
             Input::Cancel { digest, waiter } => self.cancel(cx, digest, waiter),
             Input::Opened { op, stream } => match self.shared.ops.remove(&op) {

@@ -17,7 +17,7 @@ use super::lane::{Lane, SHARE_PIECES_MIN, State, Stream, held_max, lanes_max, sh
 use super::missing::Missing;
 use super::sources::{Choice, Sources};
 use super::{FetchError, Key, Output, Shared, SourceFault};
-use crate::id::{OpId, PublicKey};
+use crate::id::{Digest, OpId, PublicKey};
 use crate::limits::{FETCH_LANES_PER_PEER, FETCH_OPEN_TIMEOUT, FETCH_READ_BYTES_MAX, FETCH_STALL_AFTER};
 use crate::machine::Cx;
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
@@ -106,8 +106,9 @@ impl Object {
         sh: &mut Shared,
         peer: PublicKey,
         t: Option<Ticket>,
+        under: Option<Digest>,
     ) {
-        if self.sources.add(peer, t) && (self.pause.take().is_some() || !self.lanes.is_empty()) {
+        if self.sources.add(peer, t, under) && (self.pause.take().is_some() || !self.lanes.is_empty()) {
             // A source that was never tried is there, so this cannot be the end.
             let _end = self.connect(cx, sh);
         }
@@ -260,7 +261,8 @@ impl Object {
         let Some(lane) = self.lanes.get_mut(at) else { return };
         sh.streams.insert(key, self.key);
         let ticket = self.sources.ticket(lane.source);
-        let request = Fetch { digest: self.key.0, ticket, list, want: share.clone() };
+        let under = self.sources.under(lane.source);
+        let request = Fetch { digest: self.key.0, under, ticket, list, want: share.clone() };
         cx.emit(Output::Stream {
             stream: key,
             op: StreamOp::Send { bytes: request.to_frame().encode().into() },
@@ -466,7 +468,8 @@ impl Object {
                 | BlobAnswer::Partial { .. }
                 | BlobAnswer::Written
                 | BlobAnswer::Sealed
-                | BlobAnswer::Removed,
+                | BlobAnswer::Removed
+                | BlobAnswer::Missing(_),
             ) => {
                 return Some(Err(FetchError::Store(BlobFailed::Io("an answer to another question".into()))));
             }

@@ -5,7 +5,7 @@
 //! gained starts the count of rounds anew, so a bad line is endured as long as it brings something.
 
 use super::SourceFault;
-use crate::id::PublicKey;
+use crate::id::{Digest, PublicKey};
 use crate::limits::{FETCH_BACKOFF_MAX, FETCH_BACKOFF_MIN, FETCH_ROUNDS_MAX, FETCH_SOURCES_MAX};
 use crate::rng::Rng;
 use crate::ticket::Ticket;
@@ -15,6 +15,7 @@ use crate::time::Duration;
 struct Source {
     peer: PublicKey,
     ticket: Option<Ticket>,
+    under: Option<Digest>,
     tried: bool,
     banned: bool,
     /// It takes no further stream beside the one it has.
@@ -41,16 +42,15 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Adds a source; the same peer with another ticket is another one, since either ticket may be worthless. True when
-    /// it is new.
-    pub(super) fn add(&mut self, peer: PublicKey, ticket: Option<Ticket>) -> bool {
-        if self.list.len() >= FETCH_SOURCES_MAX
-            || self.list.iter().any(|s| s.peer == peer && s.ticket == ticket)
-        {
+    /// Adds a source; the same peer with another ticket, or for another directory, is another one, since either may be
+    /// worthless. True when it is new.
+    pub(super) fn add(&mut self, peer: PublicKey, ticket: Option<Ticket>, under: Option<Digest>) -> bool {
+        let known = |s: &Source| s.peer == peer && s.ticket == ticket && s.under == under;
+        if self.list.len() >= FETCH_SOURCES_MAX || self.list.iter().any(known) {
             return false;
         }
         let banned = self.list.iter().any(|s| s.peer == peer && s.banned);
-        self.list.push(Source { peer, ticket, tried: false, banned, narrow: false, fault: None });
+        self.list.push(Source { peer, ticket, under, tried: false, banned, narrow: false, fault: None });
         !banned
     }
 
@@ -131,6 +131,11 @@ impl Sources {
     /// What to show it.
     pub(super) fn ticket(&self, index: usize) -> Option<Ticket> {
         self.list.get(index).and_then(|s| s.ticket.clone())
+    }
+
+    /// The directory it has the object under.
+    pub(super) fn under(&self, index: usize) -> Option<Digest> {
+        self.list.get(index).and_then(|s| s.under)
     }
 
     /// The last fault of each source that had one.

@@ -30,12 +30,14 @@ pub enum Reason {
     Run = 2,
     /// The user put it in or shared it.
     User = 4,
+    /// The user keeps it, with all files of the directory that it is.
+    UserTree = 16,
 }
 
 /// The reason of records that named none.
 const UNNAMED: u8 = 8;
 /// All reasons there are.
-const ALL: u8 = 15;
+const ALL: u8 = 31;
 
 /// All grants, with the sum of their reasons.
 #[derive(Debug, Default)]
@@ -144,6 +146,13 @@ impl Grants {
     /// Whether the object is this requester's for this reason.
     pub(super) fn has(&self, digest: &Digest, requester: &PublicKey, reason: Reason) -> bool {
         self.reasons(digest, requester) & reason as u8 != 0
+    }
+
+    /// What is this requester's for this reason.
+    pub(super) fn of(&self, requester: &PublicKey, reason: Reason) -> impl Iterator<Item = Digest> {
+        let has =
+            move |of: &BTreeMap<PublicKey, u8>| of.get(requester).is_some_and(|r| r & reason as u8 != 0);
+        self.of.iter().filter(move |(_, of)| has(of)).map(|(digest, _)| *digest)
     }
 
     fn reasons(&self, digest: &Digest, requester: &PublicKey) -> u8 {

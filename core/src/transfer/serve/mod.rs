@@ -10,10 +10,14 @@
 //! makes it fair by construction: no serve has more than one portion before the transport, and each is asked in its turn.
 //! A consumer that takes not one portion in `SERVE_STALL_AFTER` is abandoned.
 //!
+//! A file of a directory ([`crate::manifest`]) is served to whoever may have the directory, when the request names both and the
+//! manifest has it. A file that is not in it is refused in the same words as any other.
+//!
 //! A grant that is taken back ends no serve under way. When several jobs of one requester have made the same object, take
 //! the grant back with the last of them.
 
 mod grants;
+mod lists;
 mod outgoing;
 
 use super::message::{Fetch, RefusedCode};
@@ -29,6 +33,7 @@ use crate::store::{StoreOp, StoredRecord};
 use crate::time::Deadline;
 use grants::Grants;
 pub use grants::Reason;
+use lists::{Lists, Named};
 use outgoing::{Phase, Serve, Slot};
 
 /// What can happen to the server.
@@ -148,6 +153,7 @@ pub struct Server {
     grants: Grants,
     serves: Few<StreamKey, Serve>,
     ops: Few<OpId, StreamKey>,
+    lists: Lists,
     refusals: usize,
     counts: Counts,
 }
@@ -167,6 +173,7 @@ impl Server {
             grants: Grants::restore(records)?,
             serves: Few::new(),
             ops: Few::new(),
+            lists: Lists::default(),
             refusals: 0,
             counts: Counts::default(),
         })
@@ -197,6 +204,11 @@ impl Server {
         self.grants.has(digest, requester, reason)
     }
 
+    /// What `requester` may fetch from here for this reason.
+    pub fn granted_for(&self, requester: &PublicKey, reason: Reason) -> impl Iterator<Item = Digest> {
+        self.grants.of(requester, reason)
+    }
+
     fn request(&mut self, cx: &mut Cx<'_, Output>, stream: StreamKey, peer: PublicKey, frame: &Frame) {
         if self.serves.contains_key(&stream) {
             return;
@@ -220,20 +232,67 @@ impl Server {
             self.counts.busy += 1;
             return self.refuse_new(cx, stream, peer, fetch, RefusedCode::Busy);
         }
-        let own = self.grants.allows(&fetch.digest, &peer);
-        let by_ticket = fetch.ticket.as_ref().is_some_and(|t| {
-            t.allows(&fetch.digest, &peer, cx.wall) && self.grants.allows(&fetch.digest, t.requester())
-        });
-        if !own && !by_ticket {
-            self.counts.unavailable += 1;
-            return self.refuse_new(cx, stream, peer, fetch, RefusedCode::Unavailable);
+        let given = fetch.under.unwrap_or(fetch.digest);
+        let own = self.grants.allows(&given, &peer);
+        let by_ticket = fetch
+            .ticket
+            .as_ref()
+            .is_some_and(|t| t.allows(&given, &peer, cx.wall) && self.grants.allows(&given, t.requester()));
+        let refused = match (own || by_ticket, fetch.under) {
+            (false, _) => Some(RefusedCode::Unavailable),
+            (true, None) => None,
+            (true, Some(under)) => match self.lists.ask(cx, &mut self.ids, under, &fetch.digest, stream) {
+                Named::Yes => None,
+                Named::No => Some(RefusedCode::Unavailable),
+                Named::Busy => Some(RefusedCode::Busy),
+                Named::Later => {
+                    self.serves.insert(stream, Serve::new(peer, fetch, Phase::Listing(under)));
+                    return cx.emit(Output::Stream { stream, op: StreamOp::Read { max: 1 } });
+                }
+            },
+        };
+        if let Some(code) = refused {
+            match code {
+                RefusedCode::Busy => self.counts.busy += 1,
+                RefusedCode::Unavailable
+                | RefusedCode::Range
+                | RefusedCode::Store
+                | RefusedCode::Other(_) => {
+                    self.counts.unavailable += 1;
+                }
+            }
+            return self.refuse_new(cx, stream, peer, fetch, code);
         }
-        let op = self.ids.issue();
-        self.ops.insert(op, stream);
-        cx.emit(Output::Blob { op, request: BlobRequest::Open { digest: fetch.digest } });
+        let op = self.open(cx, stream, fetch.digest);
         self.serves.insert(stream, Serve::new(peer, fetch, Phase::Opening(op)));
         // The end of the request, or the news that the consumer went.
         cx.emit(Output::Stream { stream, op: StreamOp::Read { max: 1 } });
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_, Output>, stream: StreamKey, digest: Digest) -> OpId {
+        let op = self.ids.issue();
+        self.ops.insert(op, stream);
+        cx.emit(Output::Blob { op, request: BlobRequest::Open { digest } });
+        op
+    }
+
+    /// What a directory has is known now, or will not be: the answer to those who wait for it.
+    fn listed(&mut self, cx: &mut Cx<'_, Output>, waiting: Vec<StreamKey>) {
+        for stream in waiting {
+            let Some(serve) = self.serves.get(&stream) else { continue };
+            let (digest, under) = match serve.phase {
+                Phase::Listing(under) => (serve.digest, under),
+                Phase::Opening(_) | Phase::Streaming | Phase::Refusing => continue,
+            };
+            if !self.lists.is_named(&under, &digest) {
+                self.refuse(cx, stream, RefusedCode::Unavailable);
+                continue;
+            }
+            let op = self.open(cx, stream, digest);
+            if let Some(serve) = self.serves.get_mut(&stream) {
+                serve.phase = Phase::Opening(op);
+            }
+        }
     }
 
     fn refuse_new(
@@ -283,6 +342,9 @@ impl Server {
     }
 
     fn blob(&mut self, cx: &mut Cx<'_, Output>, op: OpId, result: Result<BlobAnswer, BlobFailed>) {
+        if let Some(waiting) = self.lists.answered(cx, &mut self.ids, op, &result) {
+            return self.listed(cx, waiting);
+        }
         let Some(stream) = self.ops.remove(&op) else { return };
         let Some(serve) = self.serves.get_mut(&stream) else { return };
         if matches!(serve.phase, Phase::Opening(o) if o == op) {
@@ -295,7 +357,8 @@ impl Server {
                     | BlobAnswer::Partial { .. }
                     | BlobAnswer::Written
                     | BlobAnswer::Sealed
-                    | BlobAnswer::Removed,
+                    | BlobAnswer::Removed
+                    | BlobAnswer::Missing(_),
                 )
                 | Err(BlobFailed::Full | BlobFailed::Corrupt | BlobFailed::Io(_)) => {
                     self.refuse(cx, stream, RefusedCode::Store);
@@ -370,7 +433,7 @@ impl Server {
             Phase::Opening(op) => {
                 self.ops.remove(&op);
             }
-            Phase::Streaming => {}
+            Phase::Listing(_) | Phase::Streaming => {}
         }
         for slot in &serve.slots {
             match slot {
@@ -392,7 +455,7 @@ impl Server {
     /// Requests to the store not yet answered.
     #[cfg(test)]
     pub(super) fn ops_outstanding(&self) -> usize {
-        self.ops.len()
+        self.ops.len() + self.lists.ops_outstanding()
     }
 }
 

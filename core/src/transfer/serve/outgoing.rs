@@ -27,6 +27,8 @@ pub(super) enum Slot {
 
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// The store is asked what this directory has.
+    Listing(Digest),
     /// The store is asked for length and list.
     Opening(OpId),
     /// Head, list and content go out.
@@ -151,7 +153,7 @@ impl Serve {
 
     pub(super) fn is_done(&self) -> bool {
         match self.phase {
-            Phase::Opening(_) => false,
+            Phase::Listing(_) | Phase::Opening(_) => false,
             Phase::Streaming => self.all_read && self.slots.is_empty() && self.sending.is_none(),
             Phase::Refusing => self.slots.is_empty() && self.sending.is_none(),
         }

@@ -10,6 +10,7 @@ use crate::limits::{
     SERVES_MAX, SERVES_PER_PEER_MAX,
 };
 use crate::machine::Machine as _;
+use crate::manifest::{Entry, Manifest};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
 use crate::store::{Room, StoredRecord, Subject};
 use crate::time::Duration;
@@ -28,7 +29,14 @@ fn op(room: u8, n: u64) -> OpId {
 }
 
 fn want(digest: Digest, len: u64, w: u8) -> fetch::Input {
-    fetch::Input::Want { digest, len, claim: None, sources: vec![(key(1).public(), None)], waiter: waiter(w) }
+    fetch::Input::Want {
+        digest,
+        len,
+        claim: None,
+        under: None,
+        sources: vec![(key(1).public(), None)],
+        waiter: waiter(w),
+    }
 }
 
 fn not_found(n: u64) -> fetch::Input {
@@ -172,7 +180,7 @@ fn wants_over_the_limit_are_refused_and_the_others_wait_in_order() {
 }
 
 fn request(digest: Digest, stream: u64, peer: &PublicKey) -> serve::Input {
-    let fetch = Fetch { digest, ticket: None, list: false, want: PieceRanges::of([0]) };
+    let fetch = Fetch { digest, under: None, ticket: None, list: false, want: PieceRanges::of([0]) };
     serve::Input::Request { stream: (ConnId(1), StreamId(stream)), peer: *peer, frame: fetch.to_frame() }
 }
 
@@ -198,6 +206,59 @@ fn a_peer_over_its_limit_is_told_to_come_later_and_the_others_are_served() {
     let resets = rig.wait(SERVE_STALL_AFTER);
     assert_eq!(resets.len(), REFUSALS_MAX, "each refusal that nobody took is reset");
     assert_eq!(rig.machine.poll_timeout(), None);
+}
+
+#[test]
+fn who_may_have_a_directory_may_have_its_files_and_no_others() {
+    let (inside, outside) = (Digest::of(b"inside"), Digest::of(b"outside"));
+    let entry = Entry { path: "a".into(), digest: inside, len: 6, executable: false };
+    let manifest = Bytes::from(Manifest::new(vec![entry]).unwrap().encode());
+    let under = Digest::of(&manifest);
+    let (friend, stranger) = (key(1).public(), key(2).public());
+    let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
+    rig.tell(serve::Input::Grant { digest: under, requester: friend, reason: serve::Reason::Job });
+    let ask = |rig: &mut Rig<Server>, n: u64, peer: &PublicKey, digest: Digest, under: Option<Digest>| {
+        let fetch = Fetch { digest, under, ticket: None, list: false, want: PieceRanges::of([0]) };
+        rig.tell(serve::Input::Request {
+            stream: (ConnId(1), StreamId(n)),
+            peer: *peer,
+            frame: fetch.to_frame(),
+        })
+    };
+    let blob = |out: &[serve::Output]| {
+        out.iter().find_map(|o| match o {
+            serve::Output::Blob { op, request } => Some((*op, request.clone())),
+            _ => None,
+        })
+    };
+    let said = |out: &[serve::Output]| {
+        out.iter().find_map(|o| match o {
+            serve::Output::Stream { op: StreamOp::Send { bytes }, .. } => Some(bytes.clone()),
+            _ => None,
+        })
+    };
+    // Two at once: the manifest is read once, and then both are answered.
+    let (op, request) =
+        blob(&ask(&mut rig, 1, &friend, inside, Some(under))).expect("the manifest is looked up");
+    assert_eq!(request, BlobRequest::Open { digest: under });
+    assert_eq!(blob(&ask(&mut rig, 2, &friend, outside, Some(under))), None);
+    let info = BlobInfo { len: manifest.len() as u64, pieces: Bytes::new() };
+    let out = rig.tell(serve::Input::Blob { op, result: Ok(BlobAnswer::Info(info)) });
+    let (op, _) = blob(&out).expect("and read");
+    let out = rig.tell(serve::Input::Blob { op, result: Ok(BlobAnswer::Bytes(manifest.clone())) });
+    assert_eq!(blob(&out).map(|(_, r)| r), Some(BlobRequest::Open { digest: inside }));
+    let refused = said(&out).expect("the other file is refused");
+    // In the same words as what nobody has, whoever asks and however.
+    for (n, peer, digest, under) in [
+        (3, &friend, Digest::of(b"nowhere"), None),
+        (4, &friend, Digest::of(b"nowhere"), Some(under)),
+        (5, &stranger, inside, Some(under)),
+        (6, &friend, inside, None),
+        (7, &friend, inside, Some(Digest::of(b"another directory"))),
+    ] {
+        let out = ask(&mut rig, n, peer, digest, under);
+        assert_eq!((said(&out), blob(&out)), (Some(refused.clone()), None), "{n}");
+    }
 }
 
 #[test]
@@ -338,6 +399,7 @@ fn the_fetcher_keeps_the_laws() {
             digest,
             len,
             claim: (w == 2).then(|| key(7).public()),
+            under: (w == 1).then(|| Digest::of(b"directory")),
             sources: (0..s).map(|n| (key(n).public(), None)).collect(),
             waiter: waiter(w),
         }),
@@ -359,7 +421,9 @@ fn the_fetcher_keeps_the_laws() {
 #[test]
 fn the_server_keeps_the_laws() {
     let frame = (digests(), any::<bool>(), proptest::collection::btree_set(0u32..5, 0..3)).prop_map(
-        |(digest, list, want)| Fetch { digest, ticket: None, list, want: PieceRanges::of(want) }.to_frame(),
+        |(digest, list, want)| {
+            Fetch { digest, under: None, ticket: None, list, want: PieceRanges::of(want) }.to_frame()
+        },
     );
     let noise = proptest::collection::vec(any::<u8>(), 0..20).prop_map(|body| Frame { kind: 0x20, body });
     let peers = || (0u8..3).prop_map(|n| key(n).public());

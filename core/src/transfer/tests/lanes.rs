@@ -167,7 +167,14 @@ fn one_peer_under_many_tickets_is_still_one_peer() {
         |n| crate::ticket::Ticket::sign(&super::world::key(n), digest, w.me.public(), super::world::WALL);
     let sources = (1..12).map(|n| (w.holders[h].key, Some(ticket(n)))).collect();
     let waiter = super::world::waiter(1);
-    w.tell(crate::transfer::fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter });
+    w.tell(crate::transfer::fetch::Input::Want {
+        digest,
+        len: info.len,
+        claim: None,
+        under: None,
+        sources,
+        waiter,
+    });
     assert!(settle_counting(&mut w) <= FETCH_LANES_PER_PEER);
     w.assert_has(&bytes);
     assert_eq!(w.holders[h].server.counts().busy, 0);

@@ -339,7 +339,14 @@ fn a_refusal_of_the_only_source_ends_the_fetch_at_once_but_another_ticket_is_ano
             serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
         );
         let sources = tickets.iter().map(|t| (w.holders[h].key, Some(t.clone()))).collect();
-        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
+        w.tell(fetch::Input::Want {
+            digest,
+            len: info.len,
+            claim: None,
+            under: None,
+            sources,
+            waiter: waiter(1),
+        });
         w.settle();
         assert_eq!(w.fetched(digest), tickets.len() == 2);
         assert!(w.failure().is_none_or(FetchError::is_final));
@@ -428,7 +435,14 @@ fn a_ticket_of_the_requester_opens_what_a_stranger_may_not_have() {
             serve::Input::Grant { digest, requester: requester.public(), reason: serve::Reason::Job },
         );
         let sources = vec![(w.holders[h].key, ticket)];
-        w.tell(fetch::Input::Want { digest, len: info.len, claim: None, sources, waiter: waiter(1) });
+        w.tell(fetch::Input::Want {
+            digest,
+            len: info.len,
+            claim: None,
+            under: None,
+            sources,
+            waiter: waiter(1),
+        });
         w.settle();
         assert_eq!(w.fetched(digest), allowed);
         assert_eq!(w.holders[h].server.counts().unavailable > 0, !allowed);

@@ -107,6 +107,12 @@ impl Store {
                 self.partial.remove(&digest);
                 Ok(BlobAnswer::Removed)
             }
+            BlobRequest::Missing { objects } => {
+                let there =
+                    |(d, len): &(Digest, u64)| self.whole.get(d).is_some_and(|(b, _)| b.len() as u64 == *len);
+                let missing = objects.iter().filter(|o| !there(o)).map(|(d, _)| *d);
+                Ok(BlobAnswer::Missing(missing.collect()))
+            }
         }
     }
 }
@@ -213,14 +219,14 @@ impl World {
 
     pub(super) fn want(&mut self, digest: Digest, len: u64, from: &[usize]) {
         let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
-        self.tell(fetch::Input::Want { digest, len, claim: None, sources, waiter: waiter(1) });
+        self.tell(fetch::Input::Want { digest, len, claim: None, under: None, sources, waiter: waiter(1) });
     }
 
     /// A want on the right of a requester that has yet to show it.
     pub(super) fn claim(&mut self, digest: Digest, len: u64, requester: u8, from: &[usize]) {
         let sources = from.iter().map(|h| (self.holders[*h].key, None)).collect();
         let claim = Some(key(requester).public());
-        self.tell(fetch::Input::Want { digest, len, claim, sources, waiter: waiter(requester) });
+        self.tell(fetch::Input::Want { digest, len, claim, under: None, sources, waiter: waiter(requester) });
     }
 
     pub(super) fn tell(&mut self, input: fetch::Input) {

@@ -154,6 +154,7 @@ fn run_view() -> RunView {
         why: None,
         tasks: vec![task_view()],
         results: vec![ResultView {
+            tree: false,
             sink: "top".into(),
             from: ("count".into(), Port::Stdout),
             digest: Digest::of(RESULT),
@@ -179,6 +180,7 @@ fn answer(command: &Command) -> Reply {
         | Command::RemoveService(_)
         | Command::Block { .. }
         | Command::Keep { .. }
+        | Command::KeepTree { .. }
         | Command::Cancel(_)
         | Command::Shutdown => Reply::Done,
         Command::RelayDisconnect(peer) if *peer == key(2) => Reply::Done,

@@ -193,6 +193,11 @@ impl BlobStore {
         }
     }
 
+    /// Whether an object of this length is here whole, by its name alone: a name stands for a whole object.
+    pub fn has(&self, digest: &Digest, len: u64) -> bool {
+        self.inner.object(digest).is_ok_and(|(_, found)| found == len)
+    }
+
     /// Exactly `len` bytes from `offset` of a whole object. Not verified: whoever receives them does.
     pub(super) fn read(
         &self,

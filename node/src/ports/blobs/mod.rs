@@ -59,7 +59,7 @@ impl BlobPort {
     /// Queues a request.
     pub fn submit(&mut self, op: OpId, request: BlobRequest) -> Result<(), Refused> {
         let queue = match &request {
-            BlobRequest::Open { .. } | BlobRequest::Read { .. } => &self.reads,
+            BlobRequest::Open { .. } | BlobRequest::Read { .. } | BlobRequest::Missing { .. } => &self.reads,
             BlobRequest::Create { .. }
             | BlobRequest::Write { .. }
             | BlobRequest::Seal { .. }
@@ -129,6 +129,11 @@ fn answer(store: &BlobStore, open: &mut Open, request: BlobRequest) -> Result<Bl
         BlobRequest::Remove { digest } => {
             partials.forget(&digest);
             store.remove(&digest).map(|()| BlobAnswer::Removed)
+        }
+        BlobRequest::Missing { objects } => {
+            let missing =
+                objects.iter().filter(|(digest, len)| !store.has(digest, *len)).map(|(digest, _)| *digest);
+            Ok(BlobAnswer::Missing(missing.collect()))
         }
     }
 }

@@ -112,7 +112,8 @@ fn host(order: &EngineJob, dir: &Path, mounts: &[Staged]) -> HostConfig {
 
 /// Where a mount lies in the guest.
 fn guest_path(paths: &[MountPath], name: &str) -> String {
-    paths.iter().find(|m| m.name == name).map_or_else(|| format!("/{name}"), |m| m.path.clone())
+    let elsewhere = paths.iter().find(|m| m.name == name).and_then(|m| m.path.clone());
+    elsewhere.unwrap_or_else(|| format!("/{name}"))
 }
 
 /// Whether something is written to its standard input.
@@ -124,6 +125,7 @@ pub(super) fn takes_stdin(order: &EngineJob) -> bool {
 mod tests {
     use super::*;
     use remote_network_core::id::Digest;
+    use remote_network_core::port::Layout;
     use remote_network_core::port::{EngineInput, EngineLimits, Program};
 
     #[test]
@@ -136,7 +138,11 @@ mod tests {
         };
         let order = EngineJob {
             program: Program::Image(Box::new(image.clone())),
-            paths: vec![MountPath { name: "in".into(), path: "/data/in".into() }],
+            paths: vec![MountPath {
+                name: "in".into(),
+                path: Some("/data/in".into()),
+                layout: Layout::Files,
+            }],
             args: vec!["-v".into()],
             env: vec![("A".into(), "b=c".into())],
             inputs: vec![EngineInput { port: Port::Stdin, digest: Digest([0; 32]), len: 0 }],

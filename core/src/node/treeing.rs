@@ -1,0 +1,217 @@
+//! Directories within the node: who brings them, who holds them, and how their files go.
+//!
+//! [`Trees`](crate::transfer::trees::Trees) knows which files a directory has. What it cannot know is here: which removals are under way, which outputs of an
+//! execution are directories that no receipt names yet (see [`super::sealing`], of which this is the second half), and who else in
+//! the node needs a file that no directory names any more.
+
+use super::Node;
+use super::wiring::{EXECUTOR, Inside, REQUESTER, TREES, waiting_command};
+use crate::action::Action;
+use crate::id::{Digest, JobId, OpId, PublicKey};
+use crate::job::{executor, requester};
+use crate::port::{BlobRequest, EngineEvent, EngineExit, EngineReport, ExitClass};
+use crate::ticket::Ticket;
+use crate::transfer::fetch::{Claim, Waiter};
+use crate::transfer::trees::Failed;
+use crate::transfer::{fetch, trees};
+use crate::transport::Transport;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Removals of files before the store at once, so that the end of a large directory does not fill its queue.
+const REMOVALS_MAX: usize = 64;
+
+/// Objects and their lengths.
+type Objects = Arc<[(Digest, u64)]>;
+
+/// Executions whose directories are being looked at, and what waits for removals.
+#[derive(Debug, Default)]
+pub(super) struct Treeing {
+    /// Ends of executions, and their directories that were not found yet. Bounded by the jobs that run.
+    exits: BTreeMap<JobId, (EngineReport, BTreeSet<Digest>)>,
+    /// Questions that wait until no removal of their objects is under way.
+    looks: Vec<(OpId, Objects)>,
+    /// Files that no directory names any more.
+    free: VecDeque<Digest>,
+    /// Objects to be removed once all directories of before the restart are known.
+    deferred: BTreeSet<Digest>,
+}
+
+impl Treeing {
+    /// Whether an output that is not yet in a receipt must stay.
+    pub(super) fn holds(&self, digest: &Digest) -> bool {
+        let left = |report: &EngineReport| match &report.event {
+            EngineEvent::Exited(exit) => exit.outputs.iter().any(|o| o.digest == *digest),
+            EngineEvent::Started => false,
+        };
+        self.exits.values().any(|(report, _)| left(report))
+    }
+}
+
+impl<T: Transport> Node<T> {
+    /// Brings an object here, or a directory with all its files.
+    pub(super) fn bring(
+        &mut self,
+        (digest, len, claim): (Digest, u64, Claim),
+        tree: bool,
+        sources: Vec<(PublicKey, Option<Ticket>)>,
+        waiter: Waiter,
+    ) {
+        self.inbox.push_back(if tree {
+            Inside::Trees(trees::Input::Want { digest, len, claim, sources, waiter })
+        } else {
+            Inside::Fetch(fetch::Input::Want { digest, len, claim, under: None, sources, waiter })
+        });
+    }
+
+    pub(super) fn after_trees(&mut self, out: Vec<trees::Output>) {
+        for o in out {
+            match o {
+                trees::Output::Want { digest, len, claim, under, sources } => {
+                    let want = fetch::Input::Want { digest, len, claim, under, sources, waiter: TREES };
+                    self.inbox.push_back(Inside::Fetch(want));
+                }
+                // Reading commits nothing: it need not wait for the journal.
+                trees::Output::Blob { op, request } => self.actions.push_back(Action::Blob { op, request }),
+                trees::Output::Look { op, objects } => self.treeing.looks.push((op, objects)),
+                trees::Output::Fetched { digest, claim, waiters, new } => {
+                    for w in waiters {
+                        self.tree_here(w, digest, claim, new);
+                    }
+                }
+                trees::Output::FetchFailed { digest, claim, waiters, why } => {
+                    for w in waiters {
+                        self.tree_failed(w, digest, claim, &why);
+                    }
+                }
+                trees::Output::Free(digest) => self.treeing.free.push_back(digest),
+                trees::Output::Restored => {
+                    for digest in std::mem::take(&mut self.treeing.deferred) {
+                        self.remove_object(digest);
+                    }
+                }
+            }
+        }
+        self.removals_moved();
+    }
+
+    fn tree_here(&mut self, waiter: Waiter, digest: Digest, claim: Claim, new: bool) {
+        match waiter {
+            REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
+            EXECUTOR => {
+                let fetched = executor::Input::Fetched { digest, claim, tree: true, new };
+                self.inbox.push_back(Inside::Executor(fetched));
+            }
+            _ => match waiting_command(&waiter) {
+                Some(id) => self.tree_command_done(id, digest, Ok(())),
+                None => self.output_here(JobId(waiter.0), &digest),
+            },
+        }
+    }
+
+    fn tree_failed(&mut self, waiter: Waiter, digest: Digest, claim: Claim, why: &Failed) {
+        let words = match why {
+            Failed::NoDirectory(words) => format!("{digest} is no directory: {words}"),
+            Failed::Fetch { why, .. } => why.clone(),
+        };
+        match (waiter, why) {
+            (REQUESTER, _) => {
+                let failed = requester::Input::FetchFailed { digest, why: words };
+                self.inbox.push_back(Inside::Requester(failed));
+            }
+            // Whoever lays it out for the job says what it is, as the fault of the order that it is.
+            (EXECUTOR, Failed::NoDirectory(_)) => {
+                let fetched = executor::Input::Fetched { digest, claim, tree: true, new: false };
+                self.inbox.push_back(Inside::Executor(fetched));
+            }
+            (EXECUTOR, Failed::Fetch { hopeless, .. }) => {
+                let hopeless = *hopeless;
+                let failed = executor::Input::FetchFailed { digest, claim, tree: true, why: words, hopeless };
+                self.inbox.push_back(Inside::Executor(failed));
+            }
+            (_, why) => match waiting_command(&waiter) {
+                Some(id) => self.tree_command_done(id, digest, Err(words)),
+                None => self.output_not_here(JobId(waiter.0), words, why),
+            },
+        }
+    }
+
+    // ------------------------------------------------------------------------------------ outputs
+
+    /// The outputs of an execution are in the store; those that are directories must be there with their files.
+    pub(super) fn outputs_there(&mut self, report: EngineReport) {
+        let outputs = match &report.event {
+            EngineEvent::Exited(exit) => exit.outputs.as_slice(),
+            EngineEvent::Started => &[],
+        };
+        let trees = self.executor.trees_left(&report.job, outputs);
+        if trees.is_empty() {
+            return self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
+        }
+        let waiter = Waiter::from(report.job);
+        for o in outputs.iter().filter(|o| trees.contains(&o.digest)) {
+            let (digest, len, claim, sources) = (o.digest, o.len, None, Vec::new());
+            self.inbox.push_back(Inside::Trees(trees::Input::Want { digest, len, claim, sources, waiter }));
+        }
+        self.treeing.exits.insert(report.job, (report, trees));
+    }
+
+    fn output_here(&mut self, job: JobId, digest: &Digest) {
+        let Some((_, missing)) = self.treeing.exits.get_mut(&job) else { return };
+        missing.remove(digest);
+        if missing.is_empty()
+            && let Some((report, _)) = self.treeing.exits.remove(&job)
+        {
+            // In front of everything else, so that the executor holds the outputs before anything can be given up.
+            self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
+        }
+    }
+
+    fn output_not_here(&mut self, job: JobId, words: String, why: &Failed) {
+        let Some((report, _)) = self.treeing.exits.remove(&job) else { return };
+        let gone = match why {
+            Failed::NoDirectory(_) => false,
+            Failed::Fetch { hopeless, .. } => *hopeless,
+        };
+        self.inbox.push_front(Inside::Executor(match report.event {
+            EngineEvent::Exited(exit) if !gone => {
+                let exit = EngineExit {
+                    class: ExitClass::Infra,
+                    code: 0,
+                    detail: words,
+                    outputs: Vec::new(),
+                    ..exit
+                };
+                executor::Input::Engine(EngineReport { job, event: EngineEvent::Exited(exit) })
+            }
+            EngineEvent::Exited(_) | EngineEvent::Started => executor::Input::OutputsGone(job),
+        }));
+    }
+
+    // ------------------------------------------------------------------------------------ removal
+
+    /// Whether a removal must wait until it is known what the directories of before the restart have.
+    pub(super) fn is_too_early(&mut self, digest: Digest) -> bool {
+        let early = self.trees.is_restoring();
+        if early {
+            self.treeing.deferred.insert(digest);
+        }
+        early
+    }
+
+    /// A removal was begun or ended, or there is something to remove or to look for.
+    pub(super) fn removals_moved(&mut self) {
+        while self.sealing.removals() < REMOVALS_MAX
+            && let Some(digest) = self.treeing.free.pop_front()
+        {
+            self.remove_object(digest);
+        }
+        let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.treeing.looks)
+            .into_iter()
+            .partition(|(_, objects)| !self.sealing.is_removing_any(objects));
+        self.treeing.looks = waiting;
+        for (op, objects) in ready {
+            self.actions.push_back(Action::Blob { op, request: BlobRequest::Missing { objects } });
+        }
+    }
+}
