@@ -27,6 +27,7 @@ pub mod server;
 mod services;
 mod sessions;
 mod state;
+mod trees;
 mod workflows;
 
 #[cfg(test)]

@@ -49,11 +49,13 @@ pub async fn let_go(
     Done::of(&state.ask(Command::Keep { digest, kept: false }).await?)
 }
 
-/// `POST /objects`: the body becomes a durable object, kept until the user lets go of it.
+/// `POST /objects`: the body becomes a durable object, kept until the user lets go of it. With `?kept=false` it is for something
+/// else to keep, such as a directory that is about to be made of it.
 pub async fn upload(
     State(state): State<ApiState>,
     request: Request,
 ) -> Result<(StatusCode, Answer<ObjectDto>), ApiError> {
+    let kept = request.uri().query() != Some("kept=false");
     let (to_disk, from_socket) = async_channel::bounded(PIECES_BETWEEN);
     let too_long = Arc::new(AtomicBool::new(false));
     let pump = pump(request.into_body(), to_disk, too_long.clone());
@@ -65,7 +67,10 @@ pub async fn upload(
     match imported? {
         Ok(object) => {
             // The bytes may have been here for a job that ends just now: only what is kept stays.
-            let Answer(_) = Done::of(&state.ask(Command::Keep { digest: object.digest, kept: true }).await?)?;
+            if kept {
+                let keep = Command::Keep { digest: object.digest, kept };
+                let Answer(_) = Done::of(&state.ask(keep).await?)?;
+            }
             let dto = ObjectDto { digest: object.digest.to_string(), len: object.len };
             Ok((StatusCode::CREATED, Answer(dto)))
         }

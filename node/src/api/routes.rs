@@ -5,7 +5,7 @@ use super::auth::Refusal;
 use super::error::ApiError;
 use super::guard::{guard, only};
 use super::state::ApiState;
-use super::{dht, events, node, objects, page, relay, runs, services, sessions, workflows};
+use super::{dht, events, node, objects, page, relay, runs, services, sessions, trees, workflows};
 use axum::Router;
 use axum::body::{Body as HttpBody, HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -27,6 +27,8 @@ const SMALL: usize = 64 << 10;
 const WORKFLOW: usize = crate::workflow_text::TEXT_BYTES_MAX;
 /// One uploaded object: below the core's largest, bounded by patience more than by reason.
 const OBJECT: u64 = 16 << 30;
+/// A manifest.
+const MANIFEST: u64 = remote_network_core::manifest::MANIFEST_BYTES_MAX as u64;
 /// How long a JSON body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -99,6 +101,9 @@ routes! {
     DELETE "/services/{id}"                      Token   Body::None            => services::remove;
     POST   "/objects"                            Token   Body::Octets(OBJECT)  => objects::upload;
     DELETE "/objects/{digest}"                   Token   Body::None            => objects::let_go;
+    POST   "/trees"                              Token   Body::Octets(MANIFEST) => trees::make;
+    GET    "/trees/{digest}"                     Token   Body::None            => trees::show;
+    GET    "/trees/{digest}/files/{*path}"       Token   Body::None            => trees::file;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;
     POST   "/workflows/plan"                     Token   Body::Json(WORKFLOW)  => workflows::plan;
     GET    "/runs"                               Token   Body::None            => runs::list;

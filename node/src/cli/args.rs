@@ -285,11 +285,24 @@ pub struct DhtPut {
 /// `data …`
 #[derive(Subcommand, Debug)]
 pub enum DataCommand {
-    /// Add files to the object store and print their digests.
+    /// Add files and directories to the object store and print their digests.
     Add {
-        /// Files; `-` for standard input.
+        /// Files and directories; `-` for standard input.
         #[arg(required = true, value_hint = ValueHint::FilePath)]
         files: Vec<PathBuf>,
+    },
+    /// List the files of a directory.
+    Files {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Write a directory of the object store to a new directory.
+    Get {
+        /// Its digest.
+        digest: Digest,
+        /// Where to; must not exist.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
     },
     /// Let go of objects: each is removed as soon as no service, run or job needs it.
     Remove {
@@ -388,6 +401,12 @@ pub struct ServiceOptions {
     /// Limit of one output in MiB.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     pub output_mib: u64,
+    /// A mount, by its name, that holds a directory instead of files: what several edges bring is joined (repeatable).
+    #[arg(long, value_name = "NAME")]
+    pub tree: Vec<String>,
+    /// The same for what it reads, with each directory in one of its own: `0000`, `0001`, … (repeatable).
+    #[arg(long, value_name = "NAME")]
+    pub trees: Vec<String>,
     /// Only this node may run it.
     #[arg(long, conflicts_with = "allow")]
     pub private: bool,

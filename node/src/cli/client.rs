@@ -130,8 +130,16 @@ impl Client {
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
+        self.upload_to("/objects", reader).await
+    }
+
+    /// Streams bytes to a resource.
+    pub async fn upload_to<R>(&self, path: &str, reader: R) -> Result<Value, Failure>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
         let body = StreamBody::new(frames(reader)).boxed_unsync();
-        let response = self.send(Method::POST, "/objects", Some("application/octet-stream"), body).await?;
+        let response = self.send(Method::POST, path, Some("application/octet-stream"), body).await?;
         Self::json(response).await
     }
 

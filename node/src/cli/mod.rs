@@ -6,6 +6,7 @@
 pub mod args;
 mod client;
 mod dht;
+mod directories;
 mod local;
 mod output;
 mod receipts;

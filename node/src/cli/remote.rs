@@ -5,7 +5,7 @@ use super::args::{
     ServiceCommand, ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, relay};
+use super::{Client, Failure, configuration, directories, relay};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -35,6 +35,14 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Relay(c) => relay::run(&client, shown, c).await,
             Command::Peers(c) => peers(&client, shown, c).await,
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
+            Command::Data(DataCommand::Files { digest }) => directories::list(&client, shown, &digest).await,
+            Command::Data(DataCommand::Get { digest, dir }) => {
+                let written = directories::get(&client, &digest.to_string(), &dir).await?;
+                shown.value(&json!({"files": written}), |_| {
+                    written.iter().for_each(|f| println!("{}", plain(f)))
+                });
+                Ok(())
+            }
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
@@ -196,6 +204,15 @@ pub(super) fn items<'a>(answer: &'a Value, field: &str) -> impl Iterator<Item = 
 
 async fn data_add(client: &Client, shown: Shown, files: &[PathBuf]) -> Result<(), Failure> {
     for file in files {
+        if file.is_dir() {
+            let answer = directories::put(client, file).await?;
+            let name = plain(&file.display().to_string());
+            shown.value(&answer, |a| {
+                let all = bytes(a["bytes"].as_u64().unwrap_or(0));
+                println!("{}  len {}  {all}  {name}/", text(a, "digest"), text(a, "len"));
+            });
+            continue;
+        }
         let object = upload(client, file).await?;
         let name = file.display().to_string();
         let answer = json!({"file": name, "digest": object.digest.to_string(), "len": object.len});
@@ -345,6 +362,18 @@ async fn add_service(
     program: Value,
 ) -> Result<Value, Failure> {
     let name = options.name.clone().unwrap_or(usual_name);
+    let mut mounts = mounts;
+    for (names, layout) in [(&options.tree, "tree"), (&options.trees, "trees")] {
+        for name in names {
+            let named: Vec<&mut Value> = mounts.iter_mut().filter(|m| m["name"] == json!(name)).collect();
+            if named.is_empty() {
+                return Err(Failure::usage(format!(
+                    "there is no mount `{name}`; name it with --mount-in or --mount-out"
+                )));
+            }
+            named.into_iter().for_each(|m| m["layout"] = json!(layout));
+        }
+    }
     let visibility = if options.private {
         json!("only_me")
     } else if options.allow.is_empty() {
@@ -663,6 +692,10 @@ async fn fetch(client: &Client, view: &Value, dir: &Path) -> Result<Vec<String>,
     for r in items(view, "results") {
         let (sink, n) = (text(r, "sink"), text(r, "n"));
         let file = dir.join(format!("{sink}-{n}"));
+        if r["tree"] == json!(true) {
+            written.extend(directories::get(client, &text(r, "digest"), &file).await?);
+            continue;
+        }
         save(client, &format!("/runs/{run}/results/{sink}/{n}"), &file).await?;
         written.push(file.display().to_string());
     }

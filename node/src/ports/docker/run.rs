@@ -467,10 +467,18 @@ fn humantime(text: &str) -> Option<std::time::SystemTime> {
     Some(std::time::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-/// A container's guest is nobody: what it may read and write must say so. The directory above is closed to all.
+/// A container's guest is nobody: what it may read and write must say so. The directory above is closed to all. No guest has
+/// run yet, so what is there is what was laid out.
 fn open_to_nobody(dir: &Path, writable: bool) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        fs::set_permissions(entry?.path(), Permissions::from_mode(0o444))?;
+        let entry = entry?;
+        let there = entry.metadata()?;
+        if there.is_dir() {
+            open_to_nobody(&entry.path(), writable)?;
+        } else {
+            let executable = there.permissions().mode() & 0o111;
+            fs::set_permissions(entry.path(), Permissions::from_mode(0o444 | executable))?;
+        }
     }
     fs::set_permissions(dir, Permissions::from_mode(if writable { 0o777 } else { 0o755 }))
 }

@@ -5,13 +5,18 @@
 //!   r/  stdin  mnt/<name>/0000 0001 …      read by the guest
 //!   w/  stdout  stderr  mnt/<name>/out     written by it
 //! ```
-//! The rooms: `stage` an order becomes files; `seal` files become objects; here what both and the engines share.
+//! A mount that holds directories has their files in it instead, all in one or each in `0000`, `0001`, …; and its output is all
+//! that lies there.
+//!
+//! The rooms: `stage` an order becomes files; `seal` files become objects; `tree` both for directories; here what they and the
+//! engines share.
 
 pub(in crate::ports) mod seal;
 pub(in crate::ports) mod stage;
+mod tree;
 
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Usage};
+use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Usage, layout_of};
 use seal::SealError;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -28,8 +33,8 @@ const MOUNTS: &str = "mnt";
 const OUT: &str = "out";
 /// Bytes of the words for people (core's `EngineExit::detail`).
 const DETAIL_BYTES_MAX: usize = 500;
-/// Files and directories in one output mount.
-pub(in crate::ports) const DIRECTORY_ENTRIES_MAX: usize = 1_024;
+/// Files and directories in one output mount: as many as are looked at when it is collected.
+pub(in crate::ports) const DIRECTORY_ENTRIES_MAX: usize = tree::ENTRIES_MAX;
 /// What directories themselves and temporary files may take beside the output.
 const DIRECTORY_SLACK: u64 = 16 << 20;
 
@@ -72,6 +77,11 @@ impl Refused {
         Self { class: ExitClass::Permanent, detail: detail.into() }
     }
 
+    /// Somebody asked it to stop.
+    pub fn cancelled() -> Self {
+        Self { class: ExitClass::Cancelled, detail: "stopped before it started".into() }
+    }
+
     /// This machine's trouble.
     pub fn infra(detail: impl Into<String>) -> Self {
         Self { class: ExitClass::Infra, detail: detail.into() }
@@ -86,7 +96,7 @@ pub(in crate::ports) fn exit_of(class: ExitClass, detail: &str) -> EngineExit {
 /// Imports the outputs of a job that ran. After a failure of the guest, a mount it left empty is no further news.
 pub(in crate::ports) fn collect(dir: &Path, job: &EngineJob, blobs: &dyn EngineBlobs, exit: &mut EngineExit) {
     for port in &job.outputs {
-        match seal::seal(dir, port, job.limits.output_bytes, blobs) {
+        match seal::seal(dir, port, layout_of(&job.paths, port), job.limits.output_bytes, blobs) {
             Ok(output) => exit.outputs.push(output),
             Err(SealError::Io(name, e)) => {
                 fail(exit, ExitClass::Infra, &format!("output {name}: {e}"));

@@ -5,12 +5,13 @@
 //! job's directory with `openat2`, following no link and crossing no mount, without waiting; what was opened is looked
 //! at through its descriptor and must be a regular file; and only so many bytes are read as one output may have.
 
-use super::{EngineBlobs, MOUNTS, OUT, WRITTEN};
-use remote_network_core::port::{EngineOutput, Port};
+use super::{EngineBlobs, MOUNTS, OUT, WRITTEN, tree};
+use remote_network_core::port::{EngineOutput, Layout, Port};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use thiserror::Error;
 
@@ -23,6 +24,9 @@ pub(in crate::ports) enum SealError {
     /// The guest left something else than a file.
     #[error("the output {0} is no regular file")]
     Hostile(String),
+    /// The guest left a directory that is none of those that can be kept.
+    #[error("the output {0}: {1}")]
+    Directory(String, String),
     /// The disk or the store failed.
     #[error("output {0}: {1}")]
     Io(String, io::Error),
@@ -32,9 +36,15 @@ pub(in crate::ports) enum SealError {
 pub(super) fn seal(
     dir: &Path,
     port: &Port,
+    layout: Layout,
     bytes_max: u64,
     blobs: &dyn EngineBlobs,
 ) -> Result<EngineOutput, SealError> {
+    if let (Port::Mount(name), true) = (port, layout.is_tree()) {
+        let mount = dir.join(WRITTEN).join(MOUNTS).join(name);
+        let (digest, len, truncated) = tree::collect(&mount, &format!("/{name}"), bytes_max, blobs)?;
+        return Ok(EngineOutput { port: port.clone(), digest, len, truncated });
+    }
     let (path, name) = match port {
         Port::Stdout => ("stdout".to_owned(), "stdout".to_owned()),
         Port::Stderr => ("stderr".to_owned(), "stderr".to_owned()),
@@ -42,31 +52,53 @@ pub(super) fn seal(
         Port::Stdin => return Err(SealError::Missing("stdin".into())),
     };
     let failed = |e: io::Error| SealError::Io(name.clone(), e);
-    let file = open_beneath(&dir.join(WRITTEN), &path, &name)?;
+    let file = match (open_beneath(&dir.join(WRITTEN), &path, &name), port) {
+        // An output mount is always one file. What was left empty is an empty one; other names are most likely a mistake.
+        (Err(SealError::Missing(_)), Port::Mount(mount))
+            if tree::is_empty(&dir.join(WRITTEN).join(MOUNTS).join(mount)) =>
+        {
+            let (digest, len) = blobs.import(&mut io::empty()).map_err(failed)?;
+            return Ok(EngineOutput { port: port.clone(), digest, len, truncated: false });
+        }
+        (file, _) => file?,
+    };
     let truncated = file.metadata().map_err(failed)?.len() > bytes_max;
     let (digest, len) = blobs.import(&mut file.take(bytes_max)).map_err(failed)?;
     Ok(EngineOutput { port: port.clone(), digest, len, truncated })
 }
 
-pub(in crate::ports) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, SealError> {
-    let failed = |e: Errno| SealError::Io(name.to_owned(), e.into());
+const NO_WAIT: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// A directory of our own making.
+pub(super) fn open_dir(dir: &Path, name: &str) -> Result<OwnedFd, SealError> {
+    openat2(CWD, dir, OFlags::DIRECTORY | NO_WAIT, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        .map_err(|e| SealError::Io(name.to_owned(), e.into()))
+}
+
+/// Whatever a guest has left at `path` below `dir`, but for what could lead elsewhere.
+pub(super) fn open_in(dir: impl AsFd, path: &str, name: &str) -> Result<OwnedFd, SealError> {
     let beneath = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
         | ResolveFlags::NO_XDEV;
-    let no_wait = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let dir = openat2(CWD, dir, OFlags::DIRECTORY | no_wait, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
-        .map_err(failed)?;
-    let file = match openat2(&dir, path, no_wait, Mode::empty(), beneath) {
-        Ok(file) => file,
-        Err(Errno::NOENT) => return Err(SealError::Missing(name.to_owned())),
+    match openat2(dir, path, NO_WAIT, Mode::empty(), beneath) {
+        Ok(file) => Ok(file),
+        Err(Errno::NOENT) => Err(SealError::Missing(name.to_owned())),
         // A link, a device on another file system, a file where a directory should be, a socket.
         Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR | Errno::NXIO | Errno::ACCESS) => {
-            return Err(SealError::Hostile(name.to_owned()));
+            Err(SealError::Hostile(name.to_owned()))
         }
-        Err(e) => return Err(failed(e)),
-    };
-    let stat = fstat(&file).map_err(failed)?;
+        Err(e) => Err(SealError::Io(name.to_owned(), e.into())),
+    }
+}
+
+pub(in crate::ports) fn open_beneath(dir: &Path, path: &str, name: &str) -> Result<File, SealError> {
+    let file = open_in(open_dir(dir, name)?, path, name)?;
+    let stat = fstat(&file).map_err(|e| SealError::Io(name.to_owned(), e.into()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(SealError::Hostile(name.to_owned()));
     }
@@ -100,13 +132,16 @@ mod tests {
     }
 
     fn seal_m(dir: &Path) -> Result<EngineOutput, SealError> {
-        seal(dir, &Port::Mount("m".into()), 4, &Memory)
+        seal(dir, &Port::Mount("m".into()), Layout::Files, 4, &Memory)
     }
 
     #[test]
     fn a_file_is_sealed_and_cut_only_beyond_the_limit() {
         let dir = job_dir();
-        assert!(matches!(seal_m(dir.path()), Err(SealError::Missing(_))));
+        let empty = seal_m(dir.path()).unwrap();
+        assert_eq!((empty.digest, empty.len), (Digest::of(b""), 0), "what was left empty is an empty file");
+        fs::write(dir.path().join("w/mnt/m/Out"), b"").unwrap();
+        assert!(matches!(seal_m(dir.path()), Err(SealError::Missing(_))), "another name is a mistake");
         for (bytes, kept, truncated) in
             [(&b""[..], &b""[..], false), (b"four", b"four", false), (b"fiver", b"five", true)]
         {

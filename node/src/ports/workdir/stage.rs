@@ -3,8 +3,9 @@
 //! Inputs are copied (a reflink where the file system can), never linked: a guest must not hold a way into the object
 //! store. A mount that is input and output at once is one writable directory with its inputs in it.
 
-use super::{EngineBlobs, READ, Refused, Staged, WRITTEN};
-use remote_network_core::port::{EngineJob, ExitClass, Port};
+use super::{EngineBlobs, READ, Refused, Staged, WRITTEN, tree};
+use remote_network_core::manifest::Manifest;
+use remote_network_core::port::{EngineJob, Layout, Port, layout_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, FileTimes};
 use std::io::{self, Read, Write};
@@ -35,6 +36,7 @@ pub(in crate::ports) fn stage(
         DirBuilder::new().mode(0o700).create(mount.dir(dir)).map_err(disk)?;
     }
     stage_inputs(job, dir, &mounts, blobs, stopped)?;
+    stage_trees(job, dir, &mounts, blobs, stopped)?;
     Ok(mounts)
 }
 
@@ -96,9 +98,9 @@ fn stage_inputs(
     let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
     let mut stdin = File::create_new(dir.join(READ).join("stdin")).map_err(disk)?;
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
-    for input in &job.inputs {
+    for input in job.inputs.iter().filter(|i| !layout_of(&job.paths, &i.port).is_tree()) {
         if stopped() {
-            return Err(Refused { class: ExitClass::Cancelled, detail: "stopped before it started".into() });
+            return Err(Refused::cancelled());
         }
         let mut from = blobs
             .open(&input.digest)
@@ -122,6 +124,40 @@ fn stage_inputs(
         }
     }
     stdin.flush().map_err(disk)
+}
+
+/// Mounts that hold directories: all inputs joined, or each in a directory of its own.
+fn stage_trees(
+    job: &EngineJob,
+    dir: &Path,
+    mounts: &[Staged],
+    blobs: &dyn EngineBlobs,
+    stopped: &dyn Fn() -> bool,
+) -> Result<(), Refused> {
+    for mount in mounts {
+        let port = Port::Mount(mount.name.clone());
+        let layout = layout_of(&job.paths, &port);
+        if !layout.is_tree() {
+            continue;
+        }
+        let of_it = job.inputs.iter().filter(|i| i.port == port);
+        let all = of_it.map(|i| tree::manifest(i, blobs)).collect::<Result<Vec<_>, _>>()?;
+        let to = mount.dir(dir);
+        if layout == Layout::Trees {
+            for (number, one) in all.iter().enumerate() {
+                let to = to.join(format!("{number:04}"));
+                let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
+                DirBuilder::new().mode(0o755).create(&to).map_err(disk)?;
+                tree::lay_out(one, &to, blobs, stopped)?;
+            }
+            continue;
+        }
+        let joined = Manifest::union(&all).map_err(|e| {
+            Refused::permanent(format!("the inputs of mount `{}` cannot be joined: {e}", mount.name))
+        })?;
+        tree::lay_out(&joined, &to, blobs, stopped)?;
+    }
+    Ok(())
 }
 
 fn copy_to_mount(from: &mut io::Take<File>, path: &Path) -> io::Result<u64> {
