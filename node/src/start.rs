@@ -8,6 +8,7 @@
 use crate::api::{ApiBlobs, ApiConfig, ApiDht, ApiServer, BlobError, CoreHandle, OpenBlob};
 use crate::cli::{ADDRESS_FILE, Failure};
 use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings, resolve_relays};
+use crate::failpoints;
 use crate::keystore::{self, Keystore, Passphrase};
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
@@ -55,6 +56,7 @@ pub struct Options {
 
 /// Runs a node until it stops.
 pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
+    failpoints::arm()?;
     let s = &config.settings;
     let (events, inbox) = remote_network_driver_tokio::event_channel();
     let opened = store::open(&s.data_dir, JournalOptions::default(), events.clone())

@@ -1,5 +1,7 @@
 //! The words of the command line.
 
+pub mod bench;
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use remote_network_core::id::{Digest, PeerName, RunId};
 use std::net::{IpAddr, SocketAddr};
@@ -82,6 +84,9 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run thousands of virtual nodes in virtual time, reproducibly.
     Simulate(SimulateArgs),
+    /// Measure what this build does on this machine.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Find out what is wrong here and how to mend it.
     Doctor,
     /// Print a completion script for a shell.

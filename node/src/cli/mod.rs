@@ -125,6 +125,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Receipt(c) => local::receipt(&global, &c),
         Command::Demo(args) => crate::demo::run(&global, &args),
         Command::Simulate(args) => local::simulate(&global, &args),
+        Command::Bench(command) => crate::bench::run(&global, &command),
         Command::Doctor => local::doctor(&global),
         Command::Completions { shell } => {
             local::completions(shell);

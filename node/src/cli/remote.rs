@@ -47,6 +47,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             | Command::Simulate(_)
             | Command::Doctor
             | Command::Completions { .. }
+            | Command::Bench(_)
             | Command::Worker => Err(Failure::usage("this command does not ask a running node")),
         }
     })

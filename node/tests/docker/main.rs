@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod busybox;
 mod rig;
 
 use remote_network_core::port::{EngineLimits, EngineRequest, ExitClass, Image, Port, Program};

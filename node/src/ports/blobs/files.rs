@@ -13,6 +13,7 @@
 use super::folder::{
     failed, file_len, list_name, names_in, open_file, read_failed, regular_len, shard_name, subdirectory,
 };
+use crate::failpoints::pass;
 use bytes::Bytes;
 use remote_network_core::id::Digest;
 use remote_network_core::job::workflow::ObjectRef;
@@ -263,9 +264,12 @@ impl BlobStore {
             file.write_all(bytes).map_err(|e| failed(&e))?;
         }
         let (digest, info) = hasher.finish();
+        pass("import.written");
         file.sync_all().map_err(|e| failed(&e))?;
         self.inner.keep_list(&digest, &info)?;
+        pass("import.synced");
         self.inner.give_name(self.inner.tmp.as_fd(), name, &digest)?;
+        pass("import.named");
         Ok(ObjectRef { digest, len: info.len })
     }
 
@@ -298,6 +302,7 @@ impl BlobStore {
         let partial = self.inner.open_partial(&digest, info)?;
         let have = partial.have.clone();
         partials.open.insert(digest, partial);
+        pass("fetch.created");
         Ok(BlobAnswer::Partial { have })
     }
 
@@ -317,6 +322,7 @@ impl BlobStore {
         }
         partial.file.write_all_at(bytes, range.start).map_err(|e| failed(&e))?;
         set_bit(&mut partial.have, piece);
+        pass("fetch.written");
         Ok(())
     }
 
@@ -333,7 +339,9 @@ impl BlobStore {
         partial.file.sync_all().map_err(|e| failed(&e))?;
         self.inner.keep_list(digest, &partial.info)?;
         let len = partial.info.len;
+        pass("fetch.synced");
         self.inner.give_name(self.inner.partial.as_fd(), &digest.to_string(), digest)?;
+        pass("fetch.named");
         self.inner.release(len); // Counted as partial until here, as an object from here.
         partials.open.remove(digest);
         Ok(())
@@ -342,6 +350,7 @@ impl BlobStore {
     /// Removes an object, whole or partial. There is no harm in removing what is not there.
     pub fn remove(&self, digest: &Digest) -> Result<(), BlobFailed> {
         self.inner.remove_object(digest)?;
+        pass("object.removed");
         let _naming = self.inner.names();
         self.inner.unlink(self.inner.partial.as_fd(), &digest.to_string())
     }

@@ -15,6 +15,7 @@
 use super::Shared;
 use super::client::Client;
 use super::profile::{body, takes_stdin};
+use crate::failpoints::pass;
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -191,6 +192,7 @@ impl<'a> Execution<'a> {
     async fn fresh(&mut self, image: &Image) -> Result<Running, Refused> {
         self.remove().await.map_err(engine)?;
         let mounts = self.lay_out().await?;
+        pass("docker.laid-out");
         let docker = &self.client.docker;
         match docker.inspect_image(&image.id_text()).await {
             Ok(_) => {}
@@ -210,10 +212,12 @@ impl<'a> Execution<'a> {
             Error::DockerResponseServerError { status_code: 400, message } => Refused::permanent(message),
             e => engine(e),
         })?;
+        pass("docker.created");
         let stdin = takes_stdin(self.order);
         let options =
             AttachContainerOptionsBuilder::new().stream(true).stdin(stdin).stdout(true).stderr(true);
         let attached = docker.attach_container(&self.name, Some(options.build())).await.map_err(engine)?;
+        pass("docker.attached");
         docker.start_container(&self.name, None::<StartContainerOptions>).await.map_err(|e| match e {
             // No such program in the image, or one that cannot be executed.
             Error::DockerResponseServerError { status_code: 400 | 404, message } => {
@@ -221,6 +225,7 @@ impl<'a> Execution<'a> {
             }
             e => engine(e),
         })?;
+        pass("docker.started");
         let since = Instant::now();
         let input = stdin.then(|| tokio::spawn(write_input(self.dir.clone(), attached.input)));
         let limit = Duration::from_millis(self.order.limits.time_ms);
@@ -295,16 +300,19 @@ impl<'a> Execution<'a> {
             }
         };
         drop(wait);
+        pass("docker.exited");
         if let Some(input) = running.input.take() {
             // Whatever is not written by now, nobody reads any more.
             input.abort();
         }
         self.drain(running.output, running.again, &mut outputs, heard_all).await?;
         outputs.close().await.map_err(disk)?;
+        pass("docker.drained");
         let state = self.state().await?;
         let mut exit = self.judge(code, cause, &outputs, &state);
         exit.usage.wall_ms = u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.remove().await.map_err(engine)?;
+        pass("docker.removed");
         self.collected(exit).await
     }
 
@@ -379,6 +387,7 @@ impl<'a> Execution<'a> {
         let (order, dir, blobs) = (self.order.clone(), self.dir.clone(), self.shared.blobs.clone());
         let work = move || {
             collect(&dir, &order, &*blobs, &mut exit);
+            pass("docker.collected");
             exit
         };
         let collected = tokio::task::spawn_blocking(work).await;
@@ -425,6 +434,7 @@ async fn write_input(dir: PathBuf, mut to: Input) -> io::Result<()> {
     let closed = to.shutdown().await;
     if written.is_ok() && closed.is_ok() {
         File::create(dir.join(WRITTEN_MARK)).await?;
+        pass("docker.input-written");
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::frame::{
     self, Class, Ended, FROM_WORKER_BYTES_MAX, FROM_WORKER_FRAMES_MAX, FromWorker, Spec, ToWorker,
 };
 use super::module::stage_module;
+use crate::failpoints::pass;
 use crate::ports::workdir::{
     EngineBlobs, READ, Refused, WRITTEN, collect, exit_of, seal::open_beneath, stage::stage,
 };
@@ -93,6 +94,7 @@ impl Execution<'_> {
         let module = self.module()?;
         let mounts = stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?;
         stage_module(&module, &self.dir.join(READ).join("module.wasm"), self.blobs)?;
+        pass("wasm.staged");
         let infra = |e: io::Error| Refused { class: ExitClass::Infra, detail: format!("worker: {e}") };
         let mut worker = Worker::spawn(self.config, self.control.to_job.clone()).map_err(infra)?;
         worker.tell(&ToWorker::Job(Box::new(Spec {
@@ -109,6 +111,7 @@ impl Execution<'_> {
         let mut ran = None;
         let ended = self.listen(&module, &mut worker, &mut ran, started);
         drop(worker);
+        pass("wasm.ended");
         let mut exit = exit_of(ended.class.into(), &ended.detail);
         exit.code = if matches!(ended.class, Class::User | Class::Success) { ended.code } else { 0 };
         exit.usage = Usage {
@@ -119,6 +122,7 @@ impl Execution<'_> {
         };
         if ran.is_some() {
             collect(self.dir, self.job, self.blobs, &mut exit);
+            pass("wasm.collected");
         }
         Ok(exit)
     }
@@ -162,6 +166,7 @@ impl Execution<'_> {
                         deadline = Instant::now() + limit.saturating_add(OVERRUN_MAX);
                     }
                     started();
+                    pass("wasm.started");
                 }
                 // Said twice: a guest that has taken over its worker gains no time by it.
                 Ok(Signal::Said(FromWorker::Compiled | FromWorker::Started)) => {}

@@ -1,8 +1,14 @@
-//! The demo's processes.
+//! A private network of node processes on this machine: of the demo, and of benchmarks that look what such a network does.
+//!
+//! Every node is a process of its own with its own data directory, key and DHT node, all on loopback. What a process was
+//! started with is kept, so that one that was killed is started again where it was.
 
 use crate::cli::{Client, Failure};
+use crate::failpoints;
 use serde_json::{Value, json};
-use std::net::UdpSocket;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,12 +17,14 @@ use tokio::process::{Child, Command};
 
 /// Seeds of the private DHT: three, so that two may die.
 const SEEDS: usize = 3;
+/// Ports that are tried before it is said that there are none.
+const PORTS_TRIED_MAX: u32 = 10_000;
 /// A node that is not ready after this long has a problem that waiting does not mend.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A node may take this long to end in order.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// A running node process.
+/// A node process.
 pub struct NodeProcess {
     /// Counted from one.
     pub number: usize,
@@ -28,6 +36,7 @@ pub struct NodeProcess {
     pub page: String,
     /// Talks to it.
     pub client: Client,
+    start: Start,
     process: Child,
 }
 
@@ -36,40 +45,44 @@ pub struct Network {
     nodes: Vec<NodeProcess>,
 }
 
-/// How a node of the demo is started; kept by tests that start it again.
-struct Start<'a> {
+/// How a node is started.
+#[derive(Clone)]
+struct Start {
     number: usize,
     dir: PathBuf,
     driver: &'static str,
+    quic_port: u16,
     dht_port: u16,
-    bootstrap: &'a [String],
-    passphrase: &'a str,
-    log: &'a str,
+    bootstrap: Vec<String>,
+    passphrase: String,
+    log: String,
 }
 
 impl Network {
     /// Starts `count` nodes with data directories under `root`; ready when all are.
     pub async fn start(root: &Path, count: usize, log: Option<&str>) -> Result<Self, Failure> {
         let passphrase = format!("{}{}", crate::cli::random_run_id()?, crate::cli::random_run_id()?);
-        let ports = free_udp_ports(count)?;
-        let bootstrap: Vec<String> = ports.iter().take(SEEDS).map(|p| format!("127.0.0.1:{p}")).collect();
+        let ports = free_udp_ports(2 * count)?;
+        let (dht, quic) = ports.split_at(count);
+        let bootstrap: Vec<String> = dht.iter().take(SEEDS).map(|p| format!("127.0.0.1:{p}")).collect();
         let mut starting = Vec::new();
-        for (i, port) in ports.iter().enumerate() {
+        for (i, (dht_port, quic_port)) in dht.iter().zip(quic).enumerate() {
             let start = Start {
                 number: i + 1,
                 dir: root.join(format!("node-{}", i + 1)),
                 driver: if i + 1 == count { "smol" } else { "tokio" },
-                dht_port: *port,
-                bootstrap: &bootstrap,
-                passphrase: &passphrase,
-                log: log.unwrap_or("warn"),
+                quic_port: *quic_port,
+                dht_port: *dht_port,
+                bootstrap: bootstrap.clone(),
+                passphrase: passphrase.clone(),
+                log: log.unwrap_or("warn").to_owned(),
             };
-            let process = spawn(&start)?;
+            let process = spawn(&start, None)?;
             starting.push((start, process));
         }
         let mut nodes = Vec::new();
         for (start, process) in starting {
-            nodes.push(ready(&start, process).await?);
+            nodes.push(ready(start, process).await?);
         }
         Ok(Self { nodes })
     }
@@ -79,9 +92,14 @@ impl Network {
         &self.nodes
     }
 
-    /// The node that runs the workflow.
+    /// The node that wants the work done.
     pub fn first(&self) -> Result<&NodeProcess, Failure> {
-        self.nodes.first().ok_or_else(|| Failure::work("the demo has no nodes"))
+        self.nodes.first().ok_or_else(|| Failure::work("there are no nodes"))
+    }
+
+    /// For those that kill and restart.
+    pub fn nodes_mut(&mut self) -> &mut [NodeProcess] {
+        &mut self.nodes
     }
 
     /// Stops every node in order; kills what does not stop.
@@ -100,14 +118,69 @@ impl Network {
     }
 }
 
-/// Ports that are free now. All are held until all are found, so that they differ.
-fn free_udp_ports(count: usize) -> Result<Vec<u16>, Failure> {
-    let sockets: Vec<UdpSocket> =
-        (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, std::io::Error>>()?;
-    sockets.iter().map(|s| Ok(s.local_addr()?.port())).collect()
+impl NodeProcess {
+    /// Its data directory.
+    pub fn dir(&self) -> &Path {
+        &self.start.dir
+    }
+
+    /// Its process id, while it has not been seen dead.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Whether it has ended.
+    pub fn is_dead(&mut self) -> Result<bool, Failure> {
+        Ok(self.process.try_wait()?.is_some())
+    }
+
+    /// `kill -9`, and waits for its end.
+    pub async fn kill(&mut self) -> Result<(), Failure> {
+        Ok(self.process.kill().await?)
+    }
+
+    /// Starts it again where it was, after its end; with a point at which it will kill itself.
+    pub async fn again(&mut self, point: Option<&str>) -> Result<(), Failure> {
+        let process = spawn(&self.start, point)?;
+        *self = ready(self.start.clone(), process).await?;
+        Ok(())
+    }
+
+    /// Starts it, and kills it before anybody knows how far it has come.
+    pub async fn falter(&mut self, after: Duration) -> Result<(), Failure> {
+        let mut process = spawn(&self.start, None)?;
+        tokio::time::sleep(after).await;
+        Ok(process.kill().await?)
+    }
 }
 
-fn spawn(start: &Start<'_>) -> Result<Child, Failure> {
+/// Ports that no system gives out by itself (Linux: from 32,768), so that nobody takes one between our look and its use by
+/// asking for any.
+const ASKED_FOR_BY_NUMBER: Range<u16> = 10_000..32_000;
+
+/// UDP ports that are free now, with the same TCP port; all are held until all are found, so that they differ. Others of this
+/// machine may look at the same time: where each begins is random.
+fn free_udp_ports(count: usize) -> Result<Vec<u16>, Failure> {
+    let mut held = Vec::new();
+    for turn in 0..PORTS_TRIED_MAX {
+        if held.len() == count {
+            break;
+        }
+        let dice = RandomState::new().hash_one(turn);
+        let Range { start, end } = ASKED_FOR_BY_NUMBER;
+        let port = start + (dice % u64::from(end - start)) as u16;
+        let both = (UdpSocket::bind(("127.0.0.1", port)), TcpListener::bind(("127.0.0.1", port)));
+        if let (Ok(udp), Ok(tcp)) = both {
+            held.push((port, udp, tcp));
+        }
+    }
+    match held.len() == count {
+        true => Ok(held.iter().map(|(port, ..)| *port).collect()),
+        false => Err(Failure::work(format!("no {count} free ports are to be had"))),
+    }
+}
+
+fn spawn(start: &Start, point: Option<&str>) -> Result<Child, Failure> {
     std::fs::create_dir_all(&start.dir)?;
     let seed = start.number <= SEEDS;
     let own = format!("127.0.0.1:{}", start.dht_port);
@@ -125,12 +198,15 @@ fn spawn(start: &Start<'_>) -> Result<Child, Failure> {
         .arg("start")
         .arg("--json")
         .arg("--until-stdin-closes")
-        .args(["--listen", "127.0.0.1", "--quic-port", "0", "--api-port", "0"])
-        .args(["--driver", start.driver, "--log", start.log])
+        .args(["--listen", "127.0.0.1", "--api-port", "0"])
+        .args(["--quic-port", &start.quic_port.to_string()])
+        .args(["--driver", start.driver, "--log", &start.log])
         .arg("--data-dir")
         .arg(&start.dir)
         .args(settings.iter().flat_map(|s| ["--set", s.as_str()]))
-        .env("REMOTE_NETWORK_PASSPHRASE", start.passphrase)
+        .env("REMOTE_NETWORK_PASSPHRASE", &start.passphrase)
+        .env_remove(failpoints::VARIABLE)
+        .envs(point.map(|p| (failpoints::VARIABLE, p)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
@@ -138,7 +214,7 @@ fn spawn(start: &Start<'_>) -> Result<Child, Failure> {
 }
 
 /// Waits for the line in which a node says that it is ready.
-async fn ready(start: &Start<'_>, mut process: Child) -> Result<NodeProcess, Failure> {
+async fn ready(start: Start, mut process: Child) -> Result<NodeProcess, Failure> {
     let stdout = process.stdout.take().ok_or_else(|| Failure::work("a node without standard output"))?;
     let mut lines = BufReader::new(stdout).lines();
     let line = tokio::time::timeout(READY_WITHIN, lines.next_line())
@@ -160,6 +236,7 @@ async fn ready(start: &Start<'_>, mut process: Child) -> Result<NodeProcess, Fai
         driver: start.driver,
         page: said["page"].as_str().unwrap_or_default().to_owned(),
         client: Client::of(&start.dir)?,
+        start,
         process,
     })
 }
