@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
+#[path = "../probes/mod.rs"]
+mod probes;
 mod rig;
 
 use remote_network_core::port::{EngineLimits, EngineRequest, ExitClass, Image, Port, Program};

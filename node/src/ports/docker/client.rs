@@ -18,6 +18,9 @@ const API_MAX: (u32, u32) = (1, 53);
 /// An engine that does not answer a question about itself within this time is no engine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// Longest word for the engine in a receipt.
+const ENGINE_CHARS_MAX: usize = 60;
+
 /// Why there is no engine, or no image.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DockerError {
@@ -69,6 +72,10 @@ pub struct Client {
     pub docker: Docker,
     /// What it is, for people: `Docker 20.10.24, API 1.41`.
     pub about: String,
+    /// The same for receipts: `docker 20.10.24`.
+    pub engine: String,
+    /// Whether it takes a list of system calls with a container.
+    pub takes_seccomp: bool,
 }
 
 /// An image, as the engine has it.
@@ -94,7 +101,10 @@ impl Client {
         let least = version.min_api_version.as_deref().and_then(number).unwrap_or(API_MIN);
         let newest = number(&said).filter(|v| *v >= API_MIN && least <= API_MAX);
         let spoken = newest.ok_or(DockerError::Version(said))?.min(API_MAX);
-        let about = format!("Docker {}, API {}.{}", version.version.unwrap_or_default(), spoken.0, spoken.1);
+        let parts = version.components.unwrap_or_default();
+        let podman = parts.iter().any(|c| c.name.contains("Podman"));
+        let release = version.version.unwrap_or_default();
+        let (kind, name) = if podman { ("Podman", "podman") } else { ("Docker", "docker") };
         let docker = docker.with_request_modifier(move |mut request| {
             let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
             let mut parts = request.uri().clone().into_parts();
@@ -104,7 +114,22 @@ impl Client {
             }
             request
         });
-        Ok(Self { docker, about })
+        let asked = tokio::time::timeout(ANSWER_WITHIN, docker.info()).await;
+        let info = asked.map_err(|_| DockerError::Away("it does not answer in time".to_owned()))??;
+        let walls = info.security_options.unwrap_or_default();
+        let seccomp = walls.iter().any(|wall| wall.starts_with("name=seccomp"));
+        let without = if seccomp { "" } else { ", without seccomp: containers may call all of the kernel" };
+        Ok(Self {
+            docker,
+            about: format!("{kind} {release}, API {}.{}{without}", spoken.0, spoken.1),
+            engine: format!("{name} {release}")
+                .chars()
+                .filter(char::is_ascii)
+                .take(ENGINE_CHARS_MAX)
+                .collect(),
+            // Podman takes the path of a file instead, and its own list is young enough.
+            takes_seccomp: seccomp && !podman,
+        })
     }
 
     /// Whether it still answers.

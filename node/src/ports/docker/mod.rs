@@ -5,7 +5,7 @@
 //! goes on with it, its output read again from the beginning; one whose input may not have been written to its end is run anew
 //! (`run`). What belongs to this node and to no job that goes on is removed ([`DockerPort::sweep`]).
 //!
-//! The rooms: `client` the way to the engine; `profile` what a container may do; `run` one job. One thread with a runtime of its
+//! The rooms: `client` the way to the engine; `profile` and `seccomp` what a container may do; `run` one job. One thread with a runtime of its
 //! own does it all; the engine is looked for when the first job needs it, and again when it was away.
 //!
 //! **Order.** [`DockerPort::submit`] never blocks. Every accepted start is answered by exactly one `Exited`, with its outputs
@@ -14,6 +14,7 @@
 pub mod client;
 mod profile;
 mod run;
+mod seccomp;
 
 use crate::ports::workdir::{EngineBlobs, exit_of};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};

@@ -14,7 +14,7 @@
 
 use super::Shared;
 use super::client::Client;
-use super::profile::{body, takes_stdin};
+use super::profile::{body, plain_workdir, takes_stdin};
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -193,7 +193,13 @@ impl<'a> Execution<'a> {
         let mounts = self.lay_out().await?;
         let docker = &self.client.docker;
         match docker.inspect_image(&image.id_text()).await {
-            Ok(_) => {}
+            Ok(found) => {
+                let own = found.config.and_then(|c| c.working_dir).unwrap_or_default();
+                let workdir = image.workdir.as_deref().unwrap_or(&own);
+                if !plain_workdir(workdir) {
+                    return Err(Refused::permanent(format!("`{workdir}` is no place to work in")));
+                }
+            }
             Err(e) if is(&e, 404) => {
                 return Err(Refused::permanent(format!(
                     "the image {} ({}) is not here any more",
@@ -203,7 +209,8 @@ impl<'a> Execution<'a> {
             }
             Err(e) => return Err(engine(e)),
         }
-        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts);
+        let seccomp = self.client.takes_seccomp;
+        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts, seccomp);
         let options = CreateContainerOptionsBuilder::new().name(&self.name).build();
         docker.create_container(Some(options), body).await.map_err(|e| match e {
             // The image has no entry point, or a path in the order cannot be.
