@@ -15,6 +15,7 @@
 use super::Shared;
 use super::client::Client;
 use super::profile::{body, plain_workdir, takes_stdin};
+use super::usage::Meter;
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -262,6 +263,7 @@ impl<'a> Execution<'a> {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopped = self.stopped.clone();
+        let mut meter = self.state().await?.pid.filter(|pid| *pid > 0).and_then(Meter::of);
         let (mut cause, mut kill_at, mut heard_all) = (None, None::<Instant>, false);
         let code = loop {
             let overdue = kill_at.unwrap_or(running.deadline);
@@ -282,6 +284,7 @@ impl<'a> Execution<'a> {
                     break exit_code(gone.map_err(|_| Refused::infra("the container does not end"))?)?;
                 }
                 _ = look.tick(), if !ending => {
+                    meter.iter_mut().for_each(Meter::look);
                     let limit = self.order.limits.output_bytes;
                     let fits = |m: &Staged| directory_fits(&m.dir(&self.dir), limit);
                     if !running.mounts.iter().filter(|m| m.writable).all(fits) {
@@ -310,6 +313,9 @@ impl<'a> Execution<'a> {
         outputs.close().await.map_err(disk)?;
         let state = self.state().await?;
         let mut exit = self.judge(code, cause, &outputs, &state);
+        if let Some(seen) = meter {
+            (exit.usage.cpu_ns, exit.usage.memory_bytes) = (seen.cpu_ns, seen.memory_bytes);
+        }
         exit.usage.wall_ms = u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.remove().await.map_err(engine)?;
         self.collected(exit).await
