@@ -10,6 +10,7 @@
 //! honestly what it missed ([`NoticeItem::Gap`]). Numbers mean something within one [`CoreHandle::epoch`], the life of
 //! a process.
 
+use crate::ports::docker::Progress;
 use async_channel::{Receiver, Sender, TrySendError};
 use remote_network_core::action::Action;
 use remote_network_core::command::{Command, Notice, Reply};
@@ -55,7 +56,16 @@ pub struct Numbered {
     /// Counts from one within an epoch, without holes.
     pub seq: u64,
     /// What happened.
-    pub notice: Notice,
+    pub notice: Told,
+}
+
+/// What can have happened: most of it in the core, some in parts of the node that the core knows nothing of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// The core says so.
+    Core(Notice),
+    /// An image is being pulled.
+    Pull(Progress),
 }
 
 /// What a subscriber gets.
@@ -161,7 +171,7 @@ impl CoreHandle {
                 None
             }
             Action::Notify(notice) => {
-                self.publish(notice);
+                self.publish(Told::Core(notice));
                 None
             }
             Action::Stopped { .. } => {
@@ -217,7 +227,8 @@ impl CoreHandle {
         Ok(Notices { inner: self.inner.clone(), rung, next })
     }
 
-    fn publish(&self, notice: Notice) {
+    /// Tells subscribers, beside what the core has to say.
+    pub fn publish(&self, notice: Told) {
         let mut ring = lock(&self.inner.ring);
         let seq = ring.next_seq;
         ring.next_seq += 1;

@@ -208,6 +208,11 @@ impl MountDto {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Where it lies, if that is said.
+    pub fn path(&self) -> Option<&str> {
+        self.path.as_deref()
+    }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -534,6 +539,8 @@ pub enum Topic {
     Record,
     /// Objects on their way.
     Transfers,
+    /// Container images on their way.
+    Docker,
 }
 
 impl Topic {
@@ -592,6 +599,9 @@ pub enum NoticeDto {
         /// By so many nodes.
         stored: u32,
     },
+    /// An image is being pulled.
+    #[serde(rename = "docker.pull.progress")]
+    Pull(super::docker::PullDto),
     /// An object is being fetched.
     #[serde(rename = "transfer.progress")]
     Transfer {

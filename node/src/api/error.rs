@@ -205,9 +205,16 @@ impl From<DockerError> for ApiError {
             DockerError::Version(_) => {
                 (StatusCode::BAD_GATEWAY, "docker_version", "update the Docker engine")
             }
-            DockerError::NoImage(_) => {
-                (StatusCode::NOT_FOUND, "unknown_image", "`docker images` lists what there is")
-            }
+            DockerError::NoImage(_) => (
+                StatusCode::NOT_FOUND,
+                "unknown_image",
+                "`docker images` lists what there is; POST /api/v1/docker/pull brings what is not",
+            ),
+            DockerError::Registry(_, _) => (
+                StatusCode::BAD_GATEWAY,
+                "registry",
+                "look at the name and the way to the registry; without a network, `docker load` an image and use `--no-pull`",
+            ),
             DockerError::Said(_) => (StatusCode::BAD_GATEWAY, "docker", "the engine's own log may say more"),
         };
         Self::new(status, code, e.to_string(), hint)

@@ -12,6 +12,7 @@ pub mod auth;
 pub mod blobs;
 pub mod core_handle;
 mod dht;
+mod docker;
 pub mod dto;
 pub mod error;
 mod events;

@@ -5,7 +5,7 @@ use super::auth::Refusal;
 use super::error::ApiError;
 use super::guard::{guard, only};
 use super::state::ApiState;
-use super::{dht, events, node, objects, page, relay, runs, services, sessions, workflows};
+use super::{dht, docker, events, node, objects, page, relay, runs, services, sessions, workflows};
 use axum::Router;
 use axum::body::{Body as HttpBody, HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -97,6 +97,9 @@ routes! {
     GET    "/services"                           Token   Body::None            => services::list;
     POST   "/services"                           Token   Body::Json(SMALL)     => services::add;
     DELETE "/services/{id}"                      Token   Body::None            => services::remove;
+    POST   "/docker/inspect"                     Token   Body::Json(SMALL)     => docker::inspect;
+    POST   "/docker/pull"                        Token   Body::Json(SMALL)     => docker::pull;
+    GET    "/docker/pulls"                       Token   Body::None            => docker::pulls;
     POST   "/objects"                            Token   Body::Octets(OBJECT)  => objects::upload;
     DELETE "/objects/{digest}"                   Token   Body::None            => objects::let_go;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;

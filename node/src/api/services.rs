@@ -77,7 +77,9 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
             }
             let (entrypoint, workdir) = (new.entrypoint.clone(), new.workdir.clone());
             let image = Image { name: name.clone(), id: found.id, entrypoint, workdir };
-            Ok((Program::Image(Box::new(image)), 0, found.hints))
+            let mut hints = super::docker::unmet(&found.suggestion, &new.mounts);
+            hints.extend(found.suggestion.notes);
+            Ok((Program::Image(Box::new(image)), 0, hints))
         }
         (Some(_), Some(_)) | (None, None) => Err(ApiError::bad_request(
             "module",

@@ -350,8 +350,20 @@ pub struct ServiceAddWasm {
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ServiceAddDocker {
-    /// Name or id of an image that this machine's Docker engine has.
+    /// Name or id of an image. One that this machine's Docker engine does not have is pulled.
     pub image: String,
+    /// Only show which ports its metadata suggest, and why.
+    #[arg(long)]
+    pub suggest: bool,
+    /// Take nothing from its metadata; else mounts, standard input, name and description that flags do not give are.
+    #[arg(long, conflicts_with = "suggest")]
+    pub no_suggestions: bool,
+    /// Ask the registry in any case: the tag may mean something newer.
+    #[arg(long, conflicts_with = "no_pull")]
+    pub pull: bool,
+    /// Never ask a registry.
+    #[arg(long)]
+    pub no_pull: bool,
     /// A directory it reads, by name, at its path or else at `/NAME` (repeatable).
     #[arg(long = "mount-in", value_name = "NAME[=PATH]")]
     pub mount_in: Vec<String>,
@@ -370,7 +382,7 @@ pub struct ServiceAddDocker {
 }
 
 /// What every service has.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ServiceOptions {
     /// Name for workflows: a-z, 0-9, `-`, `_`, `.` (default: the file's or image's name).
     #[arg(long)]
@@ -379,7 +391,7 @@ pub struct ServiceOptions {
     #[arg(long, default_value = "")]
     pub description: String,
     /// For people.
-    #[arg(long = "service-version", default_value = "1.0.0")]
+    #[arg(id = "service-version", long = "service-version", value_name = "VERSION", default_value = "1.0.0")]
     pub version: String,
     /// It reads no standard input.
     #[arg(long)]

@@ -6,6 +6,7 @@
 pub mod args;
 mod client;
 mod dht;
+mod docker;
 mod local;
 mod output;
 mod receipts;

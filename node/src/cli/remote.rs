@@ -1,8 +1,8 @@
 //! Commands that ask the running node through its API.
 
 use super::args::{
-    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddDocker, ServiceAddWasm,
-    ServiceCommand, ServiceOptions, WorkflowCommand,
+    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
+    ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
 use super::{Client, Failure, configuration, relay};
@@ -290,7 +290,10 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
         ServiceCommand::Add(add) => {
             let answer = match add {
                 ServiceAdd::Wasm(args) => add_wasm(client, &args).await?,
-                ServiceAdd::Docker(args) => add_docker(client, &args).await?,
+                ServiceAdd::Docker(args) => match super::docker::add(client, shown, &args).await? {
+                    Value::Null => return Ok(()),
+                    answer => answer,
+                },
             };
             shown.value(&answer, |a| {
                 println!("offering {} as {}", text(a, "name"), text(a, "id"));
@@ -319,16 +322,8 @@ async fn add_wasm(client: &Client, args: &ServiceAddWasm) -> Result<Value, Failu
     add_service(client, &args.common, stem, mounts, json!({"module": object.digest.to_string()})).await
 }
 
-async fn add_docker(client: &Client, args: &ServiceAddDocker) -> Result<Value, Failure> {
-    // `registry:5000/tools/count:1.2@sha256:…` is called `count`.
-    let last = args.image.rsplit('/').next().unwrap_or_default();
-    let name = last.split(['@', ':']).next().unwrap_or_default().to_lowercase();
-    let program = json!({"image": args.image, "entrypoint": args.entrypoint, "workdir": args.workdir});
-    add_service(client, &args.common, name, mounts(&args.mount_in, &args.mount_out), program).await
-}
-
 /// Mounts as `NAME` or `NAME=PATH`.
-fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
+pub(super) fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     let mount = |direction: &'static str| {
         move |given: &String| match given.split_once('=') {
             Some((name, path)) => json!({"name": name, "direction": direction, "path": path}),
@@ -338,7 +333,7 @@ fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     reads.iter().map(mount("in")).chain(writes.iter().map(mount("out"))).collect()
 }
 
-async fn add_service(
+pub(super) async fn add_service(
     client: &Client,
     options: &ServiceOptions,
     usual_name: String,

@@ -11,7 +11,7 @@ use remote_network_node::ports::docker::{DockerConfig, DockerPort};
 use remote_network_node::ports::engine::EngineBlobs;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -43,6 +43,30 @@ pub fn image() -> Option<Image> {
             None
         }
     }
+}
+
+/// The id of an image that is made of a directory, everything in it owned by root; `changes` as in a Dockerfile.
+pub fn import(dir: &Path, name: &str, changes: &[&str]) -> [u8; 32] {
+    let mut tar = Command::new("tar")
+        .args(["--owner=0", "--group=0", "-c", "."])
+        .current_dir(dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut import = Command::new("docker");
+    import.arg("import");
+    for change in changes {
+        import.args(["--change", change]);
+    }
+    let out = import.args(["-", name]).stdin(tar.stdout.take().unwrap()).output().unwrap();
+    assert!(
+        tar.wait().unwrap().success() && out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let id = String::from_utf8(out.stdout).unwrap();
+    let digest: Digest = id.trim().strip_prefix("sha256:").unwrap().parse().unwrap();
+    digest.0
 }
 
 pub struct Directory(PathBuf);

@@ -14,7 +14,8 @@
 
 use super::Shared;
 use super::client::Client;
-use super::profile::{body, takes_stdin};
+use super::profile::{body, plain_workdir, takes_stdin};
+use super::usage::Meter;
 use crate::failpoints::pass;
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
@@ -195,7 +196,13 @@ impl<'a> Execution<'a> {
         pass("docker.laid-out");
         let docker = &self.client.docker;
         match docker.inspect_image(&image.id_text()).await {
-            Ok(_) => {}
+            Ok(found) => {
+                let own = found.config.and_then(|c| c.working_dir).unwrap_or_default();
+                let workdir = image.workdir.as_deref().unwrap_or(&own);
+                if !plain_workdir(workdir) {
+                    return Err(Refused::permanent(format!("`{workdir}` is no place to work in")));
+                }
+            }
             Err(e) if is(&e, 404) => {
                 return Err(Refused::permanent(format!(
                     "the image {} ({}) is not here any more",
@@ -205,7 +212,8 @@ impl<'a> Execution<'a> {
             }
             Err(e) => return Err(engine(e)),
         }
-        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts);
+        let seccomp = self.client.takes_seccomp;
+        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts, seccomp);
         let options = CreateContainerOptionsBuilder::new().name(&self.name).build();
         docker.create_container(Some(options), body).await.map_err(|e| match e {
             // The image has no entry point, or a path in the order cannot be.
@@ -260,6 +268,7 @@ impl<'a> Execution<'a> {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopped = self.stopped.clone();
+        let mut meter = self.state().await?.pid.filter(|pid| *pid > 0).and_then(Meter::of);
         let (mut cause, mut kill_at, mut heard_all) = (None, None::<Instant>, false);
         let code = loop {
             let overdue = kill_at.unwrap_or(running.deadline);
@@ -280,6 +289,7 @@ impl<'a> Execution<'a> {
                     break exit_code(gone.map_err(|_| Refused::infra("the container does not end"))?)?;
                 }
                 _ = look.tick(), if !ending => {
+                    meter.iter_mut().for_each(Meter::look);
                     let limit = self.order.limits.output_bytes;
                     let fits = |m: &Staged| directory_fits(&m.dir(&self.dir), limit);
                     if !running.mounts.iter().filter(|m| m.writable).all(fits) {
@@ -310,6 +320,9 @@ impl<'a> Execution<'a> {
         pass("docker.drained");
         let state = self.state().await?;
         let mut exit = self.judge(code, cause, &outputs, &state);
+        if let Some(seen) = meter {
+            (exit.usage.cpu_ns, exit.usage.memory_bytes) = (seen.cpu_ns, seen.memory_bytes);
+        }
         exit.usage.wall_ms = u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.remove().await.map_err(engine)?;
         pass("docker.removed");
