@@ -9,6 +9,7 @@ pub mod demo;
 pub mod doctor;
 pub mod keystore;
 pub mod logging;
+pub mod machine;
 pub mod ports;
 pub mod recording;
 pub mod services;
