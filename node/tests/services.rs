@@ -185,3 +185,26 @@ fn the_owners_policy_is_asked_for_every_job_of_a_peer_also_after_a_restart() {
     }
     bob.cli(&["policy", "check", &write(dir.path(), "good.yaml", &friends)]).ok();
 }
+
+#[test]
+fn a_search_visits_a_peer_that_is_known_and_not_connected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plans = Plan::network(dir.path(), 3, 1);
+    let alice = plans.remove(1).set("max_peers=1").set("min_peers=0");
+    let (bob, carol) = (plans[0].start(), plans[1].start());
+    wait_for("Bob and Carol", WITHIN, || {
+        let said = bob.cli(&["peers", "connect", &carol.key]);
+        if said.code == 0 { Ok(()) } else { Err(said.stderr) }
+    });
+    add(&carol, &["--name", "far-away"]);
+    let alice = alice.start();
+    let flow = write(dir.path(), "flow.yaml", &FLOW.replace("service: count", "service: far-away"));
+    // However it comes about that she knows of Carol: by the DHT or by Bob.
+    let found = wait_for("what Carol offers", WITHIN, || {
+        let _peers = alice.cli(&["peers", "connect", &bob.key]);
+        let found = alice.cli(&["services", "search", "away", "--json"]).ok().json();
+        if found["total"] == 1 { Ok(found) } else { Err(found.to_string()) }
+    });
+    assert_eq!(found["hits"][0]["owner"], carol.key.as_str());
+    alice.cli(&["workflow", "plan", &flow]).ok();
+}

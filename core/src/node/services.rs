@@ -63,8 +63,16 @@ impl<T: Transport> Node<T> {
         let known = offers.all().into_iter().map(|(owner, service)| (owner, service.clone())).collect();
         let apart =
             self.book.most_recent(PROSPECTS_AMONG, |key| !self.links.is_up(key) && !offers.knows(key));
-        let offering = |key: &PublicKey| self.dht.peek(key).is_some_and(|r| r.content.services > 0);
-        let prospects = apart.into_iter().map(|(key, _)| key).filter(offering).collect();
+        // Those whose record says so first, then those of whom nothing is known; not those who say that they offer nothing.
+        let (mut prospects, mut unknown) = (Vec::new(), Vec::new());
+        for (key, _) in apart {
+            match self.dht.peek(&key) {
+                Some(record) if record.content.services > 0 => prospects.push(key),
+                Some(_) => {}
+                None => unknown.push(key),
+            }
+        }
+        prospects.append(&mut unknown);
         self.searching.tags.insert(id, tag);
         self.inbox.push_back(Inside::Search(search::Input::Start { id, query, known, prospects }));
     }

@@ -1,7 +1,7 @@
 //! Search: services by words, here, at known peers, and at peers that are worth a visit.
 //!
-//! What is known is told at once: own services and the catalogues of peers. Then peers are visited whose *record* says that they
-//! offer services and whose catalogue is not here: connecting to one is asking it, because every peer tells what we may run as
+//! What is known is told at once: own services and the catalogues of peers. Then peers are visited whose catalogue is not here,
+//! those first whose *record* says that they offer services, then those whose record is not known: connecting to one is asking it, because every peer tells what we may run as
 //! soon as it is met. So an answer cannot speak for anybody but its owner, and what was found can be planned with: a catalogue stays
 //! for five minutes after its peer has gone, which is also the cache of a search.
 //!
@@ -162,7 +162,7 @@ pub enum Input {
         query: Query,
         /// What is known: this node's services and the catalogues of peers.
         known: Vec<(PublicKey, Service)>,
-        /// Peers that offer services and whose catalogue is not known, those worth most first.
+        /// Peers whose catalogue is not known and who may offer something, those worth most first.
         prospects: Vec<PublicKey>,
     },
     /// A catalogue came.
