@@ -2,6 +2,8 @@
 //!
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
+mod service;
+
 use crate::dht::record::NatType;
 use crate::id::{Digest, PeerId, PeerName, PublicKey, RunId};
 use crate::job::workflow::Workflow;
@@ -9,10 +11,13 @@ use crate::port::{ExitClass, Port, Usage};
 use crate::problem::Problem;
 use crate::relay::server::{SessionView, Stats};
 use crate::service::Service;
+use crate::service::search::{Found, Hit};
 use crate::time::{Duration, UnixTime};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use thiserror::Error;
+
+pub use service::{PolicyView, ServiceCommand};
 
 /// A request of the application. Answered exactly once by a [`Reply`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +49,8 @@ pub enum Command {
     RemoveService(Digest),
     /// Services here and at connected peers. → [`Reply::Services`]
     Services,
+    /// What else is asked about services.
+    Service(ServiceCommand),
     /// Check a workflow and say what would run where. → [`Reply::Planned`]
     Plan(Box<Workflow>),
     /// Run a workflow. Same run id and same workflow: the existing run. → [`Reply::Submitted`] once journaled
@@ -119,6 +126,10 @@ pub enum Reply {
     Run(Box<RunView>),
     /// A signed permission to fetch an object, canonical bencode.
     Ticket(Bytes),
+    /// What a search came to.
+    Found(Box<Found>),
+    /// The owner's policy.
+    Policy(Box<PolicyView>),
     /// How this node relays.
     Relay(Box<RelayView>),
     /// It cannot be done.
@@ -541,6 +552,13 @@ pub enum Notice {
         seq: u64,
         /// By so many nodes.
         stored: u32,
+    },
+    /// A search goes on.
+    Found {
+        /// As its command said.
+        tag: u64,
+        /// What is new, best first.
+        hits: Vec<Hit>,
     },
     /// An object is being fetched.
     Transfer {

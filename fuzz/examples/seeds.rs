@@ -18,6 +18,7 @@ use remote_network_core::job::signed::{Signed, Statement};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Port, Program, Usage};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::offers::Offerings;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility, catalogue};
 use remote_network_core::store::Room;
@@ -49,6 +50,7 @@ fn service() -> Service {
         mounts: vec![mount("out", MountDirection::Out)],
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 10_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod failpoints;
 pub mod keystore;
 pub mod logging;
+pub mod machine;
 pub mod ports;
 pub mod processes;
 pub mod recording;

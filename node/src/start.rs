@@ -10,6 +10,7 @@ use crate::cli::{ADDRESS_FILE, Failure};
 use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings, resolve_relays};
 use crate::failpoints;
 use crate::keystore::{self, Keystore, Passphrase};
+use crate::machine;
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::docker::{DockerConfig, DockerPort};
@@ -41,6 +42,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How long a Docker engine may take to say that it is there.
+const DOCKER_ANSWERS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What a start is told beyond the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -70,7 +74,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
     let (dht_config, sharing) = dht_config(s, &dir);
     let dht = DhtPort::start(dht_config, events.clone())?;
-    let node = node_config(s, keypair.clone());
+    let mut node = node_config(s, keypair.clone());
     let net = NetPort::start(net_config(s, &node, &dht), events.clone())?;
     // UDP and TCP have one number, which is chosen for both when it is the system's choice.
     let addr = SocketAddr::new(s.listen, s.quic_port);
@@ -90,6 +94,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         running_max: s.jobs_running_max,
     };
     let docker = DockerPort::start(docker_config, shared.clone(), events.clone())?;
+    node.machine = Some(machine::summary(&dir, engine_is_there(&docker)));
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
@@ -253,7 +258,19 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
         birthday_probing: s.birthday_probing,
         republish_every: Duration::from_secs(s.metadata_republish_interval),
         discover_every: Duration::from_secs(s.discovery_interval),
+        machine: None,
+        policy: s.policy.clone(),
     }
+}
+
+/// Whether a Docker engine answers. One that takes its time counts as none: a start waits for nobody.
+fn engine_is_there(docker: &DockerPort) -> bool {
+    let handle = docker.handle();
+    let late = async {
+        smol::Timer::after(DOCKER_ANSWERS_WITHIN).await;
+        false
+    };
+    smol::block_on(smol::future::or(async { handle.about().await.is_ok() }, late))
 }
 
 fn net_config(s: &Settings, node: &NodeConfig, dht: &DhtPort) -> NetConfig {

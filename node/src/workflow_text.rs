@@ -20,6 +20,7 @@
 //! The order of nodes and edges is kept: it decides in which order inputs are concatenated. An unknown key is an error
 //! with a suggestion, since a misspelt `timeout` that is silently ignored costs somebody a night.
 
+mod place;
 mod read;
 mod tree;
 mod write;

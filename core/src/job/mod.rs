@@ -23,6 +23,7 @@ pub mod executor;
 pub mod held;
 pub mod message;
 pub mod order;
+pub mod placement;
 pub mod plan;
 pub mod receipt;
 pub mod requester;

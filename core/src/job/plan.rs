@@ -9,7 +9,7 @@ use super::encoding::{
     strings_value,
 };
 use super::order::{TASK_OUTPUTS_MAX, env_of, env_value};
-use super::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
+use super::workflow::{Edge, End, NodeKind, ObjectRef, Place, TaskSpec, Workflow};
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};
 use crate::limits::{
@@ -239,6 +239,7 @@ pub fn encode_workflow(w: &Workflow) -> Vec<u8> {
                 .with("peers", t.peers.iter().map(Value::from).collect::<Vec<_>>())
                 .with("retry", t.retries)
                 .with("svc", t.service.as_str())
+                .with_some("place", t.place.to_dict())
                 .with_some("time", t.timeout_ms),
         }
     };
@@ -284,6 +285,11 @@ pub fn decode_workflow(bytes: &[u8]) -> Result<Workflow, DecodeError> {
                 env: env_of(n, "env")?.into_iter().collect(),
                 retries: n.u32("retry")?,
                 timeout_ms: n.u64_opt("time")?,
+                place: n
+                    .get("place")
+                    .map(|_| Place::from_dict(n.dict("place")?))
+                    .transpose()?
+                    .unwrap_or_default(),
             })
         };
         nodes.push((n.text("id", NAME_MAX)?, kind));

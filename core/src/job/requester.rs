@@ -28,6 +28,7 @@ use super::validate::{Findings, check};
 use super::workflow::Workflow;
 use crate::codec::{DecodeError, Frame};
 use crate::command::{CommandError, Reply, RunState};
+use crate::dht::record::MachineSummary;
 use crate::few::Few;
 use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
 use crate::limits::{RUN_TASKS_ACTIVE_MAX, RUN_TASKS_KEPT_MAX, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX};
@@ -105,6 +106,13 @@ pub enum Input {
         peer: PublicKey,
         /// What it offers us.
         services: Option<Arc<[Service]>>,
+    },
+    /// What a peer says of its machine, before the catalogue that this came with.
+    Machine {
+        /// Whose.
+        peer: PublicKey,
+        /// What it has, if it says so.
+        machine: Option<Box<MachineSummary>>,
     },
     /// A peer's control stream is up. The node itself is a peer that is up from the start.
     PeerUp(PublicKey),
@@ -556,6 +564,7 @@ impl Machine for Requester {
                     self.advance(cx, id);
                 }
             }
+            Input::Machine { peer, machine } => self.offers.set_machine(peer, machine),
             Input::PeerUp(peer) => self.peer_up(cx, peer),
             Input::PeerDown(peer) => self.peer_down(cx, peer),
             Input::Unreachable { peer, why } => {

@@ -5,6 +5,7 @@
 //! [`Findings`] are `curable` by meeting those peers, and the requester waits for them a while.
 
 use super::order::TASK_TEXT_BYTES_MAX;
+use super::placement;
 use super::plan::{
     CANDIDATES_MAX, InputFrom, PLAN_BYTES_MAX, Plan, PlannedInput, PlannedSink, PlannedTask, RETRIES_MAX,
     WORKFLOW_NAME_MAX, encode_workflow, workflow_digest,
@@ -81,12 +82,13 @@ pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings>
         if let NodeKind::Task(spec) = kind {
             check_task(id, spec, &mut findings);
             // Many tasks are of one service at the same peers.
-            let asked = (spec.service.as_str(), spec.peers.as_slice());
+            let asked = (spec.service.as_str(), spec.peers.as_slice(), &spec.place);
             let choice = match choices.get(&asked) {
                 Some(choice) => Some(Rc::clone(choice)),
                 None => resolve(id, spec, offers, &listing, &mut findings).map(Rc::new),
             };
             if let Some(choice) = choice {
+                check_params(id, spec, choice.service, &mut findings);
                 choices.insert(asked, Rc::clone(&choice));
                 services.insert(at, choice);
             }
@@ -199,6 +201,13 @@ fn check_sizes(w: &Workflow, f: &mut Findings) {
     }
 }
 
+fn check_params(id: &str, t: &TaskSpec, service: &Service, f: &mut Findings) {
+    for (name, words) in placement::unfilled(service, &t.env) {
+        let what = if words.is_empty() { String::new() } else { format!(" ({words})") };
+        f.add(format!("nodes.{id}.env.{name}"), format!("`{}` asks for {name}{what}; set it", service.name));
+    }
+}
+
 fn check_ids<'a>(w: &'a Workflow, f: &mut Findings) -> BTreeMap<&'a str, usize> {
     let mut index = BTreeMap::new();
     for (at, (id, kind)) in w.nodes.iter().enumerate() {
@@ -254,6 +263,9 @@ fn check_task(id: &str, t: &TaskSpec, f: &mut Findings) {
     if t.retries > RETRIES_MAX {
         f.add(place("retries"), format!("{} retries, at most {RETRIES_MAX}", t.retries));
     }
+    if let Some(fault) = t.place.fault() {
+        f.add(place("place"), fault);
+    }
     if t.timeout_ms == Some(0) {
         f.add(place("timeout"), "a time limit of zero; leave it out for the service's own limit");
     }
@@ -271,7 +283,8 @@ fn resolve<'a>(
 ) -> Option<Choice<'a>> {
     let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
     let matching = listing.matching(&t.service);
-    let usable: Vec<_> = matching.iter().filter(|(p, ..)| named(p)).collect();
+    let lacks = |p: &PublicKey, service: &Service| placement::lacks(&t.place, service, offers.machine(p));
+    let usable: Vec<_> = matching.iter().filter(|(p, s, _)| named(p) && lacks(p, s).is_empty()).collect();
     let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
     // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
     let mut offered: BTreeMap<Digest, usize> = BTreeMap::new();
@@ -316,6 +329,8 @@ fn explain_missing(
         f.absent.extend(absent);
     } else if f.is_full() {
         f.incurable = true;
+    } else if let Some(reason) = unfit(t, offers, matching) {
+        f.add(format!("nodes.{id}.place"), reason);
     } else if !elsewhere.is_empty() {
         let reason = format!("none of these peers offers `{}`; {} does", t.service, elsewhere.join(", "));
         f.add(format!("nodes.{id}.peers"), reason);
@@ -328,6 +343,17 @@ fn explain_missing(
         };
         f.add(format!("nodes.{id}.service"), format!("nobody offers `{}`; {hint}", t.service));
     }
+}
+
+/// Why none of those who were asked for and offer it will do.
+fn unfit(t: &TaskSpec, offers: &dyn Offers, matching: &[(PublicKey, &Service, Digest)]) -> Option<String> {
+    let named = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p));
+    let why = |(p, s, _): &(PublicKey, &Service, Digest)| {
+        format!("{p}: {}", placement::lacks(&t.place, s, offers.machine(p)).join(", "))
+    };
+    let reasons: Vec<String> = named.take(SUGGESTIONS_MAX).map(why).collect();
+    let all = reasons.join("; ");
+    (!all.is_empty()).then(|| format!("nobody who offers `{}` can run this; {all}", t.service))
 }
 
 /// Names of offered services nearest to `name`.
@@ -586,7 +612,7 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
             program: choice.service.program.clone(),
             paths: choice.service.paths(),
             args: spec.args.clone(),
-            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            env: placement::environment(choice.service, &spec.env),
             limits: EngineLimits { time_ms: spec.timeout_ms.unwrap_or(own.time_ms).min(own.time_ms), ..own },
             retries: spec.retries,
             inputs: inputs.collect(),

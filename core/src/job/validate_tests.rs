@@ -6,6 +6,7 @@ use super::*;
 use crate::id::Keypair;
 use crate::port::Program;
 use crate::service::Visibility;
+use crate::service::details::Details;
 use crate::service::offers::Offerings;
 use proptest::prelude::*;
 
@@ -20,14 +21,15 @@ pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]
         mounts: mounts.iter().map(|(n, d)| Mount { name: (*n).into(), direction: *d, path: None }).collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 
-fn peer(n: u8) -> PublicKey {
+pub(crate) fn peer(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
 
-fn offers() -> Offerings {
+pub(crate) fn offers() -> Offerings {
     let mut o = Offerings::default();
     let count = service("word-count", true, &[]);
     let fill = service("fill", false, &[("table", MountDirection::In), ("map", MountDirection::Out)]);
@@ -47,7 +49,7 @@ fn end(text: &str) -> End {
     End { node: node.into(), port }
 }
 
-fn task(service: &str) -> NodeKind {
+pub(crate) fn task(service: &str) -> NodeKind {
     NodeKind::Task(TaskSpec { service: service.into(), ..TaskSpec::default() })
 }
 

@@ -3,6 +3,7 @@
 //! Named nodes and edges from port to port. A *source* holds objects that are already in the requester's store, a
 //! *task* is a service somewhere, a *sink* names what is kept.
 
+pub use super::placement::Place;
 use crate::id::{Digest, PublicKey};
 use crate::port::Port;
 pub use crate::problem::Problem;
@@ -43,6 +44,8 @@ pub struct TaskSpec {
     pub retries: u32,
     /// Time limit of one attempt in milliseconds; `None`: the service's own limit.
     pub timeout_ms: Option<u64>,
+    /// What it asks of the service and the machine of whoever runs it.
+    pub place: Place,
 }
 
 /// An end of an edge.

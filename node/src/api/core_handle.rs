@@ -13,7 +13,7 @@
 use crate::ports::docker::Progress;
 use async_channel::{Receiver, Sender, TrySendError};
 use remote_network_core::action::Action;
-use remote_network_core::command::{Command, Notice, Reply};
+use remote_network_core::command::{Command, Notice, Reply, ServiceCommand};
 use remote_network_core::event::Event;
 use remote_network_core::id::CommandId;
 use std::collections::{BTreeMap, VecDeque};
@@ -290,13 +290,17 @@ impl Drop for Forget<'_> {
 fn answer_within(command: &Command) -> Duration {
     match command {
         Command::Fetch { .. } => FETCHED_WITHIN,
-        Command::Connect { .. } | Command::Plan(_) | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
+        Command::Connect { .. }
+        | Command::Plan(_)
+        | Command::Service(ServiceCommand::Search { .. })
+        | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
         Command::Status
         | Command::Peers
         | Command::Peer(_)
         | Command::AddService(_)
         | Command::RemoveService(_)
         | Command::Services
+        | Command::Service(_)
         | Command::Block { .. }
         | Command::Keep { .. }
         | Command::Relay

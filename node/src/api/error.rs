@@ -118,6 +118,8 @@ impl ApiError {
             | Reply::Submitted(_)
             | Reply::Runs(_)
             | Reply::Run(_)
+            | Reply::Policy(_)
+            | Reply::Found(_)
             | Reply::Relay(_)
             | Reply::Ticket(_) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,

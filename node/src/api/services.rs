@@ -1,5 +1,7 @@
 //! Services of this node and of connected peers.
 
+mod edit;
+
 use super::dto::{NewServiceDto, ServiceDto, VisibilityDto};
 use super::error::ApiError;
 use super::node::Done;
@@ -16,6 +18,8 @@ use remote_network_core::service::{
     DESCRIPTION_MAX, LISTED_MAX, MOUNTS_MAX, NAME_MAX, Visibility, valid_name,
 };
 use serde::Serialize;
+
+pub use edit::{activate, edit, export, module, show};
 
 const DIGEST_HINT: &str = "a digest is written as 64 hex digits";
 

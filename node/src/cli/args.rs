@@ -1,11 +1,16 @@
 //! The words of the command line.
 
 pub mod bench;
+mod policy;
+mod service;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use remote_network_core::id::{Digest, PeerName, RunId};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+pub use policy::PolicyCommand;
+pub use service::{DetailOptions, DeterminismWord, ServiceEdit, ServiceExport, ServiceImport, ServiceSearch};
 
 /// A peer-to-peer compute network without a centre.
 ///
@@ -66,8 +71,11 @@ pub enum Command {
     #[command(subcommand)]
     Data(DataCommand),
     /// Services this node and its peers offer.
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "services")]
     Service(ServiceCommand),
+    /// Who may run what on this node, with how much, how often and when.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Workflows: check, plan and run them.
     #[command(subcommand)]
     Workflow(WorkflowCommand),
@@ -312,6 +320,29 @@ pub enum ServiceCommand {
     Add(ServiceAdd),
     /// Services here and at connected peers.
     List,
+    /// Look for services, here and at peers that offer some, for at most 45 s.
+    Search(ServiceSearch),
+    /// One service: everything it says of itself, and who offers it.
+    Show {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Offer a service again that was set aside.
+    Activate {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Set a service aside: neither told to peers nor run, but kept.
+    Deactivate {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Change a service: it gets a new id, and the old one is withdrawn.
+    Edit(Box<ServiceEdit>),
+    /// Print a service as a file to import elsewhere.
+    Export(ServiceExport),
+    /// Offer a service that was exported.
+    Import(ServiceImport),
     /// Stop offering a service.
     Remove {
         /// Its id (64 hex digits).
@@ -411,6 +442,9 @@ pub struct ServiceOptions {
     /// Only this node and these peers may run it (repeatable).
     #[arg(long, value_name = "KEY")]
     pub allow: Vec<remote_network_core::id::PublicKey>,
+    /// What else it says of itself.
+    #[command(flatten)]
+    pub details: DetailOptions,
 }
 
 /// `workflow …`

@@ -5,7 +5,7 @@ use super::args::{
     ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, relay};
+use super::{Client, Failure, configuration, relay, service as services};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -37,6 +37,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
+            Command::Policy(c) => super::policy::run(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
             Command::Runs(c) => runs(&client, shown, c).await,
             Command::Start(_)
@@ -214,7 +215,7 @@ async fn data_remove(client: &Client, shown: Shown, digests: &[Digest]) -> Resul
     Ok(())
 }
 
-async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
+pub(super) async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
     let answer = if file.as_os_str() == "-" {
         client.upload(tokio::io::stdin()).await?
     } else {
@@ -274,11 +275,12 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                         } else {
                             short(&text(s, "owner"))
                         };
+                        let set_aside = s["details"]["status"] == json!("inactive");
                         vec![
                             text(s, "name"),
                             text(s, "version"),
                             text(s, "kind"),
-                            owner,
+                            if set_aside { format!("{owner}, set aside") } else { owner },
                             short(&text(s, "id")),
                             text(s, "description"),
                         ]
@@ -302,6 +304,15 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                 }
             });
         }
+        ServiceCommand::Search(args) => {
+            super::search::run(client, shown, &args.words, args.kind.as_deref()).await?;
+        }
+        ServiceCommand::Show { id } => services::show(client, shown, &id).await?,
+        ServiceCommand::Activate { id } => services::activate(client, shown, &id, true).await?,
+        ServiceCommand::Deactivate { id } => services::activate(client, shown, &id, false).await?,
+        ServiceCommand::Edit(args) => services::edit(client, shown, &args).await?,
+        ServiceCommand::Export(args) => services::export(client, &args).await?,
+        ServiceCommand::Import(args) => services::import(client, shown, &args).await?,
         ServiceCommand::Remove { id } => {
             let answer = client.delete(&format!("/services/{id}")).await?;
             shown.value(&answer, |_| println!("removed {id}"));
@@ -341,13 +352,8 @@ pub(super) async fn add_service(
     program: Value,
 ) -> Result<Value, Failure> {
     let name = options.name.clone().unwrap_or(usual_name);
-    let visibility = if options.private {
-        json!("only_me")
-    } else if options.allow.is_empty() {
-        json!("everyone")
-    } else {
-        json!({"listed": options.allow.iter().map(ToString::to_string).collect::<Vec<_>>()})
-    };
+    let mut details = Value::Null;
+    services::apply(&mut details, &options.details)?;
     let mut service = json!({
         "name": name,
         "description": options.description,
@@ -359,7 +365,8 @@ pub(super) async fn add_service(
             "time_ms": options.time_s * 1_000,
             "output_bytes": options.output_mib << 20,
         },
-        "visibility": visibility,
+        "visibility": services::visibility(options.private, &options.allow),
+        "details": details,
     });
     if let (Some(service), Value::Object(program)) = (service.as_object_mut(), program) {
         service.extend(program);

@@ -1,7 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 use remote_network_core::id::{Digest, Keypair};
+use remote_network_core::job::workflow::Place;
 use remote_network_core::port::Port;
+use remote_network_core::service::details::Needs;
 
 const TOP_WORDS: &str = "\
 name: top-words
@@ -186,6 +188,21 @@ fn arb_port_name() -> impl Strategy<Value = Port> {
 }
 
 prop_compose! {
+    fn arb_place()(
+        labels in proptest::collection::btree_set("[a-z=.]{1,6}", 0..3),
+        arch in proptest::collection::btree_set("[a-z0-9_]{1,6}", 0..3),
+        os in "[a-z]{0,5}",
+        gpu_vendor in "[a-z]{0,5}",
+        cpu_milli in 0u32..3_000,
+        memory_bytes in 0u64..1 << 40,
+        gpus in 0u32..3,
+    ) -> Place {
+        let needs = Needs { arch, os, cpu_milli, memory_bytes, disk_bytes: memory_bytes / 2, gpus, gpu_vendor };
+        Place { labels, needs }
+    }
+}
+
+prop_compose! {
     fn arb_workflow()(
         name in "[ -~]{1,20}",
         args in proptest::collection::vec("\\PC{0,12}", 0..4),
@@ -193,11 +210,12 @@ prop_compose! {
         seeds in proptest::collection::vec(1u8..200, 0..3),
         retries in 0u32..=100,
         timeout_ms in proptest::option::of(1u64..10_000_000),
+        place in arb_place(),
         port in arb_port_name(),
         texts in proptest::collection::vec("[a-z]{0,5}", 0..3),
     ) -> Workflow {
         let peers = seeds.iter().map(|s| Keypair::from_seed(&[*s; 32]).public()).collect();
-        let task = TaskSpec { service: "count".into(), peers, args, env, retries, timeout_ms };
+        let task = TaskSpec { service: "count".into(), peers, args, env, retries, timeout_ms, place };
         let end = |node: &str, port: Port| workflow::End { node: node.into(), port };
         Workflow {
             name,

@@ -2,6 +2,7 @@
 //! text stays in the store and the text form stays small.
 
 use super::peer_names;
+use super::place::PlaceText;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::Port;
 use serde::Serialize;
@@ -92,6 +93,8 @@ struct TaskText<'a> {
     retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<PlaceText<'a>>,
 }
 
 impl<'a> TaskText<'a> {
@@ -103,6 +106,7 @@ impl<'a> TaskText<'a> {
             env: &task.env,
             retries: task.retries,
             timeout: task.timeout_ms.map(duration_text),
+            place: PlaceText::of(&task.place),
         }
     }
 }

@@ -361,9 +361,9 @@ record! {
     EngineReport { job, event }
     Mount { name, direction, path }
     Image { name, id, entrypoint, workdir }
-    Service { name, description, version, program, module_len, stdin, mounts, limits, visibility }
+    Service { name, description, version, program, module_len, stdin, mounts, limits, visibility, details }
     ObjectRef { digest, len }
-    TaskSpec { service, peers, args, env, retries, timeout_ms }
+    TaskSpec { service, peers, args, env, retries, timeout_ms, place }
     End { node, port }
     Edge { from, to }
     Workflow { name, nodes, edges }
@@ -377,7 +377,7 @@ record! {
     NodeConfig {
         keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
         jobs_running_max, accept_jobs, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
-        discover_every,
+        discover_every, machine, policy,
     }
 }
 
@@ -417,6 +417,8 @@ choice! {
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
         15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept }, 18 => Relay,
-        19 => RelayDisconnect(key),
+        19 => RelayDisconnect(key), 20 => Service(command),
     }
 }
+
+mod services;
