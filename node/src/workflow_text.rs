@@ -28,6 +28,7 @@ pub use write::{port_text, to_json, to_yaml};
 
 use remote_network_core::command::CommandError;
 use remote_network_core::id::PublicKey;
+use remote_network_core::job::rules::RunRules;
 use remote_network_core::job::workflow::{self, Edge, NodeKind, ObjectRef, TaskSpec, Workflow};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -117,6 +118,8 @@ pub struct ParsedWorkflow {
     pub nodes: Vec<(String, ParsedNode)>,
     /// Edges in declared order.
     pub edges: Vec<Edge>,
+    /// What holds for the whole run.
+    pub rules: RunRules,
     locations: BTreeMap<String, Location>,
 }
 
@@ -172,7 +175,7 @@ impl ParsedWorkflow {
         }
         problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() {
-            Ok(Workflow { name: self.name.clone(), nodes, edges: self.edges.clone() })
+            Ok(Workflow { name: self.name.clone(), nodes, edges: self.edges.clone(), rules: self.rules })
         } else {
             Err(problems)
         }
@@ -191,6 +194,7 @@ impl ParsedWorkflow {
             | CommandError::Unreachable { .. }
             | CommandError::UnknownRun(_)
             | CommandError::RunConflict(_)
+            | CommandError::RunOver(_)
             | CommandError::UnknownService(_)
             | CommandError::Fetch { .. }
             | CommandError::UnknownObject(_)
