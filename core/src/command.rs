@@ -66,6 +66,13 @@ pub enum Command {
     Run(RunId),
     /// Cancel a run. → [`Reply::Done`] once journaled
     Cancel(RunId),
+    /// Dispatch nothing more of a run, or let it go on. → [`Reply::Done`] once journaled
+    Pause {
+        /// Which.
+        run: RunId,
+        /// Whether it is paused from now on.
+        paused: bool,
+    },
     /// Keep an object of this node's store for the user, whatever else comes and goes, or let go of it: then it is removed
     /// as soon as no service, run or job needs it. What the user fetches or shares is kept as well. → [`Reply::Done`] once
     /// journaled, and once the object is known to be there
@@ -153,6 +160,9 @@ pub enum CommandError {
     /// No such run.
     #[error("no run {0}")]
     UnknownRun(RunId),
+    /// The run has ended or is being stopped.
+    #[error("run {0} is over")]
+    RunOver(RunId),
     /// The run id was used for another workflow.
     #[error("run {0} exists already with another workflow")]
     RunConflict(RunId),
@@ -484,6 +494,14 @@ pub struct RunView {
     pub results: Vec<ResultView>,
     /// Tasks committed, and in all.
     pub progress: (u32, u32),
+    /// Tasks that failed for good.
+    pub failed: u32,
+    /// Tasks that were skipped.
+    pub skipped: u32,
+    /// Since when it is paused.
+    pub paused: Option<UnixTime>,
+    /// When it will be stopped if it has not ended; none while it is paused, or if it may take for ever.
+    pub deadline: Option<UnixTime>,
 }
 
 /// A task of a run.

@@ -143,6 +143,7 @@ fn workflow() -> Workflow {
             Edge { from: end("texts", Port::Stdout), to: end("count", Port::Stdin) },
             Edge { from: end("count", Port::Stdout), to: end("kept", Port::Stdin) },
         ],
+        ..Workflow::default()
     }
 }
 
@@ -304,7 +305,7 @@ fn journal() -> std::io::Result<()> {
     facts.push(RunRecord::Attempt { task: 0, order: order.clone() });
     facts.push(RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 });
     facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit });
-    facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new() });
+    facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new(), kept: false });
     write("journal", "run_0", &[&Value::List(run.clone()).encode()])?;
     for (n, fact) in facts.iter().enumerate() {
         run.push(entry(Room::Run, &[1; 16], &fact.encode(AT)));

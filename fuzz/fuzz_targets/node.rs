@@ -173,7 +173,7 @@ fn workflow(flow: &Flow) -> Workflow {
     let last = nodes.last().map(|(id, _)| id.clone()).unwrap_or_default();
     edges.push(Edge { from: end(&last, Port::Stdout), to: end("sink", Port::Stdin) });
     nodes.push(("sink".to_owned(), NodeKind::Sink));
-    Workflow { name: "fuzzed".to_owned(), nodes, edges }
+    Workflow { name: "fuzzed".to_owned(), nodes, edges, ..Workflow::default() }
 }
 
 fn command(ask: Ask) -> Command {

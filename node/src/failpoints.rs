@@ -220,7 +220,12 @@ fn record(op: &StoreOp) -> Option<&'static str> {
                 _ => return None,
             }),
             Room::Grant => Some("grant.append"),
-            Room::Node | Room::Publisher | Room::KnownPeer | Room::CachedRecord | Room::Service => None,
+            Room::Node
+            | Room::Publisher
+            | Room::KnownPeer
+            | Room::CachedRecord
+            | Room::Service
+            | Room::Policy => None,
         },
         StoreOp::Forget { .. } => None,
     }

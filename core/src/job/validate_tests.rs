@@ -4,7 +4,7 @@ use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::Program;
+use crate::port::{EngineLimits, Program};
 use crate::service::Visibility;
 use crate::service::details::Details;
 use crate::service::offers::Offerings;
@@ -65,6 +65,7 @@ fn workflow(nodes: &[(&str, NodeKind)], edges: &[(&str, &str)]) -> Workflow {
         name: "test".into(),
         nodes: nodes.iter().map(|(id, k)| ((*id).into(), k.clone())).collect(),
         edges: edges.iter().map(|(a, b)| Edge { from: end(a), to: end(b) }).collect(),
+        ..Workflow::default()
     }
 }
 
@@ -216,6 +217,7 @@ proptest! {
                 from: End { node: format!("n{a}"), port: port(*p) },
                 to: End { node: format!("n{b}"), port: port(*q) },
             }).collect(),
+            ..Workflow::default()
         };
         if let Ok(plan) = validate(&w, &offers()) {
             for (i, t) in plan.tasks.iter().enumerate() {

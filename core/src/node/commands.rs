@@ -102,6 +102,9 @@ impl<T: Transport> Node<T> {
             Command::Cancel(run) => {
                 self.inbox.push_back(Inside::Requester(requester::Input::Cancel { id, run }));
             }
+            Command::Pause { run, paused } => {
+                self.inbox.push_back(Inside::Requester(requester::Input::Pause { id, run, paused }));
+            }
             Command::Keep { digest, kept: true } => self.keep(id, digest),
             Command::Keep { digest, kept: false } => self.let_go(id, digest),
             Command::Share { digest, consumer, valid } => self.share(id, digest, consumer, valid),

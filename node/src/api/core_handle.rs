@@ -309,7 +309,8 @@ fn answer_within(command: &Command) -> Duration {
         | Command::Submit { .. }
         | Command::Runs
         | Command::Run(_)
-        | Command::Cancel(_) => ANSWER_WITHIN,
+        | Command::Cancel(_)
+        | Command::Pause { .. } => ANSWER_WITHIN,
     }
 }
 

@@ -403,6 +403,10 @@ pub struct RunDto {
     results: Vec<ResultDto>,
     tasks_committed: u32,
     tasks_total: u32,
+    tasks_failed: u32,
+    tasks_skipped: u32,
+    paused: Option<u64>,
+    deadline: Option<u64>,
 }
 
 impl From<&RunView> for RunDto {
@@ -430,6 +434,10 @@ impl From<&RunView> for RunDto {
             results,
             tasks_committed: v.progress.0,
             tasks_total: v.progress.1,
+            tasks_failed: v.failed,
+            tasks_skipped: v.skipped,
+            paused: v.paused.map(UnixTime::as_millis),
+            deadline: v.deadline.map(UnixTime::as_millis),
         }
     }
 }

@@ -146,6 +146,9 @@ impl From<CommandError> for ApiError {
             CommandError::UnknownRun(_) => {
                 (StatusCode::NOT_FOUND, "unknown_run", "GET /api/v1/runs lists the runs that are kept")
             }
+            CommandError::RunOver(_) => {
+                (StatusCode::CONFLICT, "run_over", "GET /api/v1/runs/{run} says how it ended")
+            }
             CommandError::RunConflict(_) => {
                 (StatusCode::CONFLICT, "run_conflict", "choose a new random run id for another workflow")
             }

@@ -118,6 +118,8 @@ routes! {
     POST   "/runs"                               Token   Body::Json(WORKFLOW)  => runs::submit;
     GET    "/runs/{run}"                         Token   Body::None            => runs::show;
     POST   "/runs/{run}/cancel"                  Token   Body::Json(SMALL)     => runs::cancel;
+    POST   "/runs/{run}/pause"                   Token   Body::Json(SMALL)     => runs::pause;
+    POST   "/runs/{run}/resume"                  Token   Body::Json(SMALL)     => runs::resume;
     GET    "/runs/{run}/results/{sink}/{n}"      Token   Body::None            => runs::result;
     GET    "/runs/{run}/tasks/{task}/logs"       Token   Body::None            => runs::logs;
     GET    "/runs/{run}/tasks/{task}/receipt"    Token   Body::None            => runs::receipt;

@@ -2,7 +2,7 @@
 //!
 //! A client that leaves ends nothing but its own listening: a search is over within 45 s anyway, and what it finds serves the next.
 
-use super::core_handle::{HandleError, NoticeItem, Notices};
+use super::core_handle::{HandleError, NoticeItem, Notices, Told};
 use super::dto::{HitDto, SearchLine};
 use super::error::ApiError;
 use super::routes::Json;
@@ -129,7 +129,7 @@ impl Going {
             };
             // What a gap hides is in the answer at the end.
             if let NoticeItem::Notice(n) = item
-                && let Notice::Found { tag, hits } = &n.notice
+                && let Told::Core(Notice::Found { tag, hits }) = &n.notice
                 && *tag == self.tag
             {
                 return Next::Found(hits.clone());

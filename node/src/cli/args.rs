@@ -506,6 +506,16 @@ pub enum RunsCommand {
         #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
         output: PathBuf,
     },
+    /// Dispatch nothing more of a run; what runs goes on.
+    Pause {
+        /// The run.
+        run: RunId,
+    },
+    /// Let a paused run go on.
+    Resume {
+        /// The run.
+        run: RunId,
+    },
     /// Cancel a run.
     Cancel {
         /// The run.

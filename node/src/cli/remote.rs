@@ -559,6 +559,9 @@ fn show_run(view: &Value) {
     if !view["why"].is_null() {
         println!("  {}", text(view, "why"));
     }
+    if let Some(since) = view["paused"].as_u64() {
+        println!("  paused {}", ago(Some(since)));
+    }
     let rows: Vec<Vec<String>> = items(view, "tasks")
         .map(|t| {
             let wall = t["usage"]["wall_ms"].as_u64().map_or("-".into(), |ms| format!("{ms} ms"));
@@ -617,6 +620,14 @@ async fn runs(client: &Client, shown: Shown, command: RunsCommand) -> Result<(),
             let view = client.get(&format!("/runs/{run}")).await?;
             let written = fetch(client, &view, &output).await?;
             shown.value(&json!({"files": written}), |_| written.iter().for_each(|f| println!("{f}")));
+        }
+        RunsCommand::Pause { run } => {
+            let answer = client.post(&format!("/runs/{run}/pause"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} is paused"));
+        }
+        RunsCommand::Resume { run } => {
+            let answer = client.post(&format!("/runs/{run}/resume"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} goes on"));
         }
         RunsCommand::Cancel { run } => {
             let answer = client.post(&format!("/runs/{run}/cancel"), &json!({})).await?;

@@ -1,5 +1,7 @@
 //! From a tree to a workflow: every rule of the text form, all problems at once.
 
+mod rules;
+
 use super::tree::{Raw, Tree, location};
 use super::{Location, PROBLEMS_MAX, ParsedNode, ParsedWorkflow, Problem, SourceItem};
 use remote_network_core::id::PublicKey;
@@ -40,7 +42,8 @@ pub(super) type Fields<'t> = BTreeMap<&'t str, &'t Tree>;
 
 impl Reader {
     fn workflow(&mut self, tree: &Tree) -> Option<ParsedWorkflow> {
-        let fields = self.fields("", tree, &["name", "nodes", "edges"])?;
+        let [timeout, on_failure] = rules::RUN_KEYS;
+        let fields = self.fields("", tree, &["name", "nodes", "edges", timeout, on_failure])?;
         let name = match fields.get("name") {
             Some(t) => self.text("name", t)?,
             None => {
@@ -66,7 +69,8 @@ impl Reader {
             Some(t) => self.edges(t, &nodes),
             None => Vec::new(),
         };
-        Some(ParsedWorkflow { name, nodes, edges, locations: BTreeMap::new() })
+        let rules = self.run_rules(&fields);
+        Some(ParsedWorkflow { name, nodes, edges, rules, locations: BTreeMap::new() })
     }
 
     fn nodes(&mut self, tree: &Tree) -> Vec<(String, ParsedNode)> {
@@ -161,8 +165,8 @@ impl Reader {
     }
 
     fn task(&mut self, place: &str, tree: &Tree) -> Option<TaskSpec> {
-        const KEYS: &[&str] = &["service", "peer", "args", "env", "retries", "timeout", "place"];
-        let fields = self.fields(place, tree, KEYS)?;
+        const KEYS: [&str; 7] = ["service", "peer", "args", "env", "retries", "timeout", "place"];
+        let fields = self.fields(place, tree, &[&KEYS[..], &rules::TASK_KEYS[..]].concat())?;
         let mut task = TaskSpec::default();
         match fields.get("service") {
             Some(t) => {
@@ -197,6 +201,7 @@ impl Reader {
         if let Some(t) = fields.get("place") {
             task.place = super::place::read(self, &format!("{place}.place"), t)?;
         }
+        self.task_rules(place, &fields, &mut task);
         Some(task)
     }
 

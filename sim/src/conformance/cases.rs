@@ -322,6 +322,7 @@ fn across<B: Bench>(stage: &mut Stage<B>, a: HostId, b: HostId) -> (Workflow, Ex
             edge("here", "both"),
             edge("both", "out"),
         ],
+        ..Workflow::default()
     };
     let expected = evaluate(&workflow, &BTreeMap::from([("formula".to_owned(), Digest::of(&module()))]));
     (workflow, expected)

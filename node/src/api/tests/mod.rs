@@ -162,6 +162,10 @@ fn run_view() -> RunView {
             fetched: RESULT.len() as u64,
         }],
         progress: (1, 1),
+        failed: 0,
+        skipped: 0,
+        paused: None,
+        deadline: None,
     }
 }
 
@@ -181,6 +185,7 @@ fn answer(command: &Command) -> Reply {
         | Command::Block { .. }
         | Command::Keep { .. }
         | Command::Cancel(_)
+        | Command::Pause { .. }
         | Command::Shutdown => Reply::Done,
         Command::RelayDisconnect(peer) if *peer == key(2) => Reply::Done,
         Command::RelayDisconnect(peer) => Reply::Error(CommandError::NoSession(*peer)),

@@ -5,7 +5,7 @@ use remote_network_core::id::{Digest, PublicKey};
 use std::path::PathBuf;
 
 /// What a service says of itself beyond ports and limits.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct DetailOptions {
     /// An architecture that it runs on, e.g. x86_64 (repeatable: any of them will do).
     #[arg(long, value_name = "ARCH")]
@@ -77,7 +77,7 @@ pub struct ServiceEdit {
     #[arg(long)]
     pub description: Option<String>,
     /// For people.
-    #[arg(id = "service_version", long)]
+    #[arg(id = "service-version", long = "service-version", value_name = "VERSION")]
     pub version: Option<String>,
     /// Memory limit in MiB.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=4096))]
