@@ -135,6 +135,7 @@ mod tests {
             workdir: Some("/work".into()),
         };
         let order = EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: Program::Image(Box::new(image.clone())),
             paths: vec![MountPath { name: "in".into(), path: "/data/in".into() }],
             args: vec!["-v".into()],
