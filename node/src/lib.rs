@@ -3,6 +3,7 @@
 //! The binary is thin; everything is here, so that tests and benchmarks use what users use.
 
 pub mod api;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -10,6 +11,7 @@ pub mod doctor;
 pub mod keystore;
 pub mod logging;
 pub mod ports;
+pub mod processes;
 pub mod recording;
 pub mod services;
 pub mod simulate;

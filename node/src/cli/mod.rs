@@ -124,6 +124,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config(c) => local::config(&global, c),
         Command::Receipt(c) => local::receipt(&global, &c),
         Command::Demo(args) => crate::demo::run(&global, &args),
+        Command::Bench(args) => crate::bench::run(&global, &args),
         Command::Simulate(args) => local::simulate(&global, &args),
         Command::Doctor => local::doctor(&global),
         Command::Completions { shell } => {

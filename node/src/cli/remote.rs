@@ -44,6 +44,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             | Command::Config(_)
             | Command::Receipt(_)
             | Command::Demo(_)
+            | Command::Bench(_)
             | Command::Simulate(_)
             | Command::Doctor
             | Command::Completions { .. }

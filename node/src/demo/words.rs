@@ -1,7 +1,8 @@
 //! The demo's work: the words of every file, counted on three peers.
 
-use super::network::{Network, NodeProcess};
+use super::network::Network;
 use crate::cli::{Failure, random_run_id};
+use crate::processes::NodeProcess;
 use crate::services::BUNDLED;
 use crate::workflow_text;
 use remote_network_core::id::{PublicKey, RunId};
