@@ -14,7 +14,7 @@ use crate::machine;
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::docker::{DockerConfig, DockerPort};
-use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::engine::{EngineConfig, EnginePort};
 use crate::ports::net::{NetConfig, NetPort};
 use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
 use crate::ports::tunnel::TunnelPort;
@@ -36,7 +36,6 @@ use remote_network_sim::replay::RecordedSink;
 use ring::rand::SecureRandom as _;
 use serde_json::json;
 use sha1::Digest as _;
-use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -93,7 +92,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         scratch_dir: dir.join("engine").join("docker"),
         running_max: s.jobs_running_max,
     };
-    let docker = DockerPort::start(docker_config, shared.clone(), events.clone())?;
+    let docker = DockerPort::start(docker_config, Arc::new(blobs.clone()), events.clone())?;
     node.machine = Some(machine::summary(&dir, engine_is_there(&docker)));
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
@@ -102,7 +101,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         dht,
         _net: net,
         tunnels,
-        engine: EnginePort::start(engine_config, shared.clone(), events.clone())
+        engine: EnginePort::start(engine_config, Arc::new(blobs.clone()), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         docker,
         core: core.clone(),
@@ -534,7 +533,7 @@ impl ActionSink for Ports {
     }
 }
 
-/// The object store as the API and the engine see it.
+/// The object store as the API sees it.
 struct SharedBlobs(BlobStore);
 
 fn blob_error(e: BlobFailed) -> BlobError {
@@ -557,18 +556,5 @@ impl ApiBlobs for SharedBlobs {
             ImportError::Store(e) => blob_error(e),
             ImportError::Source(e) => BlobError::Io(e),
         })
-    }
-}
-
-impl EngineBlobs for SharedBlobs {
-    fn open(&self, digest: &Digest) -> io::Result<File> {
-        self.0.open_reader(digest).map_err(|e| match e {
-            BlobFailed::NotFound => io::Error::new(io::ErrorKind::NotFound, e),
-            BlobFailed::Full | BlobFailed::Corrupt | BlobFailed::Io(_) => io::Error::other(e),
-        })
-    }
-
-    fn import(&self, from: &mut dyn Read) -> io::Result<(Digest, u64)> {
-        self.0.import(from).map(|o| (o.digest, o.len)).map_err(io::Error::other)
     }
 }

@@ -119,7 +119,12 @@ mod tests {
     }
 
     fn flow(spec: TaskSpec) -> Workflow {
-        Workflow { name: "w".into(), nodes: vec![("a".into(), NodeKind::Task(spec))], edges: Vec::new() }
+        Workflow {
+            name: "w".into(),
+            nodes: vec![("a".into(), NodeKind::Task(spec))],
+            edges: Vec::new(),
+            ..Workflow::default()
+        }
     }
 
     fn asking(place: Place) -> Workflow {

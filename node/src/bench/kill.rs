@@ -18,10 +18,10 @@ mod course;
 mod world;
 
 use crate::cli::Failure;
-use crate::cli::args::Global;
 use crate::cli::args::bench::KillArgs;
 use crate::failpoints::{Course, POINTS, Point, Whose};
 use serde_json::json;
+use std::path::Path;
 use std::time::Instant;
 use world::World;
 
@@ -29,12 +29,9 @@ use world::World;
 const PASSES_MAX: u64 = 3;
 
 /// Runs it.
-pub async fn run(global: &Global, args: &KillArgs) -> Result<(), Failure> {
-    let temporary = tempfile::Builder::new().prefix("remote-network-kill-").tempdir()?;
-    let root = args.keep.clone().unwrap_or_else(|| temporary.path().to_owned());
-    std::fs::create_dir_all(&root)?;
+pub async fn run(root: &Path, log: Option<&str>, args: &KillArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    let mut world = World::start(&root, args, global.log.as_deref().unwrap_or("error")).await?;
+    let mut world = World::start(root, args, log.unwrap_or("error")).await?;
     let outcome = trouble(&mut world, args).await;
     let orphans = match &outcome {
         Ok(_) => world.orphans().await?,
@@ -65,7 +62,7 @@ pub async fn run(global: &Global, args: &KillArgs) -> Result<(), Failure> {
     match wrong {
         0 => Ok(()),
         _ => Err(Failure::work("the network did not survive what it was made for; what went wrong is above")
-            .with_hint(format!("--seed {} repeats the moments, --keep DIR keeps the data", args.seed))),
+            .with_hint(format!("--seed {} repeats the moments", args.seed))),
     }
 }
 

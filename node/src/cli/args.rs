@@ -4,6 +4,8 @@ pub mod bench;
 mod policy;
 mod service;
 
+pub use bench::{BenchArgs, BenchCommand, Shape};
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use remote_network_core::id::{Digest, PeerName, RunId};
 use std::net::{IpAddr, SocketAddr};
@@ -92,9 +94,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run thousands of virtual nodes in virtual time, reproducibly.
     Simulate(SimulateArgs),
-    /// Measure what this build does on this machine.
-    #[command(subcommand)]
-    Bench(bench::BenchCommand),
+    /// Measure this machine as a node: workflows, guests, transfers, containers. The last line is JSON.
+    Bench(BenchArgs),
     /// Find out what is wrong here and how to mend it.
     Doctor,
     /// Print a completion script for a shell.

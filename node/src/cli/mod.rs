@@ -129,8 +129,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Receipt(c) => local::receipt(&global, &c),
         Command::Policy(args::PolicyCommand::Check { file }) => policy::check(&file),
         Command::Demo(args) => crate::demo::run(&global, &args),
+        Command::Bench(args) => crate::bench::run(&global, &args),
         Command::Simulate(args) => local::simulate(&global, &args),
-        Command::Bench(command) => crate::bench::run(&global, &command),
         Command::Doctor => local::doctor(&global),
         Command::Completions { shell } => {
             local::completions(shell);

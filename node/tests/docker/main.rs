@@ -254,6 +254,7 @@ fn an_engine_that_is_away_is_told_and_nothing_hangs() {
     let port = DockerPort::start(config, std::sync::Arc::new(Nothing), to_core).unwrap();
     port.sweep(Vec::new());
     let order = remote_network_core::port::EngineJob {
+        tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
         program: Program::Image(Box::new(Image {
             name: "x".into(),
             id: [0; 32],

@@ -20,6 +20,7 @@ impl Executor {
         let Some(held) = self.held.get(job) else { return };
         let o: &Order = &held.order;
         let engine_job = EngineJob {
+            tenant: held.requester(),
             program: o.program.clone(),
             paths: o.paths.clone(),
             args: o.args.clone(),

@@ -140,6 +140,7 @@ mod tests {
 
     fn order() -> EngineJob {
         EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: Program::Wasm(Digest([0; 32])),
             paths: vec![MountPath { name: "in".into(), path: "/data/in".into() }],
             args: vec!["-v".into()],
