@@ -190,14 +190,21 @@ impl Rig {
     }
 }
 
-/// Processes, other than this one, with a file open below `dir`: a running worker holds its job's stdin and stdout.
+/// Workers of the rig in `dir` that have a job: they hold its stdin and stdout. (One that waits may hold compiled code, which lies
+/// elsewhere.) By their command line, too: between
+/// `fork` and `exec` a child of this process, of whichever test, has all files open that this process has.
 pub fn workers(dir: &Path) -> Vec<u32> {
+    let dir = &dir.join("scratch");
     let holds = |pid: &u32| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         fds.map(|fd| fs::read_link(fd.path())).any(|to| to.is_ok_and(|to| to.starts_with(dir)))
     };
+    let is_worker = |pid: &u32| {
+        let said = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        said.split(|b| *b == 0).nth(1) == Some(WORKER_ARGUMENT.as_bytes())
+    };
     let pids = fs::read_dir("/proc").unwrap().flatten();
     pids.filter_map(|e| e.file_name().to_string_lossy().parse().ok())
-        .filter(|pid| *pid != std::process::id() && holds(pid))
+        .filter(|pid| is_worker(pid) && holds(pid))
         .collect()
 }

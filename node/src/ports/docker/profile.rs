@@ -223,7 +223,7 @@ mod tests {
         ];
         let mut path = String::new();
         for _ in 0..random() % 8 {
-            path.push_str(if random() % 8 == 0 { "" } else { "/" });
+            path.push_str(if random().is_multiple_of(8) { "" } else { "/" });
             path.push_str(PARTS[(random() % PARTS.len() as u64) as usize]);
         }
         path
@@ -247,7 +247,7 @@ mod tests {
             // What the core lets through, and what it does not: the source must not depend on either.
             valid += usize::from(remote_network_core::service::program::valid_mount_path(&path));
             order.paths = vec![MountPath { name: "in".into(), path }];
-            let staged = Staged { name: "in".into(), writable: random() % 2 == 0 };
+            let staged = Staged { name: "in".into(), writable: random().is_multiple_of(2) };
             let mounts = host(&order, dir, std::slice::from_ref(&staged), false).mounts.unwrap();
             let source = Path::new(mounts[0].source.as_ref().unwrap());
             let below = if staged.writable { "/scratch/job/w/mnt" } else { "/scratch/job/r/mnt" };
