@@ -410,6 +410,8 @@ pub fn layout_of(mounts: &[MountPath], port: &Port) -> Layout {
 /// One execution.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EngineJob {
+    /// Whose it is. What is kept of one execution for the next, a process above all, never serves another's.
+    pub tenant: PublicKey,
     /// What runs.
     pub program: Program,
     /// Mounts that are not as usual.

@@ -4,8 +4,9 @@ use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::{Layout, Program};
+use crate::port::{EngineLimits, Layout, Program};
 use crate::service::Visibility;
+use crate::service::details::Details;
 use crate::service::offers::Offerings;
 use proptest::prelude::*;
 
@@ -23,14 +24,15 @@ pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]
             .collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 
-fn peer(n: u8) -> PublicKey {
+pub(crate) fn peer(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
 
-fn offers() -> Offerings {
+pub(crate) fn offers() -> Offerings {
     let mut o = Offerings::default();
     let count = service("word-count", true, &[]);
     let fill = service("fill", false, &[("table", MountDirection::In), ("map", MountDirection::Out)]);
@@ -50,7 +52,7 @@ fn end(text: &str) -> End {
     End { node: node.into(), port }
 }
 
-fn task(service: &str) -> NodeKind {
+pub(crate) fn task(service: &str) -> NodeKind {
     NodeKind::Task(TaskSpec { service: service.into(), ..TaskSpec::default() })
 }
 
@@ -66,6 +68,7 @@ fn workflow(nodes: &[(&str, NodeKind)], edges: &[(&str, &str)]) -> Workflow {
         name: "test".into(),
         nodes: nodes.iter().map(|(id, k)| ((*id).into(), k.clone())).collect(),
         edges: edges.iter().map(|(a, b)| Edge { from: end(a), to: end(b) }).collect(),
+        ..Workflow::default()
     }
 }
 
@@ -217,6 +220,7 @@ proptest! {
                 from: End { node: format!("n{a}"), port: port(*p) },
                 to: End { node: format!("n{b}"), port: port(*q) },
             }).collect(),
+            ..Workflow::default()
         };
         if let Ok(plan) = validate(&w, &offers()) {
             for (i, t) in plan.tasks.iter().enumerate() {

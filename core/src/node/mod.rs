@@ -37,6 +37,7 @@ mod relaying;
 mod reserving;
 mod sealing;
 mod seeking;
+mod services;
 mod streams;
 mod treeing;
 mod tunnelling;
@@ -79,6 +80,7 @@ use reach::Reach;
 use relaying::Relaying;
 use reserving::Reserving;
 use sealing::Sealing;
+use services::Searching;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
@@ -152,6 +154,7 @@ pub struct Node<T: Transport> {
     requester: Requester,
     executor: Executor,
     sealing: Sealing,
+    searching: Searching,
 
     rngs: Rngs,
     inbox: VecDeque<Inside>,
@@ -196,7 +199,9 @@ impl<T: Transport> Node<T> {
         let mut book = Book::new(me, config.private_network, config.known_peers_max);
         book.restore(now, records).map_err(|(r, e)| bad(r.subject.room, r.lsn.0, &e))?;
         let server = Server::restore(op_room::SERVE, records).map_err(|e| bad(Room::Grant, 0, &e))?;
-        let catalogue = Catalogue::restore(me, records).map_err(|(lsn, e)| bad(Room::Service, lsn, &e))?;
+        let catalogue = Catalogue::restore(me, records)
+            .map_err(|(lsn, e)| bad(Room::Service, lsn, &e))?
+            .with_machine(config.machine.clone());
         let requester = Requester::restore(config.keypair.clone(), records)
             .map_err(|(lsn, e)| bad(Room::Run, lsn, &e))?;
         let executor_config = ExecutorConfig {
@@ -206,8 +211,9 @@ impl<T: Transport> Node<T> {
             accept_jobs: config.accept_jobs,
             running_max: config.jobs_running_max,
         };
-        let executor =
+        let mut executor =
             Executor::restore(executor_config, records).map_err(|(lsn, e)| bad(Room::Job, lsn, &e))?;
+        executor.restore_policy(records).map_err(|(lsn, e)| bad(Room::Policy, lsn, &e))?;
         let cascade = Cascade::new(CascadeConfig {
             own: me,
             max_peers: config.max_peers,
@@ -252,6 +258,7 @@ impl<T: Transport> Node<T> {
             requester,
             executor,
             sealing: Sealing::new(op_room::SEALING),
+            searching: Searching::default(),
             rngs,
             inbox: first.into_iter().collect(),
             gate: Gate::new(journal.last),
@@ -375,6 +382,7 @@ impl<T: Transport> Node<T> {
             self.catalogue.poll_timeout(),
             self.requester.poll_timeout(),
             self.executor.poll_timeout(),
+            self.searching.poll_timeout(),
             self.meeting_deadline(),
             self.passing.as_ref().and_then(|p| p.poll_timeout()),
             self.reserving.poll_timeout(),
@@ -424,6 +432,9 @@ impl<T: Transport> Node<T> {
     fn begin(&mut self) {
         self.life = Life::Running;
         // The node is a peer of itself that is always up: its own jobs take the same way as everybody's.
+        if let Some(policy) = self.config.policy.clone() {
+            self.inbox.push_back(Inside::Executor(executor::Input::Policy(Box::new(policy))));
+        }
         self.inbox.push_back(Inside::Catalogue(catalogue::Input::Started));
         self.inbox.push_back(Inside::Requester(requester::Input::PeerUp(self.me)));
         self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(self.me)));

@@ -1,11 +1,11 @@
 //! Commands that ask the running node through its API.
 
 use super::args::{
-    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddDocker, ServiceAddWasm,
-    ServiceCommand, ServiceOptions, WorkflowCommand,
+    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
+    ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, directories, relay};
+use super::{Client, Failure, configuration, directories, relay, service as services};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -45,6 +45,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             }
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
+            Command::Policy(c) => super::policy::run(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
             Command::Runs(c) => runs(&client, shown, c).await,
             Command::Start(_)
@@ -55,6 +56,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             | Command::Simulate(_)
             | Command::Doctor
             | Command::Completions { .. }
+            | Command::Bench(_)
             | Command::Worker => Err(Failure::usage("this command does not ask a running node")),
         }
     })
@@ -230,7 +232,7 @@ async fn data_remove(client: &Client, shown: Shown, digests: &[Digest]) -> Resul
     Ok(())
 }
 
-async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
+pub(super) async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
     let answer = if file.as_os_str() == "-" {
         client.upload(tokio::io::stdin()).await?
     } else {
@@ -290,11 +292,12 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                         } else {
                             short(&text(s, "owner"))
                         };
+                        let set_aside = s["details"]["status"] == json!("inactive");
                         vec![
                             text(s, "name"),
                             text(s, "version"),
                             text(s, "kind"),
-                            owner,
+                            if set_aside { format!("{owner}, set aside") } else { owner },
                             short(&text(s, "id")),
                             text(s, "description"),
                         ]
@@ -306,7 +309,10 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
         ServiceCommand::Add(add) => {
             let answer = match add {
                 ServiceAdd::Wasm(args) => add_wasm(client, &args).await?,
-                ServiceAdd::Docker(args) => add_docker(client, &args).await?,
+                ServiceAdd::Docker(args) => match super::docker::add(client, shown, &args).await? {
+                    Value::Null => return Ok(()),
+                    answer => answer,
+                },
             };
             shown.value(&answer, |a| {
                 println!("offering {} as {}", text(a, "name"), text(a, "id"));
@@ -315,6 +321,15 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                 }
             });
         }
+        ServiceCommand::Search(args) => {
+            super::search::run(client, shown, &args.words, args.kind.as_deref()).await?;
+        }
+        ServiceCommand::Show { id } => services::show(client, shown, &id).await?,
+        ServiceCommand::Activate { id } => services::activate(client, shown, &id, true).await?,
+        ServiceCommand::Deactivate { id } => services::activate(client, shown, &id, false).await?,
+        ServiceCommand::Edit(args) => services::edit(client, shown, &args).await?,
+        ServiceCommand::Export(args) => services::export(client, &args).await?,
+        ServiceCommand::Import(args) => services::import(client, shown, &args).await?,
         ServiceCommand::Remove { id } => {
             let answer = client.delete(&format!("/services/{id}")).await?;
             shown.value(&answer, |_| println!("removed {id}"));
@@ -335,16 +350,8 @@ async fn add_wasm(client: &Client, args: &ServiceAddWasm) -> Result<Value, Failu
     add_service(client, &args.common, stem, mounts, json!({"module": object.digest.to_string()})).await
 }
 
-async fn add_docker(client: &Client, args: &ServiceAddDocker) -> Result<Value, Failure> {
-    // `registry:5000/tools/count:1.2@sha256:…` is called `count`.
-    let last = args.image.rsplit('/').next().unwrap_or_default();
-    let name = last.split(['@', ':']).next().unwrap_or_default().to_lowercase();
-    let program = json!({"image": args.image, "entrypoint": args.entrypoint, "workdir": args.workdir});
-    add_service(client, &args.common, name, mounts(&args.mount_in, &args.mount_out), program).await
-}
-
 /// Mounts as `NAME` or `NAME=PATH`.
-fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
+pub(super) fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     let mount = |direction: &'static str| {
         move |given: &String| match given.split_once('=') {
             Some((name, path)) => json!({"name": name, "direction": direction, "path": path}),
@@ -354,7 +361,7 @@ fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     reads.iter().map(mount("in")).chain(writes.iter().map(mount("out"))).collect()
 }
 
-async fn add_service(
+pub(super) async fn add_service(
     client: &Client,
     options: &ServiceOptions,
     usual_name: String,
@@ -374,13 +381,8 @@ async fn add_service(
             named.into_iter().for_each(|m| m["layout"] = json!(layout));
         }
     }
-    let visibility = if options.private {
-        json!("only_me")
-    } else if options.allow.is_empty() {
-        json!("everyone")
-    } else {
-        json!({"listed": options.allow.iter().map(ToString::to_string).collect::<Vec<_>>()})
-    };
+    let mut details = Value::Null;
+    services::apply(&mut details, &options.details)?;
     let mut service = json!({
         "name": name,
         "description": options.description,
@@ -392,7 +394,8 @@ async fn add_service(
             "time_ms": options.time_s * 1_000,
             "output_bytes": options.output_mib << 20,
         },
-        "visibility": visibility,
+        "visibility": services::visibility(options.private, &options.allow),
+        "details": details,
     });
     if let (Some(service), Value::Object(program)) = (service.as_object_mut(), program) {
         service.extend(program);
@@ -585,6 +588,9 @@ fn show_run(view: &Value) {
     if !view["why"].is_null() {
         println!("  {}", text(view, "why"));
     }
+    if let Some(since) = view["paused"].as_u64() {
+        println!("  paused {}", ago(Some(since)));
+    }
     let rows: Vec<Vec<String>> = items(view, "tasks")
         .map(|t| {
             let wall = t["usage"]["wall_ms"].as_u64().map_or("-".into(), |ms| format!("{ms} ms"));
@@ -643,6 +649,14 @@ async fn runs(client: &Client, shown: Shown, command: RunsCommand) -> Result<(),
             let view = client.get(&format!("/runs/{run}")).await?;
             let written = fetch(client, &view, &output).await?;
             shown.value(&json!({"files": written}), |_| written.iter().for_each(|f| println!("{f}")));
+        }
+        RunsCommand::Pause { run } => {
+            let answer = client.post(&format!("/runs/{run}/pause"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} is paused"));
+        }
+        RunsCommand::Resume { run } => {
+            let answer = client.post(&format!("/runs/{run}/resume"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} goes on"));
         }
         RunsCommand::Cancel { run } => {
             let answer = client.post(&format!("/runs/{run}/cancel"), &json!({})).await?;
