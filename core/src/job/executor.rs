@@ -185,9 +185,9 @@ impl Executor {
         self.held.values().any(|h| h.objects().any(|d| d == *digest))
     }
 
-    /// Directories that held jobs need in the local store.
-    pub fn trees(&self) -> BTreeSet<Digest> {
-        self.held.values().flat_map(Held::trees).collect()
+    /// Directories that held jobs need in the local store: of those that have them whole, or of those that still wait for them.
+    pub fn trees(&self, whole: bool) -> BTreeSet<Digest> {
+        self.held.values().filter(|h| h.has_trees() == whole).flat_map(Held::trees).collect()
     }
 
     /// Those of the objects a job has left that are directories.

@@ -10,7 +10,7 @@ use super::signed::{Signed, Statement};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Value};
 use crate::id::{Digest, PublicKey};
 use crate::limits::TASK_INPUTS_MAX;
-use crate::port::layout_of;
+use crate::port::{Port, layout_of};
 use crate::time::UnixTime;
 
 /// One fact about a job, or about the executor itself.
@@ -160,10 +160,19 @@ impl Held {
         self.order.requester
     }
 
-    /// Whether the job gives its requester a right to an object here: it started with it, or left it.
-    pub fn has_shown(&self, digest: &Digest) -> bool {
-        let started = self.started.is_some() && self.order.inputs.iter().any(|i| i.digest == *digest);
-        started || self.receipt.iter().any(|r| r.outputs.iter().any(|o| o.digest == *digest))
+    /// Whether the job gives its requester a right to an object here: it started with it, or left it. A right to a `tree`, with
+    /// all files it names, comes only from where it was one: its list alone can be written by anybody who knows digests.
+    pub fn has_shown(&self, digest: &Digest, tree: bool) -> bool {
+        let counts = |object: &Digest, port: &Port| {
+            object == digest && (!tree || layout_of(&self.order.paths, port).is_tree())
+        };
+        let started = self.started.is_some() && self.order.inputs.iter().any(|i| counts(&i.digest, &i.port));
+        started || self.receipt.iter().any(|r| r.outputs.iter().any(|o| counts(&o.digest, &o.port)))
+    }
+
+    /// Whether all files of its directories were here: it started, or ended.
+    pub fn has_trees(&self) -> bool {
+        self.started.is_some() || self.receipt.is_some()
     }
 
     /// Directories among what it reads and what it left.

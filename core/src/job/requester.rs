@@ -342,6 +342,11 @@ impl Requester {
         self.wants.get(digest).is_some() || self.held.contains(digest)
     }
 
+    /// Whether this object is wanted as a directory.
+    pub fn wants_tree(&self, digest: &Digest) -> bool {
+        self.wants.get(digest).is_some_and(|w| w.tree)
+    }
+
     /// Directories that runs of this node need in the local store.
     pub fn trees(&self) -> BTreeSet<Digest> {
         self.runs.values().flat_map(trees_of).collect()

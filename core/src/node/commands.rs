@@ -36,8 +36,8 @@ pub(super) struct Commands {
     ops: OpIds,
     plans: BTreeMap<CommandId, (Workflow, Instant)>,
     fetches: BTreeMap<CommandId, Digest>,
-    /// Directories to keep that are looked for.
-    trees: BTreeMap<CommandId, Digest>,
+    /// Directories to keep that are looked for, and whether they were not kept before.
+    trees: BTreeMap<CommandId, (Digest, bool)>,
     /// Objects to keep that the store is asked for.
     keeps: BTreeMap<OpId, (CommandId, Digest)>,
 }
@@ -262,23 +262,34 @@ impl<T: Transport> Node<T> {
         if self.commands.trees.len() >= WAITING_MAX {
             return self.reply(id, Reply::Error(CommandError::Limit("directories to keep")));
         }
+        let fresh = !self.server.is_granted_for(&digest, &self.me, serve::Reason::UserTree);
         if !self.grant(digest, serve::Reason::UserTree) {
             return self.reply(id, Reply::Error(CommandError::Limit("objects that are kept")));
         }
-        self.commands.trees.insert(id, digest);
+        self.commands.trees.insert(id, (digest, fresh));
         self.bring((digest, len, None), true, Vec::new(), command_waiter(id));
     }
 
     /// A directory that is to be kept was looked for.
     pub(super) fn tree_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
-        if self.commands.trees.remove(&id).is_none() {
-            return;
-        }
+        let Some((_, fresh)) = self.commands.trees.remove(&id) else { return };
+        let mut others = self.commands.trees.values_mut().filter(|(d, _)| *d == digest);
         match result {
-            Ok(()) => self.reply(id, Reply::Done),
+            Ok(()) => {
+                // From here on it is kept, whatever comes of other questions after it.
+                others.for_each(|(_, fresh)| *fresh = false);
+                self.reply(id, Reply::Done);
+            }
             Err(why) => {
-                self.revoke(digest, serve::Reason::UserTree);
-                self.remove_object(digest);
+                // What was kept before stays kept.
+                match others.next() {
+                    Some((_, other)) => *other |= fresh,
+                    None if fresh => {
+                        self.revoke(digest, serve::Reason::UserTree);
+                        self.remove_object(digest);
+                    }
+                    None => {}
+                }
                 self.reply(id, Reply::Error(CommandError::Fetch { digest, why }));
             }
         }

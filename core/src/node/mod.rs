@@ -222,10 +222,12 @@ impl<T: Transport> Node<T> {
         });
         let mut rngs = Rngs::new(&seed);
         let mut held: BTreeSet<Digest> = requester.trees();
-        held.extend(executor.trees());
+        held.extend(executor.trees(true));
         held.extend(server.granted_for(&me, Reason::UserTree));
+        let waited = executor.trees(false);
         // First of all: until it is known what they have, nothing may be removed.
-        let first = (!held.is_empty()).then_some(Inside::Trees(Restore(held)));
+        let any = !held.is_empty() || !waited.is_empty();
+        let first = any.then_some(Inside::Trees(Restore { held, waited }));
         Ok(Self {
             me,
             life: Life::Restored,

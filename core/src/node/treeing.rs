@@ -5,7 +5,7 @@
 //! the node needs a file that no directory names any more.
 
 use super::Node;
-use super::wiring::{EXECUTOR, Inside, REQUESTER, TREES, waiting_command};
+use super::wiring::{EXECUTOR, Inside, OUTPUTS, REQUESTER, TREES, waiting_command};
 use crate::action::Action;
 use crate::id::{Digest, JobId, OpId, PublicKey};
 use crate::job::{executor, requester};
@@ -31,7 +31,7 @@ pub(super) struct Treeing {
     exits: BTreeMap<JobId, (EngineReport, BTreeSet<Digest>)>,
     /// Questions that wait until no removal of their objects is under way.
     looks: Vec<(OpId, Objects)>,
-    /// Files that no directory names any more.
+    /// Files that no directory names any more, and whatever waited for those of before the restart.
     free: VecDeque<Digest>,
     /// Objects to be removed once all directories of before the restart are known.
     deferred: BTreeSet<Digest>,
@@ -85,26 +85,33 @@ impl<T: Transport> Node<T> {
                     }
                 }
                 trees::Output::Free(digest) => self.treeing.free.push_back(digest),
+                trees::Output::Unneeded(digest) => self.inbox.push_back(Inside::Removals(Some(digest))),
                 trees::Output::Restored => {
-                    for digest in std::mem::take(&mut self.treeing.deferred) {
-                        self.remove_object(digest);
-                    }
+                    self.treeing.free.extend(std::mem::take(&mut self.treeing.deferred));
                 }
             }
         }
-        self.removals_moved();
+        self.look_at_removals();
+    }
+
+    /// Removals go on after all that has been heard: an output that is on its way to the executor is not held by anybody else.
+    pub(super) fn look_at_removals(&mut self) {
+        if !self.treeing.free.is_empty() || !self.treeing.looks.is_empty() {
+            self.inbox.push_back(Inside::Removals(None));
+        }
     }
 
     fn tree_here(&mut self, waiter: Waiter, digest: Digest, claim: Claim, new: bool) {
         match waiter {
             REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
+            OUTPUTS => self.output_here(&digest),
             EXECUTOR => {
                 let fetched = executor::Input::Fetched { digest, claim, tree: true, new };
                 self.inbox.push_back(Inside::Executor(fetched));
             }
             _ => match waiting_command(&waiter) {
                 Some(id) => self.tree_command_done(id, digest, Ok(())),
-                None => self.output_here(JobId(waiter.0), &digest),
+                None => {}
             },
         }
     }
@@ -119,6 +126,7 @@ impl<T: Transport> Node<T> {
                 let failed = requester::Input::FetchFailed { digest, why: words };
                 self.inbox.push_back(Inside::Requester(failed));
             }
+            (OUTPUTS, why) => self.output_not_here(&digest, &words, why),
             // Whoever lays it out for the job says what it is, as the fault of the order that it is.
             (EXECUTOR, Failed::NoDirectory(_)) => {
                 let fetched = executor::Input::Fetched { digest, claim, tree: true, new: false };
@@ -129,10 +137,11 @@ impl<T: Transport> Node<T> {
                 let failed = executor::Input::FetchFailed { digest, claim, tree: true, why: words, hopeless };
                 self.inbox.push_back(Inside::Executor(failed));
             }
-            (_, why) => match waiting_command(&waiter) {
-                Some(id) => self.tree_command_done(id, digest, Err(words)),
-                None => self.output_not_here(JobId(waiter.0), words, why),
-            },
+            (_, _) => {
+                if let Some(id) = waiting_command(&waiter) {
+                    self.tree_command_done(id, digest, Err(words));
+                }
+            }
         }
     }
 
@@ -148,7 +157,7 @@ impl<T: Transport> Node<T> {
         if trees.is_empty() {
             return self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
         }
-        let waiter = Waiter::from(report.job);
+        let waiter = OUTPUTS;
         for o in outputs.iter().filter(|o| trees.contains(&o.digest)) {
             let (digest, len, claim, sources) = (o.digest, o.len, None, Vec::new());
             self.inbox.push_back(Inside::Trees(trees::Input::Want { digest, len, claim, sources, waiter }));
@@ -156,19 +165,37 @@ impl<T: Transport> Node<T> {
         self.treeing.exits.insert(report.job, (report, trees));
     }
 
-    fn output_here(&mut self, job: JobId, digest: &Digest) {
-        let Some((_, missing)) = self.treeing.exits.get_mut(&job) else { return };
-        missing.remove(digest);
-        if missing.is_empty()
-            && let Some((report, _)) = self.treeing.exits.remove(&job)
-        {
-            // In front of everything else, so that the executor holds the outputs before anything can be given up.
-            self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
+    fn output_here(&mut self, digest: &Digest) {
+        let whole = |(report, missing): &mut (EngineReport, BTreeSet<Digest>)| {
+            missing.remove(digest);
+            missing.is_empty().then_some(report.job)
+        };
+        let whole: Vec<JobId> = self.treeing.exits.values_mut().filter_map(whole).collect();
+        for job in whole {
+            if let Some((report, _)) = self.treeing.exits.remove(&job) {
+                // In front of everything else, so that the executor holds the outputs before anything can be given up.
+                self.inbox.push_front(Inside::Executor(executor::Input::Engine(report)));
+            }
         }
     }
 
-    fn output_not_here(&mut self, job: JobId, words: String, why: &Failed) {
+    fn output_not_here(&mut self, digest: &Digest, words: &str, why: &Failed) {
+        let waits = |(job, (_, missing)): (&JobId, &(EngineReport, BTreeSet<Digest>))| {
+            missing.contains(digest).then_some(*job)
+        };
+        let waiting: Vec<JobId> = self.treeing.exits.iter().filter_map(waits).collect();
+        for job in waiting {
+            self.output_lost(job, words.to_owned(), why);
+        }
+    }
+
+    fn output_lost(&mut self, job: JobId, words: String, why: &Failed) {
         let Some((report, _)) = self.treeing.exits.remove(&job) else { return };
+        if let EngineEvent::Exited(exit) = &report.event {
+            // No receipt will name them. What nobody else needs would lie here, and be counted, for ever.
+            let outputs = exit.outputs.iter().map(|o| Inside::Removals(Some(o.digest)));
+            self.inbox.extend(outputs);
+        }
         let gone = match why {
             Failed::NoDirectory(_) => false,
             Failed::Fetch { hopeless, .. } => *hopeless,

@@ -35,6 +35,8 @@ pub(super) const REQUESTER: Waiter = Waiter([1; 16]);
 pub(super) const EXECUTOR: Waiter = Waiter([2; 16]);
 /// The parts of directories.
 pub(super) const TREES: Waiter = Waiter([3; 16]);
+/// Ends of executions whose outputs are directories. Not the jobs themselves: their names are chosen by others.
+pub(super) const OUTPUTS: Waiter = Waiter([4; 16]);
 
 /// The waiter of a command's fetch. Its first byte keeps it apart from those above.
 pub(super) fn command_waiter(id: CommandId) -> Waiter {
@@ -114,6 +116,8 @@ pub(super) enum Inside {
     Fetch(fetch::Input),
     Serve(serve::Input),
     Trees(trees::Input),
+    /// What is no longer needed, or waits for removals, is looked at again; after everything that came before.
+    Removals(Option<Digest>),
     Catalogue(catalogue::Input),
     Requester(requester::Input),
     Executor(executor::Input),
@@ -175,6 +179,12 @@ impl<T: Transport> Node<T> {
             Inside::Trees(i) => {
                 let out = drive!(self, trees, trees, |m, cx| m.handle(cx, i));
                 self.after_trees(out);
+            }
+            Inside::Removals(unneeded) => {
+                if let Some(digest) = unneeded {
+                    self.remove_object(digest);
+                }
+                self.removals_moved();
             }
             Inside::Catalogue(i) => {
                 let out = drive!(self, catalogue, catalogue, |m, cx| m.handle(cx, i));
@@ -385,6 +395,8 @@ impl<T: Transport> Node<T> {
     fn fetched(&mut self, digest: Digest, claim: Claim, waiters: &[Waiter], new: bool) {
         for w in waiters {
             match *w {
+                // What has become a directory meanwhile is asked for as one, and this is not the answer.
+                REQUESTER if self.requester.wants_tree(&digest) => {}
                 REQUESTER => self.inbox.push_back(Inside::Requester(requester::Input::Fetched(digest))),
                 EXECUTOR => {
                     let fetched = executor::Input::Fetched { digest, claim, tree: false, new };
@@ -404,6 +416,7 @@ impl<T: Transport> Node<T> {
         for w in waiters {
             let why = why.to_owned();
             match *w {
+                REQUESTER if self.requester.wants_tree(&digest) => {}
                 REQUESTER => {
                     self.inbox.push_back(Inside::Requester(requester::Input::FetchFailed { digest, why }));
                 }
@@ -512,13 +525,15 @@ impl<T: Transport> Node<T> {
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
                 executor::Output::Sweep { keep } => self.hold(Action::Sweep { keep }),
-                executor::Output::Grant { digest, requester } => {
-                    let reason = Reason::Job;
+                executor::Output::Grant { digest, requester, tree } => {
+                    let reason = if tree { Reason::JobTree } else { Reason::Job };
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
                 }
                 executor::Output::Revoke { digest, requester } => {
-                    let reason = Reason::Job;
-                    self.inbox.push_back(Inside::Serve(serve::Input::Revoke { digest, requester, reason }));
+                    for reason in [Reason::Job, Reason::JobTree] {
+                        let revoke = serve::Input::Revoke { digest, requester, reason };
+                        self.inbox.push_back(Inside::Serve(revoke));
+                    }
                 }
                 executor::Output::Remove { digest } => self.remove_object(digest),
             }
@@ -577,7 +592,7 @@ impl<T: Transport> Node<T> {
             None => {}
         }
         self.ask_for_outputs();
-        self.removals_moved();
+        self.look_at_removals();
     }
 
     /// What the DHT tells goes to who asked.

@@ -11,7 +11,7 @@
 //!   and may name files of others that this node happens to have.
 //! - **Held and let go as one.** From the moment a manifest has been read its leaves are held ([`Trees::holds`]), one count for
 //!   each directory that names them. When nobody needs the directory ([`Input::Forget`]) those that no other one names are to
-//!   be removed. After a restart the manifests of all directories that jobs, runs and services hold are read again, and until
+//!   be removed. After a restart the manifests of all directories that jobs, runs and the user hold are read again, and until
 //!   the last of them is ([`Trees::is_restoring`]) nothing may be removed at all.
 //!
 //! Whether leaves are here is asked with [`Output::Look`], which is answered when no removal of any of them is under way: one that
@@ -34,10 +34,14 @@ use std::sync::Arc;
 pub const LEAVES_HELD_MAX: usize = 500_000;
 /// Leaves asked for at once: a sixteenth of the fetches that may wait, so that single files of others have their turn.
 pub const LEAVES_ASKED_MAX: usize = 256;
+/// The same for all directories together: half of the fetches that may wait. Those beyond take their turn.
+pub const ASKED_ALL_MAX: usize = crate::limits::FETCHES_WAITING_MAX / 2;
 /// Directories brought here at once; as many as there may be fetches.
 pub const BRINGING_MAX: usize = crate::limits::FETCHES_WAITING_MAX;
 /// Manifests read at once after a restart: 4 MiB each.
 const RESTORING_MAX: usize = 4;
+/// Times after a restart that a disk which fails is asked again, for all manifests together.
+const RESTORE_AGAIN_MAX: u32 = 64;
 /// Times the leaves are looked for. They are held by then, so more than two can only be a store that loses objects.
 const LOOKS_MAX: u32 = 4;
 
@@ -64,7 +68,12 @@ pub enum Failed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// Once, before anything else: the directories that this node held when it went down.
-    Restore(BTreeSet<Digest>),
+    Restore {
+        /// Those that were here, whole.
+        held: BTreeSet<Digest>,
+        /// Those that were perhaps on their way, and that somebody will want again.
+        waited: BTreeSet<Digest>,
+    },
     /// Somebody wants a directory. Without sources: wants to know whether it is here.
     Want {
         /// Its manifest.
@@ -163,6 +172,8 @@ pub enum Output {
     },
     /// No directory names this object any more.
     Free(Digest),
+    /// It was given up on its way and has ended: to be forgotten, unless somebody needs it by now.
+    Unneeded(Digest),
     /// All directories of before the restart are known.
     Restored,
 }
@@ -186,16 +197,21 @@ struct Bringing {
     step: Step,
     looks: u32,
     new: bool,
-    /// Nobody needs it any more: it is forgotten when it has ended.
+    /// Nobody needs it any more: said so when it has ended.
     unneeded: bool,
+    /// It was given up and is wanted again. The manifest may have been removed between.
+    again: bool,
 }
 
 /// A directory of before the restart: its length is asked for, then its bytes.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Bringing(Key),
-    Restoring(Digest),
+    Restoring(Restored),
 }
+
+/// A directory, and whether it must be known, however many there are.
+type Restored = (Digest, bool);
 
 /// The machine of all directories.
 #[derive(Debug)]
@@ -210,8 +226,11 @@ pub struct Trees {
     ops: BTreeMap<OpId, Asked>,
     /// Directories that wait for an object.
     of_object: BTreeMap<(Digest, Claim), BTreeSet<Key>>,
-    to_restore: VecDeque<Digest>,
+    /// Those that wait for others to be asked for less.
+    starved: BTreeSet<Key>,
+    to_restore: VecDeque<Restored>,
     restoring: usize,
+    restored_again: u32,
 }
 
 impl Trees {
@@ -225,8 +244,10 @@ impl Trees {
             bringing: BTreeMap::new(),
             ops: BTreeMap::new(),
             of_object: BTreeMap::new(),
+            starved: BTreeSet::new(),
             to_restore: VecDeque::new(),
             restoring: 0,
+            restored_again: 0,
         }
     }
 
@@ -295,36 +316,46 @@ impl Trees {
 
     // ---------------------------------------------------------------------------------------- restart
 
-    fn restore(&mut self, cx: &mut Cx<'_, Output>, digests: BTreeSet<Digest>) {
-        self.to_restore = digests.into_iter().filter(|d| !self.knows(d)).collect();
+    fn restore(&mut self, cx: &mut Cx<'_, Output>, held: &BTreeSet<Digest>, waited: &BTreeSet<Digest>) {
+        let needed = held.iter().map(|d| (*d, true));
+        let others = waited.difference(held).map(|d| (*d, false));
+        self.to_restore = needed.chain(others).filter(|(d, _)| !self.knows(d)).collect();
         self.restore_next(cx);
     }
 
     fn restore_next(&mut self, cx: &mut Cx<'_, Output>) {
         while self.restoring < RESTORING_MAX
-            && let Some(digest) = self.to_restore.pop_front()
+            && let Some(next) = self.to_restore.pop_front()
         {
             self.restoring += 1;
-            let op = self.issue(Asked::Restoring(digest));
-            cx.emit(Output::Blob { op, request: BlobRequest::Open { digest } });
+            let op = self.issue(Asked::Restoring(next));
+            cx.emit(Output::Blob { op, request: BlobRequest::Open { digest: next.0 } });
         }
         if !self.is_restoring() {
             cx.emit(Output::Restored);
         }
     }
 
-    /// What cannot be read now is no directory that anybody can use: its files are nobody's.
-    fn restored(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, result: Result<BlobAnswer, BlobFailed>) {
+    /// What cannot be read is no directory that anybody can use: its files are nobody's.
+    fn restored(&mut self, cx: &mut Cx<'_, Output>, asked: Restored, result: Result<BlobAnswer, BlobFailed>) {
+        let (digest, needed) = asked;
         match result {
             Ok(BlobAnswer::Info(info)) if info.len <= MANIFEST_BYTES_MAX as u64 => {
                 let len = u32::try_from(info.len).unwrap_or(u32::MAX);
-                let op = self.issue(Asked::Restoring(digest));
+                let op = self.issue(Asked::Restoring(asked));
                 return cx.emit(Output::Blob { op, request: BlobRequest::Read { digest, offset: 0, len } });
             }
             Ok(BlobAnswer::Bytes(bytes)) => {
-                if let Ok(leaves) = read(&digest, &bytes) {
+                if let Ok(leaves) = read(&digest, &bytes)
+                    && (needed || self.held + leaves.len() <= LEAVES_HELD_MAX)
+                {
                     self.learn(digest, &leaves);
                 }
+            }
+            // A disk that fails once may not the next time.
+            Err(BlobFailed::Io(_) | BlobFailed::Full) if self.restored_again < RESTORE_AGAIN_MAX => {
+                self.restored_again += 1;
+                self.to_restore.push_back(asked);
             }
             Ok(
                 BlobAnswer::Info(_)
@@ -352,7 +383,7 @@ impl Trees {
         let (digest, len, claim) = key;
         if let Some(b) = self.bringing.get_mut(&key) {
             b.waiters.insert(waiter);
-            b.unneeded = false;
+            b.again |= std::mem::take(&mut b.unneeded);
             let new: Vec<_> = sources.into_iter().filter(|s| !b.sources.contains(s)).collect();
             b.sources.extend(new.iter().cloned());
             let objects: Vec<Digest> = match &b.step {
@@ -366,8 +397,10 @@ impl Trees {
             return;
         }
         let why = match () {
+            // Not `NoDirectory`: that is said only of what was seen, since it counts as shown.
             () if len > MANIFEST_BYTES_MAX as u64 => {
-                Some(Failed::NoDirectory(format!("{len} bytes are more than the list of a directory has")))
+                let why = format!("{len} bytes are more than the list of a directory has");
+                Some(Failed::Fetch { why, hopeless: true })
             }
             () if self.bringing.len() >= BRINGING_MAX => {
                 Some(Failed::Fetch { why: "too many directories are waited for".to_owned(), hopeless: false })
@@ -379,7 +412,16 @@ impl Trees {
         }
         let waiters = BTreeSet::from([waiter]);
         let step = Step::Manifest;
-        let b = Bringing { waiters, sources: sources.clone(), step, looks: 0, new: false, unneeded: false };
+        let sources_kept = sources.clone();
+        let b = Bringing {
+            waiters,
+            sources: sources_kept,
+            step,
+            looks: 0,
+            new: false,
+            unneeded: false,
+            again: false,
+        };
         self.bringing.insert(key, b);
         self.ask(cx, key, digest, sources);
     }
@@ -436,6 +478,16 @@ impl Trees {
                 }
                 Step::Reading(_) | Step::Looking(_) => {}
             }
+        }
+        self.feed(cx);
+    }
+
+    /// Those that wait for their turn ask for leaves.
+    fn feed(&mut self, cx: &mut Cx<'_, Output>) {
+        while self.of_object.len() < ASKED_ALL_MAX
+            && let Some(key) = self.starved.pop_first()
+        {
+            self.ask_leaves(cx, key);
         }
     }
 
@@ -507,6 +559,10 @@ impl Trees {
             if asked.len() >= LEAVES_ASKED_MAX {
                 return;
             }
+            if self.of_object.len() >= ASKED_ALL_MAX && !left.is_empty() {
+                self.starved.insert(key);
+                return;
+            }
             let Some((leaf, _)) = left.pop_front() else {
                 if asked.is_empty() {
                     self.look(cx, key);
@@ -547,8 +603,16 @@ impl Trees {
     }
 
     fn end(&mut self, cx: &mut Cx<'_, Output>, key: Key, result: Result<(), Failed>) {
-        let Some(b) = self.bringing.remove(&key) else { return };
+        let Some(mut b) = self.bringing.remove(&key) else { return };
         let (digest, _, claim) = key;
+        if b.again && result.is_ok() {
+            (b.again, b.looks) = (false, 0);
+            b.step = Step::Manifest;
+            let sources = b.sources.clone();
+            self.bringing.insert(key, b);
+            return self.ask(cx, key, digest, sources);
+        }
+        self.starved.remove(&key);
         let objects = match &b.step {
             Step::Manifest => vec![digest],
             Step::Leaves { asked, .. } => asked.iter().copied().collect(),
@@ -569,7 +633,7 @@ impl Trees {
             Err(why) => Output::FetchFailed { digest, claim, waiters, why },
         });
         if b.unneeded {
-            self.forget(cx, digest);
+            cx.emit(Output::Unneeded(digest));
         }
     }
 }
@@ -592,7 +656,7 @@ impl Machine for Trees {
 
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
-            Input::Restore(digests) => self.restore(cx, digests),
+            Input::Restore { held, waited } => self.restore(cx, &held, &waited),
             Input::Want { digest, len, claim, sources, waiter } => {
                 self.want(cx, (digest, len, claim), sources, waiter);
             }

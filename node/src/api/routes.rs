@@ -6,7 +6,8 @@ use super::error::ApiError;
 use super::guard::{guard, only};
 use super::state::ApiState;
 use super::{
-    dht, docker, events, node, objects, page, policy, relay, runs, search, services, sessions, trees, workflows,
+    dht, docker, events, node, objects, page, policy, relay, runs, search, services, sessions, trees,
+    workflows,
 };
 use axum::Router;
 use axum::body::{Body as HttpBody, HttpBody as _, to_bytes};

@@ -124,8 +124,10 @@ pub enum Output {
         digest: Digest,
         /// Whose it is.
         requester: PublicKey,
+        /// Whether its files are as well: it was left as a directory.
+        tree: bool,
     },
-    /// The opposite.
+    /// The opposite, whatever it was left as.
     Revoke {
         /// Which.
         digest: Digest,

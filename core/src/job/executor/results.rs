@@ -10,7 +10,7 @@ use crate::job::receipt::{DETAIL_BYTES_MAX, Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::machine::Cx;
 use crate::port::{
-    EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Program,
+    EngineEvent, EngineExit, EngineJob, EngineReport, EngineRequest, ExitClass, Port, Program, layout_of,
 };
 use crate::store::{Room, StoreOp, Subject};
 use std::collections::BTreeSet;
@@ -120,7 +120,8 @@ impl Executor {
     pub(super) fn grant(&self, cx: &mut Cx<'_, Output>, job: &JobId) {
         let Some(held) = self.held.get(job) else { return };
         for o in held.receipt.iter().flat_map(|r| &r.outputs) {
-            cx.emit(Output::Grant { digest: o.digest, requester: held.requester() });
+            let tree = layout_of(&held.order.paths, &o.port).is_tree();
+            cx.emit(Output::Grant { digest: o.digest, requester: held.requester(), tree });
         }
     }
 

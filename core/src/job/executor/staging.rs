@@ -50,9 +50,9 @@ impl Executor {
         let mut missing = BTreeSet::new();
         for (input, sources) in held.order.inputs.iter().zip(&held.sources) {
             let (digest, len) = (input.digest, input.len);
-            let has_right = self.has_right(&requester, &digest, sources, cx.wall);
-            let claim = (!has_right).then_some(requester);
             let tree = layout_of(&held.order.paths, &input.port).is_tree();
+            let has_right = self.has_right(&requester, (&digest, tree), sources, cx.wall);
+            let claim = (!has_right).then_some(requester);
             missing.insert((digest, claim, tree));
             if self.wants.contains_key(&(digest, claim, tree)) {
                 continue;
@@ -68,11 +68,11 @@ impl Executor {
         self.staged(cx, job);
     }
 
-    /// Whether `requester` may use an object of the store as it is.
+    /// Whether `requester` may use an object of the store as it is, or a directory with all that it names.
     pub(super) fn has_right(
         &self,
         requester: &PublicKey,
-        digest: &Digest,
+        (digest, tree): (&Digest, bool),
         sources: &[Source],
         wall: UnixTime,
     ) -> bool {
@@ -81,7 +81,7 @@ impl Executor {
                 .is_ok_and(|t| *t.requester() == self.me && t.allows(digest, requester, wall))
         };
         *requester == self.me
-            || self.held.values().any(|h| h.requester() == *requester && h.has_shown(digest))
+            || self.held.values().any(|h| h.requester() == *requester && h.has_shown(digest, tree))
             || sources.iter().any(ours)
     }
 

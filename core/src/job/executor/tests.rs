@@ -12,10 +12,10 @@ use crate::limits::{
     JOBS_HELD_PER_REQUESTER_MAX, JOBS_PER_REQUESTER_MAX, TOMBSTONES_MAX, TOMBSTONES_PER_REQUESTER_MAX,
 };
 use crate::port::{
-    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Port,
+    EngineEvent, EngineExit, EngineInput, EngineOutput, EngineReport, EngineRequest, ExitClass, Layout, Port,
     Program, Usage,
 };
-use crate::service::Visibility;
+use crate::service::{MountDirection, Visibility};
 use crate::ticket::Ticket;
 use proptest::prelude::*;
 
@@ -209,6 +209,32 @@ fn an_input_that_is_here_counts_only_for_who_has_a_right_to_it() {
     }
     assert_eq!(starts(&last), 0);
     assert!(r.machine.held()[&order(3, 1).job()].started.is_none());
+}
+
+#[test]
+fn a_list_that_was_shown_as_a_file_opens_no_directory() {
+    let mut r = Rig::new(executor(4), [0; 32]);
+    let mut join = service("join", true, &[("m", MountDirection::In)]);
+    join.mounts[0].layout = Layout::Tree;
+    r.tell(Input::Services(vec![count(), join.clone()]));
+    r.tell(Input::Started);
+    r.tell(Input::PeerUp(keypair(2).public()));
+    let alice = Some(keypair(2).public());
+    let of_join = |fence| {
+        let mut o = order(2, fence);
+        (o.service, o.program, o.paths) = (join.id(), join.program.clone(), join.paths());
+        o.inputs.push(EngineInput { port: Port::Mount("m".into()), digest: Digest::of(b"in"), len: 2 });
+        o
+    };
+    assert_eq!(claims(&r.tell(dispatch(order(2, 1), 2))), [alice]);
+    assert_eq!(starts(&input_is_here(&mut r)), 1);
+    let out = r.tell(dispatch(of_join(2), 2));
+    assert_eq!(claims(&out), [None, alice], "the bytes were shown, and not what they name");
+    for (claim, tree) in [(None, false), (alice, true)] {
+        r.tell(Input::Fetched { digest: Digest::of(b"in"), claim, tree, new: false });
+    }
+    assert!(r.machine.held()[&of_join(2).job()].started.is_some());
+    assert_eq!(claims(&r.tell(dispatch(of_join(3), 2))), [None, None], "now all of it was");
 }
 
 #[test]

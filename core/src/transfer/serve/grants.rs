@@ -32,12 +32,14 @@ pub enum Reason {
     User = 4,
     /// The user keeps it, with all files of the directory that it is.
     UserTree = 16,
+    /// The output of one of its jobs here, as a directory.
+    JobTree = 32,
 }
 
 /// The reason of records that named none.
 const UNNAMED: u8 = 8;
 /// All reasons there are.
-const ALL: u8 = 31;
+const ALL: u8 = 63;
 
 /// All grants, with the sum of their reasons.
 #[derive(Debug, Default)]
@@ -141,6 +143,12 @@ impl Grants {
     /// Whether the object is this requester's.
     pub(super) fn allows(&self, digest: &Digest, requester: &PublicKey) -> bool {
         self.reasons(digest, requester) != 0
+    }
+
+    /// Whether the files of a directory are this requester's as well. Not for every reason: what a job has left as a file may
+    /// be a list of files of others, written by whoever knows their digests.
+    pub(super) fn allows_files(&self, digest: &Digest, requester: &PublicKey) -> bool {
+        self.reasons(digest, requester) & !(Reason::Job as u8 | UNNAMED) != 0
     }
 
     /// Whether the object is this requester's for this reason.

@@ -11,7 +11,8 @@
 //! A consumer that takes not one portion in `SERVE_STALL_AFTER` is abandoned.
 //!
 //! A file of a directory ([`crate::manifest`]) is served to whoever may have the directory, when the request names both and the
-//! manifest has it. A file that is not in it is refused in the same words as any other.
+//! manifest has it. A file that is not in it is refused in the same words as any other. What a job has left as a file gives no
+//! right to what it names, whatever its bytes are.
 //!
 //! A grant that is taken back ends no serve under way. When several jobs of one requester have made the same object, take
 //! the grant back with the last of them.
@@ -233,11 +234,13 @@ impl Server {
             return self.refuse_new(cx, stream, peer, fetch, RefusedCode::Busy);
         }
         let given = fetch.under.unwrap_or(fetch.digest);
-        let own = self.grants.allows(&given, &peer);
-        let by_ticket = fetch
-            .ticket
-            .as_ref()
-            .is_some_and(|t| t.allows(&given, &peer, cx.wall) && self.grants.allows(&given, t.requester()));
+        let granted = |to: &PublicKey| match fetch.under {
+            Some(directory) => self.grants.allows_files(&directory, to),
+            None => self.grants.allows(&given, to),
+        };
+        let own = granted(&peer);
+        let by_ticket =
+            fetch.ticket.as_ref().is_some_and(|t| t.allows(&given, &peer, cx.wall) && granted(t.requester()));
         let refused = match (own || by_ticket, fetch.under) {
             (false, _) => Some(RefusedCode::Unavailable),
             (true, None) => None,

@@ -214,9 +214,11 @@ fn who_may_have_a_directory_may_have_its_files_and_no_others() {
     let entry = Entry { path: "a".into(), digest: inside, len: 6, executable: false };
     let manifest = Bytes::from(Manifest::new(vec![entry]).unwrap().encode());
     let under = Digest::of(&manifest);
-    let (friend, stranger) = (key(1).public(), key(2).public());
+    let (friend, stranger, writer) = (key(1).public(), key(2).public(), key(3).public());
     let mut rig = Rig::new(Server::restore(8, &[]).unwrap(), [1; 32]);
-    rig.tell(serve::Input::Grant { digest: under, requester: friend, reason: serve::Reason::Job });
+    rig.tell(serve::Input::Grant { digest: under, requester: friend, reason: serve::Reason::JobTree });
+    // A job of its own has left the same bytes as a file: they are the writer's, and not what they name.
+    rig.tell(serve::Input::Grant { digest: under, requester: writer, reason: serve::Reason::Job });
     let ask = |rig: &mut Rig<Server>, n: u64, peer: &PublicKey, digest: Digest, under: Option<Digest>| {
         let fetch = Fetch { digest, under, ticket: None, list: false, want: PieceRanges::of([0]) };
         rig.tell(serve::Input::Request {
@@ -255,6 +257,7 @@ fn who_may_have_a_directory_may_have_its_files_and_no_others() {
         (5, &stranger, inside, Some(under)),
         (6, &friend, inside, None),
         (7, &friend, inside, Some(Digest::of(b"another directory"))),
+        (8, &writer, inside, Some(under)),
     ] {
         let out = ask(&mut rig, n, peer, digest, under);
         assert_eq!((said(&out), blob(&out)), (Some(refused.clone()), None), "{n}");

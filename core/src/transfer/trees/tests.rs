@@ -194,7 +194,9 @@ fn a_directory_that_is_given_up_on_its_way_is_forgotten_when_it_has_ended() {
     let look = w.read(None);
     assert_eq!(w.rig.tell(Input::Forget(w.digest)), [], "it is under way");
     let end = w.blob(&look, Ok(BlobAnswer::Missing(Vec::new())));
-    assert_eq!(end, [w.here(None, vec![waiter(1)], true), Output::Free(w.leaves[0].0)]);
+    assert_eq!(end, [w.here(None, vec![waiter(1)], true), Output::Unneeded(w.digest)]);
+    assert!(w.rig.machine.holds(&w.leaves[0].0), "somebody may need it by now");
+    assert_eq!(w.rig.tell(Input::Forget(w.digest)), [Output::Free(w.leaves[0].0)]);
 }
 
 #[test]
@@ -213,14 +215,65 @@ fn what_is_no_manifest_is_no_directory_and_a_damaged_one_is_another_matter() {
     let mut w = World::new(1);
     let (digest, len) = (w.digest, MANIFEST_BYTES_MAX as u64 + 1);
     let out = w.rig.tell(Input::Want { digest, len, claim: None, sources: Vec::new(), waiter: waiter(1) });
-    assert!(matches!(&out[..], [Output::FetchFailed { why: Failed::NoDirectory(_), .. }]));
+    let unseen =
+        |o: &Output| matches!(o, Output::FetchFailed { why: Failed::Fetch { hopeless: true, .. }, .. });
+    assert!(matches!(&out[..], [o] if unseen(o)), "nothing was shown: {out:?}");
+}
+
+#[test]
+fn a_directory_that_is_given_up_and_wanted_again_is_looked_for_from_its_list_on() {
+    let mut w = World::new(1);
+    let look = w.read(None);
+    assert_eq!(w.rig.tell(Input::Forget(w.digest)), []);
+    assert_eq!(w.want(None, 2), []);
+    let again = w.blob(&look, Ok(BlobAnswer::Missing(Vec::new())));
+    let (digest, len) = (w.digest, w.manifest.len() as u64);
+    assert_eq!(
+        again,
+        [Output::Want { digest, len, claim: None, under: None, sources: vec![holder()] }],
+        "the list may have been removed"
+    );
+    let read = w.fetched(w.digest, None, true);
+    let bytes = w.manifest.clone();
+    let look = w.blob(&read, Ok(BlobAnswer::Bytes(bytes)));
+    let end = w.blob(&look, Ok(BlobAnswer::Missing(Vec::new())));
+    assert_eq!(end, [w.here(None, vec![waiter(1), waiter(2)], true)]);
+}
+
+#[test]
+fn many_directories_together_do_not_fill_the_queue_of_fetches() {
+    let mut rig = Rig::new(Trees::new(ROOM), [1; 32]);
+    let claim = Some(Keypair::from_seed(&[7; 32]).public());
+    let mut under_way: Vec<Digest> = Vec::new();
+    let mut files = 0;
+    for n in 0..2 * ASKED_ALL_MAX / LEAVES_ASKED_MAX {
+        let (bytes, digest, leaves) = directory(&format!("of {n}"), LEAVES_ASKED_MAX);
+        files += leaves.len();
+        let len = bytes.len() as u64;
+        rig.tell(Input::Want { digest, len, claim, sources: vec![holder()], waiter: waiter(1) });
+        let out = rig.tell(Input::Fetched { digest, claim, new: true });
+        let op = out.iter().find_map(|o| match o {
+            Output::Blob { op, .. } => Some(*op),
+            _ => None,
+        });
+        let result = Ok(BlobAnswer::Bytes(bytes));
+        under_way.extend(asked(&rig.tell(Input::Blob { op: op.unwrap(), result })));
+        assert!(under_way.len() <= ASKED_ALL_MAX);
+    }
+    let mut came = 0;
+    while let Some(digest) = under_way.pop() {
+        came += 1;
+        under_way.extend(asked(&rig.tell(Input::Fetched { digest, claim, new: true })));
+        assert!(under_way.len() <= ASKED_ALL_MAX);
+    }
+    assert_eq!(came, files, "each had its turn");
 }
 
 #[test]
 fn after_a_restart_all_directories_are_read_before_anything_is_said_to_be_free() {
     let mut w = World::new(2);
     let lost = Digest::of(b"lost");
-    let out = w.rig.tell(Input::Restore(BTreeSet::from([w.digest, lost])));
+    let out = w.rig.tell(Input::Restore { held: BTreeSet::from([w.digest]), waited: BTreeSet::from([lost]) });
     assert!(w.rig.machine.is_restoring());
     let mut opened: Vec<(OpId, Digest)> = Vec::new();
     for o in &out {
@@ -272,7 +325,8 @@ fn directories_keep_the_laws() {
         }),
         4 => (1u64..20, answer).prop_map(|(n, result)| Input::Blob { op: op(n), result }),
         1 => wanted.clone().prop_map(Input::Forget),
-        1 => proptest::collection::btree_set(wanted, 0..3).prop_map(Input::Restore),
+        1 => proptest::collection::btree_set(wanted, 0..3)
+            .prop_map(|held| Input::Restore { held, waited: BTreeSet::new() }),
     ];
     laws::check_within(
         || Trees::new(ROOM),

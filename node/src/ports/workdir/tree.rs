@@ -46,6 +46,10 @@ pub(super) fn lay_out(
     blobs: &dyn EngineBlobs,
     stopped: &dyn Fn() -> bool,
 ) -> Result<(), Refused> {
+    if !has_room(to, manifest.total_len()) {
+        let all = manifest.total_len();
+        return Err(Refused::infra(format!("the disk has no room for the {all} bytes of a directory")));
+    }
     for e in manifest.entries() {
         if stopped() {
             return Err(Refused::cancelled());
@@ -68,6 +72,11 @@ pub(super) fn lay_out(
         file.set_times(times).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether so much can be written there. A short list may name one large file thousands of times, and each is laid out.
+fn has_room(dir: &Path, bytes: u64) -> bool {
+    rustix::fs::statvfs(dir).map_or(true, |disk| bytes <= disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// What is collected of an output directory.
