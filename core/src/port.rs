@@ -222,6 +222,13 @@ pub enum BlobRequest {
         /// Which.
         digest: Digest,
     },
+    /// Keep a small object, all of it at once. Answered by [`BlobAnswer::Sealed`], or by [`BlobFailed::Corrupt`] when it is another.
+    Put {
+        /// Which.
+        digest: Digest,
+        /// Its bytes.
+        bytes: Bytes,
+    },
     /// Remove it (idempotent). Answered by [`BlobAnswer::Removed`].
     Remove {
         /// Which.
@@ -426,9 +433,14 @@ pub struct EngineJob {
     pub outputs: Vec<Port>,
     /// Limits.
     pub limits: EngineLimits,
+    /// The inputs themselves, one for each, of a light job: they are not in the store. Its outputs come back the same way.
+    pub carried: Option<Vec<Bytes>>,
     /// Seed of the guest's randomness; strict runs are reproducible bit for bit (SPEC 6.4).
     pub seed: [u8; 32],
 }
+
+/// What took longer than this is worth a place in the store.
+pub const CARRIED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How an execution ended. The class decides about retries (docs/PROTOCOL.md, failure classes).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -473,7 +485,7 @@ pub struct EngineOutput {
     pub truncated: bool,
 }
 
-/// The end of an execution. Outputs are durable in the local store before this is said.
+/// The end of an execution. Outputs that are not carried are durable in the local store before this is said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EngineExit {
     /// How.
@@ -486,6 +498,9 @@ pub struct EngineExit {
     pub usage: Usage,
     /// Its outputs, also after a failure.
     pub outputs: Vec<EngineOutput>,
+    /// The outputs themselves, one for each, instead of in the store. Only of a light job, and only if they are small and came
+    /// soon (see [`CARRIED_TIME_MAX`]).
+    pub carried: Option<Vec<Bytes>>,
 }
 
 /// A request to the engine.

@@ -189,6 +189,7 @@ fn order() -> Signed<Order> {
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"hello"), len: 5 }],
         outputs: vec![Port::Stdout, Port::Stderr],
         limits: LIMITS,
+        light: false,
         nonce: [0x22; 16],
         issued: UnixTime::from_secs(NOW_SECS),
     };

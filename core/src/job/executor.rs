@@ -16,10 +16,15 @@
 //! Leases: a requester is silent when it is away, and work goes on (jobs are pure; a second copy elsewhere does no harm).
 //! After [`ORPHAN_AFTER`] unfinished jobs are stopped; sealed results wait until [`RETENTION`] is over.
 //!
+//! **Light jobs** (see [`crate::job::carried`]) go the same way, but nothing of them is journaled until one turns out to be none, and a
+//! result that was answered is forgotten at once. Their receipts have numbers of the chain that were set aside before.
+//!
 //! After a restart, what was admitted is staged, what ran is run again, what was sealed is offered again.
 
+mod chain;
 mod guard;
 mod interface;
+mod light;
 mod orders;
 mod results;
 mod staging;
@@ -40,6 +45,7 @@ use crate::service::Service;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use bytes::Bytes;
+use chain::Chain;
 use guard::Guard;
 use staging::{Want, WantKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,8 +63,6 @@ pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const OFFER_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between offers.
 pub const OFFER_MAX: Duration = Duration::from_secs(30);
-
-const CHAIN_KEY: &[u8] = b"chain";
 
 /// Soft side of a requester.
 #[derive(Clone, Debug)]
@@ -80,6 +84,8 @@ struct Soft {
     offer_wait: Duration,
     /// When a sealed result is dropped.
     expires: Option<Instant>,
+    /// What a light job carries: its inputs, then its outputs. Of a light job nothing is journaled.
+    carried: Option<Vec<Bytes>>,
 }
 
 /// Does jobs.
@@ -92,7 +98,7 @@ pub struct Executor {
     soft: BTreeMap<JobId, Soft>,
     queue: VecDeque<JobId>,
     tombstones: Tombstones,
-    chain: (u64, Digest),
+    chain: Chain,
     peers: Few<PublicKey, Peer>,
     wants: BTreeMap<WantKey, Want>,
     guard: Guard,
@@ -112,7 +118,7 @@ impl Executor {
             soft: BTreeMap::new(),
             queue: VecDeque::new(),
             tombstones: Tombstones::default(),
-            chain: (0, Digest([0; 32])),
+            chain: Chain::default(),
             peers: Few::new(),
             wants: BTreeMap::new(),
             guard: Guard::default(),
@@ -120,14 +126,14 @@ impl Executor {
         };
         for r in records.iter().filter(|r| r.subject.room == Room::Job) {
             let (record, at) = JobRecord::decode(&r.record).map_err(|e| (r.lsn.0, e))?;
-            if let JobRecord::Chain { seq, digest } = record {
-                x.chain = (seq, digest);
+            if x.chain.evolve(&record) {
                 continue;
             }
             let job = JobId::from_slice(&r.subject.key)
                 .map_err(|e| (r.lsn.0, DecodeError::invalid("job", e.to_string())))?;
             x.evolve(job, record, at);
         }
+        x.chain.restored();
         Ok(x)
     }
 
@@ -137,7 +143,9 @@ impl Executor {
                 self.held.remove(&job);
                 self.tombstones.insert(job, requester);
             }
-            JobRecord::Chain { seq, digest } => self.chain = (seq, digest),
+            record @ (JobRecord::Chain { .. } | JobRecord::Numbers { .. }) => {
+                self.chain.evolve(&record);
+            }
             record @ JobRecord::Admitted { .. } => {
                 if let Some(held) = Held::admit(record, at) {
                     self.held.insert(job, held);
@@ -157,10 +165,16 @@ impl Executor {
 
     /// Journals a fact and makes it so.
     fn record(&mut self, cx: &mut Cx<'_, Output>, job: JobId, record: JobRecord) {
+        if light::keeps_to_itself(&record) && self.is_light(&job) {
+            return self.evolve(job, record, cx.wall);
+        }
         let bytes = Bytes::from(record.encode(cx.wall));
         let op = match record {
             JobRecord::Chain { .. } => {
-                StoreOp::Replace { subject: Subject::new(Room::Job, CHAIN_KEY), record: bytes }
+                StoreOp::Replace { subject: Subject::new(Room::Job, chain::CHAIN_KEY), record: bytes }
+            }
+            JobRecord::Numbers { .. } => {
+                StoreOp::Replace { subject: Subject::new(Room::Job, chain::NUMBERS_KEY), record: bytes }
             }
             JobRecord::Tombstone { .. } => {
                 StoreOp::Replace { subject: Subject::new(Room::Job, &job.0), record: bytes }
@@ -204,7 +218,8 @@ impl Executor {
 
     /// Everything that must survive a restart: jobs, tombstones, and the head of the chain.
     pub fn durable(&self) -> Durable<'_> {
-        Durable { held: &self.held, tombstones: self.tombstones.all(), chain: self.chain }
+        let held = self.held.iter().filter(|(job, _)| !self.is_light(job)).collect();
+        Durable { held, tombstones: self.tombstones.all(), chain: self.chain.durable() }
     }
 
     /// State of a job, as told to its requester.
@@ -245,6 +260,7 @@ impl Executor {
             stop_by: None,
             offer_at: sealed.filter(|_| !held.acked).map(|_| now + OFFER_MIN),
             offer_wait: OFFER_MIN,
+            carried: None,
             expires: sealed.map(|at| now + RETENTION.saturating_sub(wall.since(at))),
         }
     }

@@ -49,6 +49,12 @@ pub enum JobRecord {
         /// Its digest.
         digest: Digest,
     },
+    /// Receipts up to this number may have been signed for light jobs: the next one after a restart has a higher one. Under a
+    /// subject of its own.
+    Numbers {
+        /// The last of them.
+        upto: u64,
+    },
 }
 
 impl JobRecord {
@@ -70,6 +76,7 @@ impl JobRecord {
             JobRecord::Acked => Dict::new().with("k", 4u64),
             JobRecord::Tombstone { requester } => Dict::new().with("k", 5u64).with("req", requester),
             JobRecord::Chain { seq, digest } => Dict::new().with("k", 6u64).with("d", digest).with("n", *seq),
+            JobRecord::Numbers { upto } => Dict::new().with("k", 7u64).with("n", *upto),
         };
         d.with("at", at.as_millis()).with("v", 1u64).encode()
     }
@@ -97,6 +104,7 @@ impl JobRecord {
             4 => JobRecord::Acked,
             5 => JobRecord::Tombstone { requester: d.key("req")? },
             6 => JobRecord::Chain { seq: d.u64("n")?, digest: d.digest("d")? },
+            7 => JobRecord::Numbers { upto: d.u64("n")? },
             number => return Err(DecodeError::Unknown { what: "job record", number }),
         };
         Ok((record, UnixTime::from_millis(d.u64("at")?)))
@@ -140,7 +148,8 @@ impl Held {
             | JobRecord::Sealed { .. }
             | JobRecord::Acked
             | JobRecord::Tombstone { .. }
-            | JobRecord::Chain { .. } => None,
+            | JobRecord::Chain { .. }
+            | JobRecord::Numbers { .. } => None,
         }
     }
 
@@ -151,7 +160,10 @@ impl Held {
             JobRecord::Stopping => self.stopping = true,
             JobRecord::Sealed { receipt } => self.receipt = Some((**receipt).clone()),
             JobRecord::Acked => self.acked = true,
-            JobRecord::Admitted { .. } | JobRecord::Tombstone { .. } | JobRecord::Chain { .. } => {}
+            JobRecord::Admitted { .. }
+            | JobRecord::Tombstone { .. }
+            | JobRecord::Chain { .. }
+            | JobRecord::Numbers { .. } => {}
         }
     }
 

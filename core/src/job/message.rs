@@ -7,6 +7,7 @@
 //! An [`Message::Inventory`] is both greeting and heartbeat: it fits one frame, because an executor holds at most
 //! [`JOBS_MAX`] jobs.
 
+use super::carried;
 use super::encoding::{dict_of, string_of};
 use super::order::Order;
 use super::receipt::{Commit, Receipt};
@@ -133,6 +134,8 @@ pub enum Message {
         order: Box<Signed<Order>>,
         /// For each input of the order, in order, where it can be fetched.
         sources: Vec<Vec<Source>>,
+        /// The inputs themselves, of a light order.
+        carried: Option<Vec<Bytes>>,
     },
     /// Executor: the order is journaled and will be done.
     Accepted {
@@ -158,6 +161,8 @@ pub enum Message {
     SealedOffer {
         /// The receipt.
         receipt: Box<Signed<Receipt>>,
+        /// The outputs themselves, in the receipt's order, of a light job.
+        carried: Option<Vec<Bytes>>,
     },
     /// Requester: the answer to a result.
     ResultAck {
@@ -248,9 +253,10 @@ impl Message {
                 let jobs: Vec<Value> = jobs.iter().map(job).collect();
                 Frame::new(0x10, &Dict::new().with("inc", &incarnation.to_be_bytes()[..]).with("jobs", jobs))
             }
-            Message::Dispatch { order, sources } => {
+            Message::Dispatch { order, sources, carried } => {
                 let sources: Vec<Value> = sources.iter().map(|s| sources_value(s)).collect();
-                Frame::new(0x11, &Dict::new().with("o", order.encode().as_slice()).with("src", sources))
+                let d = Dict::new().with("o", order.encode().as_slice()).with("src", sources);
+                Frame::new(0x11, &carried::write(d, "in", carried.as_deref()))
             }
             Message::Accepted { job, incarnation } => {
                 Frame::new(0x12, &job_dict(job).with("inc", &incarnation.to_be_bytes()[..]))
@@ -263,8 +269,9 @@ impl Message {
                     .with("why", *refusal as u64),
             ),
             Message::LeaseAck => Frame::new(0x14, &Dict::new()),
-            Message::SealedOffer { receipt } => {
-                Frame::new(0x15, &Dict::new().with("r", receipt.encode().as_slice()))
+            Message::SealedOffer { receipt, carried } => {
+                let d = Dict::new().with("r", receipt.encode().as_slice());
+                Frame::new(0x15, &carried::write(d, "out", carried.as_deref()))
             }
             Message::ResultAck { commit } => {
                 Frame::new(0x16, &Dict::new().with("c", commit.encode().as_slice()))
@@ -294,7 +301,11 @@ impl Message {
                 if sources.len() != order.inputs.len() {
                     return Err(DecodeError::invalid("src", "one list of sources for each input"));
                 }
-                Message::Dispatch { order: Box::new(order), sources }
+                let carried = carried::read(&d, "in", order.inputs.len())?;
+                if carried.is_some() != order.light {
+                    return Err(DecodeError::invalid("in", "inputs come with a light order, and with no other"));
+                }
+                Message::Dispatch { order: Box::new(order), sources, carried }
             }
             0x12 => Message::Accepted { job: job_in(&d)?, incarnation: u64::from_be_bytes(d.array("inc")?) },
             0x13 => Message::Rejected {
@@ -304,9 +315,11 @@ impl Message {
                 retry_after: Duration::from_millis(d.u64("again")?),
             },
             0x14 => Message::LeaseAck,
-            0x15 => Message::SealedOffer {
-                receipt: Box::new(Signed::decode(d.bytes("r", Receipt::BODY_BYTES_MAX + 128)?)?),
-            },
+            0x15 => {
+                let receipt: Signed<Receipt> = Signed::decode(d.bytes("r", Receipt::BODY_BYTES_MAX + 128)?)?;
+                let carried = carried::read(&d, "out", receipt.outputs.len())?;
+                Message::SealedOffer { receipt: Box::new(receipt), carried }
+            }
             0x16 => Message::ResultAck {
                 commit: Box::new(Signed::decode(d.bytes("c", Commit::BODY_BYTES_MAX + 128)?)?),
             },
@@ -394,13 +407,41 @@ mod tests {
         let m = Message::Dispatch {
             order: Box::new(Signed::sign(o, &a)),
             sources: vec![vec![source]; TASK_INPUTS_MAX],
+            carried: None,
         };
-        let frame = m.to_frame();
-        assert!(frame.body.len() <= FRAME_BODY_MAX, "{}", frame.body.len());
-        assert_eq!(Message::from_frame(&frame), Ok(m));
+        let Message::Dispatch { order, .. } = &m else { unreachable!() };
+        let light = Order { light: true, ..Order::clone(order) };
+        let mut carried = vec![Bytes::from_static(b"x"); TASK_INPUTS_MAX - 1];
+        carried.push(vec![0; carried::CARRIED_BYTES_MAX + 1 - TASK_INPUTS_MAX].into());
+        let light = Message::Dispatch {
+            order: Box::new(Signed::sign(light, &a)),
+            sources: vec![Vec::new(); TASK_INPUTS_MAX],
+            carried: Some(carried),
+        };
+        for m in [m, light] {
+            let frame = m.to_frame();
+            assert!(frame.body.len() <= FRAME_BODY_MAX, "{}", frame.body.len());
+            assert_eq!(Message::from_frame(&frame), Ok(m));
+        }
         let jobs = vec![(JobId([255; 16]), JobState::Orphaned); JOBS_MAX];
         let m = Message::Inventory { incarnation: u64::MAX, jobs };
         assert_eq!(Message::from_frame(&m.to_frame()), Ok(m));
+    }
+
+    #[test]
+    fn inputs_come_with_a_light_order_and_with_no_other() {
+        let (a, b) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
+        let message = |light, carried| {
+            let order = Box::new(Signed::sign(Order { light, ..order(&a, &b) }, &a));
+            Message::Dispatch { order, sources: vec![Vec::new()], carried }
+        };
+        let bytes = || Some(vec![Bytes::from_static(b"in")]);
+        for (light, carried, right) in
+            [(true, bytes(), true), (true, None, false), (false, bytes(), false), (false, None, true)]
+        {
+            let m = message(light, carried);
+            assert_eq!(Message::from_frame(&m.to_frame()).is_ok(), right, "{m:?}");
+        }
     }
 
     #[test]

@@ -13,11 +13,13 @@
 //!   repeated order is the same job, so messages may be sent again at will.
 //! - **Silence is not failure.** A silent executor is first suspect, then lost; its task may be ordered elsewhere, and if the
 //!   lost one comes back first, it wins.
+//! - **What is small is carried.** A light job travels whole in its messages, and only its requester remembers it ([`carried`]).
 //! - **The heartbeat is the inventory.** Executors list their jobs every five seconds and on every connect; the requester
 //!   answers whatever does not match. So no message needs to be kept for a peer that is away.
 //!
 //! Safety never depends on a clock; only wasted work does.
 
+pub mod carried;
 pub mod encoding;
 pub mod executor;
 pub mod held;

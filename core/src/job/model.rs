@@ -23,6 +23,7 @@ use crate::id::{CommandId, Digest, Keypair, PublicKey, RunId};
 use crate::port::Port;
 use crate::service::{MountDirection, Service};
 use crate::time::Duration;
+use bytes::Bytes;
 
 use world::World;
 
@@ -73,13 +74,25 @@ fn diamond(peers: &[PublicKey]) -> Workflow {
 const FAILS: &str = "fails";
 
 /// What a guest writes to `port`: a function of its arguments and of its inputs in their order.
-fn computed(args: &[String], inputs: &[(&Port, Digest)], port: &Port) -> Digest {
+fn written(args: &[String], inputs: &[(&Port, Digest)], port: &Port) -> Bytes {
     let names: Vec<String> = inputs.iter().map(|(to, _)| port_text(to)).collect();
     let mut parts: Vec<&[u8]> = args.iter().map(String::as_bytes).collect();
     for (name, (_, digest)) in names.iter().zip(inputs) {
         parts.extend([name.as_bytes(), &digest.0[..]]);
     }
-    Digest::in_domain(&port_text(port), &parts)
+    Bytes::copy_from_slice(&Digest::in_domain(&port_text(port), &parts).0)
+}
+
+/// Names [`written`].
+fn computed(args: &[String], inputs: &[(&Port, Digest)], port: &Port) -> Digest {
+    Digest::of(&written(args, inputs, port))
+}
+
+/// A source that workflows name.
+fn source(digest: &Digest) -> Bytes {
+    let all = ["in", "xx", "yy"];
+    let found = all.into_iter().find(|s| Digest::of(s.as_bytes()) == *digest);
+    Bytes::from_static(found.expect("a source").as_bytes())
 }
 
 fn check_success(w: &World, seed: u64) {

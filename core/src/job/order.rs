@@ -53,6 +53,9 @@ pub struct Order {
     pub outputs: Vec<Port>,
     /// Limits of the execution.
     pub limits: EngineLimits,
+    /// Whether its inputs come with it, its outputs go back with the receipt, and its executor need not remember it (see
+    /// [`super::carried`]).
+    pub light: bool,
     /// Makes every order its own, so that no old receipt answers a new one.
     pub nonce: [u8; 16],
     /// When it was signed.
@@ -142,6 +145,7 @@ impl Statement for Order {
             .with("fence", self.fence)
             .with("in", self.inputs.iter().map(input_value).collect::<Vec<_>>())
             .with("lim", limits_value(&self.limits))
+            .with_some("light", self.light.then_some(1u64))
             .with("nonce", &self.nonce[..])
             .with("out", ports_value(&self.outputs))
             .with("req", &self.requester)
@@ -165,6 +169,10 @@ impl Statement for Order {
         if outputs.contains(&Port::Stdin) {
             return Err(DecodeError::invalid("out", "not an output port"));
         }
+        let light = d.get("light").is_some();
+        if light && !d.flag("light")? {
+            return Err(DecodeError::invalid("light", "what goes without saying is not written"));
+        }
         Ok(Order {
             requester: d.key("req")?,
             executor: d.key("exec")?,
@@ -180,6 +188,7 @@ impl Statement for Order {
             inputs: d.list("in", TASK_INPUTS_MAX)?.iter().map(input_of).collect::<Result<_, _>>()?,
             outputs,
             limits: limits_of(d, "lim")?,
+            light,
             nonce: d.array("nonce")?,
             issued: UnixTime::from_millis(d.u64("at")?),
         })
@@ -208,6 +217,7 @@ pub(crate) mod tests {
             inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
             outputs: vec![Port::Stdout, Port::Stderr],
             limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1000, output_bytes: 1 << 20 },
+            light: false,
             nonce: [9; 16],
             issued: UnixTime::from_secs(1),
         }

@@ -17,6 +17,7 @@ mod answer;
 mod follow;
 mod halt;
 mod index;
+mod light;
 mod live;
 mod place;
 mod sched;
@@ -166,6 +167,20 @@ pub enum Input {
         /// Why.
         why: String,
     },
+    /// A small object of the local store, as it was asked for.
+    Read {
+        /// Which.
+        digest: Digest,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// A small object of the local store cannot be read.
+    Unread {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What the requester can ask for.
@@ -192,6 +207,25 @@ pub enum Output {
         tree: bool,
         /// Who has it, with a ticket if one is needed. The requester needs none: it was granted the object when it was sealed.
         sources: Vec<(PublicKey, Option<Bytes>)>,
+    },
+    /// Put this small object into the local store; answered by exactly one `Fetched` or `FetchFailed`.
+    Keep {
+        /// Which.
+        digest: Digest,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// Tell this small object of the local store; answered by exactly one `Read` or `Unread`.
+    Read {
+        /// Which.
+        digest: Digest,
+        /// Its length.
+        len: u32,
+    },
+    /// No run needs this object any more: remove it, unless something else in this node does.
+    Remove {
+        /// Which.
+        digest: Digest,
     },
     /// Serve this object to whoever shows a ticket of this requester. Idempotent.
     Grant {
@@ -251,6 +285,10 @@ struct Soft {
     logs_until: Option<Instant>,
     /// When it must have ended.
     deadline: Option<Instant>,
+    /// Its small sources, as far as they were read: they travel with light orders.
+    read: BTreeMap<Digest, Bytes>,
+    /// What light jobs left behind and jobs that are not light take as objects of the local store.
+    kept: BTreeSet<Digest>,
 }
 
 /// Drives this node's runs.
@@ -446,6 +484,8 @@ impl Requester {
             spent: BTreeSet::new(),
             logs_until: None,
             deadline: halt::deadline_of(run, cx.now, cx.wall),
+            read: BTreeMap::new(),
+            kept: BTreeSet::new(),
         };
         soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task));
         for (task, t) in run.tasks.iter().enumerate() {
@@ -465,6 +505,7 @@ impl Requester {
         let (tasks, wanting) = (run.tasks.len(), run.stopping.is_none());
         self.soft.insert(id, soft);
         self.grant_sources(cx, id);
+        self.read_sources(cx, id);
         if wanting {
             (0..tasks).for_each(|task| self.want_of(id, task));
         }
@@ -600,6 +641,8 @@ impl Machine for Requester {
             Input::Progress { digest, done } => self.wants.progress(&digest, done),
             Input::Fetched(digest) => self.fetched(cx, &digest),
             Input::FetchFailed { digest, why } => self.fetch_failed(cx, &digest, why),
+            Input::Read { digest, bytes } => self.read(cx, digest, &bytes),
+            Input::Unread { digest, why } => self.unread(cx, digest, &why),
         }
         self.settle(cx);
     }

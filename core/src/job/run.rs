@@ -4,6 +4,7 @@
 //! here (who is connected, when something was last heard), so a restarted requester has exactly this and asks the world
 //! for the rest.
 
+use super::carried;
 use super::encoding::string_of;
 use super::order::Order;
 use super::outcome::Tally;
@@ -17,6 +18,8 @@ use crate::command::RunState;
 use crate::id::{Digest, JobId, PublicKey, RunId};
 use crate::port::{EngineOutput, ExitClass};
 use crate::time::{Duration, UnixTime};
+use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Largest record of a run.
 pub const RUN_RECORD_BYTES_MAX: usize = PLAN_BYTES_MAX + 4096;
@@ -117,6 +120,8 @@ pub enum RunRecord {
         words: String,
         /// Receipt and commit, when it ended with a receipt that verifies.
         proof: Option<(Signed<Receipt>, Signed<Commit>)>,
+        /// What a light job left behind, as far as it came with the receipt.
+        carried: Option<Vec<Bytes>>,
     },
     /// The one commit point: this receipt is the task's result.
     Committed {
@@ -128,6 +133,8 @@ pub enum RunRecord {
         receipt: Signed<Receipt>,
         /// The signed commit.
         commit: Signed<Commit>,
+        /// Its outputs, in the receipt's order, if they came with it.
+        carried: Option<Vec<Bytes>>,
     },
     /// The task has failed for good.
     TaskFailed {
@@ -188,16 +195,18 @@ impl RunRecord {
             RunRecord::Accepted { task, fence, incarnation } => {
                 task_dict(3, *task, *fence).with("inc", &incarnation.to_be_bytes()[..])
             }
-            RunRecord::Closed { task, fence, class, words, proof } => {
+            RunRecord::Closed { task, fence, class, words, proof, carried } => {
                 let d = task_dict(4, *task, *fence).with("c", *class as u64).with("w", words.as_str());
+                let d = carried::write(d, "out", carried.as_deref());
                 match proof {
                     Some((r, c)) => d.with("r", r.encode().as_slice()).with("m", c.encode().as_slice()),
                     None => d,
                 }
             }
-            RunRecord::Committed { task, fence, receipt, commit } => task_dict(5, *task, *fence)
-                .with("r", receipt.encode().as_slice())
-                .with("m", commit.encode().as_slice()),
+            RunRecord::Committed { task, fence, receipt, commit, carried } => {
+                let d = task_dict(5, *task, *fence).with("r", receipt.encode().as_slice());
+                carried::write(d.with("m", commit.encode().as_slice()), "out", carried.as_deref())
+            }
             RunRecord::TaskFailed { task, words } => task_dict(6, *task, 0).with("w", words.as_str()),
             RunRecord::CancelRequested => Dict::new().with("k", 7u64),
             RunRecord::Ended { state, words, kept } => {
@@ -251,18 +260,27 @@ impl RunRecord {
                     .into_iter()
                     .find(|c| *c as u64 == number)
                     .ok_or(DecodeError::Unknown { what: "close class", number })?;
-                let proof = match d.get("r") {
+                let proof: Option<(Signed<Receipt>, Signed<Commit>)> = match d.get("r") {
                     Some(_) => Some((signed_in(&d, "r")?, signed_in(&d, "m")?)),
                     None => None,
                 };
-                RunRecord::Closed { task: task()?, fence: d.u32("f")?, class, words: words_in(&d)?, proof }
+                let left = proof.as_ref().map(|(r, _)| r.outputs.len());
+                let carried = match left {
+                    Some(count) => carried::read(&d, "out", count)?,
+                    None if d.get("out").is_some() => {
+                        return Err(DecodeError::invalid("out", "nothing was left without a receipt"));
+                    }
+                    None => None,
+                };
+                let (task, fence, words) = (task()?, d.u32("f")?, words_in(&d)?);
+                RunRecord::Closed { task, fence, class, words, proof, carried }
             }
-            5 => RunRecord::Committed {
-                task: task()?,
-                fence: d.u32("f")?,
-                receipt: signed_in(&d, "r")?,
-                commit: signed_in(&d, "m")?,
-            },
+            5 => {
+                let receipt: Signed<Receipt> = signed_in(&d, "r")?;
+                let carried = carried::read(&d, "out", receipt.outputs.len())?;
+                let (task, fence, commit) = (task()?, d.u32("f")?, signed_in(&d, "m")?);
+                RunRecord::Committed { task, fence, receipt, commit, carried }
+            }
             6 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a failed task has no fence")),
             6 => RunRecord::TaskFailed { task: task()?, words: words_in(&d)? },
             7 => RunRecord::CancelRequested,
@@ -335,6 +353,8 @@ pub enum TaskEnd {
         receipt: Box<Signed<Receipt>>,
         /// The signed commit.
         commit: Box<Signed<Commit>>,
+        /// Whether its outputs came with it: its executor has forgotten them.
+        carried: bool,
     },
     /// For good.
     Failed {
@@ -369,6 +389,15 @@ impl Task {
     pub fn open(&self) -> impl Iterator<Item = &Attempt> {
         let undecided = self.end.is_none();
         self.attempts.iter().filter(move |a| undecided && a.closed.is_none())
+    }
+
+    /// Attempts that their executors may still remember: not a light one that was answered.
+    pub fn remembered(&self) -> impl Iterator<Item = &Attempt> {
+        let forgotten = match &self.end {
+            Some(TaskEnd::Committed { fence, carried: true, .. }) => Some(*fence),
+            Some(TaskEnd::Committed { .. } | TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => None,
+        };
+        self.attempts.iter().filter(move |a| Some(a.order.fence) != forgotten)
     }
 
     /// The committed receipt.
@@ -420,6 +449,9 @@ pub struct Run {
     pub ended: Option<(RunState, String, UnixTime)>,
     /// Whether everything that its sinks keep of what was computed was here at its end.
     pub kept: bool,
+    /// What light jobs left behind, until the end.
+    carried: BTreeMap<Digest, Bytes>,
+    carried_bytes: usize,
     /// What its tasks have come to so far, because that is asked for at every step.
     tally: Tally,
 }
@@ -442,6 +474,8 @@ impl Run {
             paused_for: Duration::ZERO,
             ended: None,
             kept: false,
+            carried: BTreeMap::new(),
+            carried_bytes: 0,
             tally: Tally::default(),
         }
     }
@@ -477,14 +511,19 @@ impl Run {
                     a.incarnation = Some(incarnation);
                 }
             }
-            RunRecord::Closed { task, fence, class, words, proof } => {
+            RunRecord::Closed { task, fence, class, words, proof, carried } => {
+                if let Some((receipt, _)) = &proof {
+                    self.carry(receipt, carried);
+                }
                 if let Some(a) = self.touch(task, at).and_then(|t| attempt_mut(t, fence)) {
                     a.closed = Some(Closed { class, words, proof });
                 }
             }
-            RunRecord::Committed { task, fence, receipt, commit } => {
+            RunRecord::Committed { task, fence, receipt, commit, carried } => {
+                let is_carried = carried.is_some();
+                self.carry(&receipt, carried);
                 let (receipt, commit) = (Box::new(receipt), Box::new(commit));
-                self.finish(task, at, TaskEnd::Committed { fence, receipt, commit });
+                self.finish(task, at, TaskEnd::Committed { fence, receipt, commit, carried: is_carried });
             }
             RunRecord::TaskFailed { task, words } => {
                 self.finish(task, at, TaskEnd::Failed { words });
@@ -502,6 +541,8 @@ impl Run {
             }
             RunRecord::Ended { state, words, kept } => {
                 self.pending = None;
+                self.carried.clear();
+                self.carried_bytes = 0;
                 self.kept = kept || state == RunState::Succeeded;
                 self.ended = Some((state, words, at));
             }
@@ -520,6 +561,25 @@ impl Run {
         if let Some(plan) = &self.plan {
             self.tally.ended_now(plan, &self.tasks, task, before.as_ref());
         }
+    }
+
+    fn carry(&mut self, receipt: &Receipt, carried: Option<Vec<Bytes>>) {
+        for (output, bytes) in receipt.outputs.iter().zip(carried.into_iter().flatten()) {
+            let len = bytes.len();
+            if self.carried.insert(output.digest, bytes).is_none() {
+                self.carried_bytes += len;
+            }
+        }
+    }
+
+    /// What a light job of this run left behind, until the run ends.
+    pub fn carried(&self, digest: &Digest) -> Option<&Bytes> {
+        self.carried.get(digest)
+    }
+
+    /// Bytes of all that light jobs left behind.
+    pub fn carried_bytes(&self) -> usize {
+        self.carried_bytes
     }
 
     /// How many tasks are committed.

@@ -13,6 +13,7 @@
 //! | `seeking` | what a peer is told of where others are |
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
+//! | `keeping` | small objects between the requester and the store, whole |
 //! | `sealing` | outputs that are there when a receipt promises them |
 //! | `commands` | what the application asks and gets |
 //!
@@ -29,6 +30,7 @@ mod config;
 mod dialback;
 mod errands;
 pub mod gate;
+mod keeping;
 mod links;
 mod meeting;
 mod passing;
@@ -83,6 +85,7 @@ use sealing::Sealing;
 use services::Searching;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use keeping::Keeping;
 use streams::Streams;
 use treeing::Treeing;
 use tunnelling::Tunnelling;
@@ -97,6 +100,7 @@ mod op_room {
     pub const SEALING: u8 = 5;
     pub const ERRANDS: u8 = 6;
     pub const TREES: u8 = 7;
+    pub const KEEPING: u8 = 8;
 }
 
 /// After an orderly stop is asked for, the journal may take this long to become durable.
@@ -154,6 +158,7 @@ pub struct Node<T: Transport> {
     requester: Requester,
     executor: Executor,
     sealing: Sealing,
+    keeping: Keeping,
     searching: Searching,
 
     rngs: Rngs,
@@ -260,6 +265,7 @@ impl<T: Transport> Node<T> {
             requester,
             executor,
             sealing: Sealing::new(op_room::SEALING),
+            keeping: Keeping::new(op_room::KEEPING),
             searching: Searching::default(),
             rngs,
             inbox: first.into_iter().collect(),

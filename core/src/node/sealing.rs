@@ -80,6 +80,7 @@ impl Sealing {
     pub fn reported(&mut self, report: EngineReport) -> Option<EngineReport> {
         let outputs: BTreeSet<Digest> = match &report.event {
             EngineEvent::Started => BTreeSet::new(),
+            EngineEvent::Exited(exit) if exit.carried.is_some() => BTreeSet::new(),
             EngineEvent::Exited(exit) => exit.outputs.iter().map(|o| o.digest).collect(),
         };
         if outputs.is_empty() {
@@ -141,6 +142,7 @@ mod tests {
             detail: String::new(),
             usage: Usage::default(),
             outputs,
+            carried: None,
         };
         EngineReport { job: JobId([job; 16]), event: EngineEvent::Exited(exit) }
     }
@@ -175,6 +177,17 @@ mod tests {
         let op = sealing.asked(asked[0].0);
         assert_eq!(sealing.answered(op, false), Some(Verdict::Gone(JobId([1; 16]))));
         assert_eq!(sealing.answered(op, false), None);
+    }
+
+    #[test]
+    fn what_is_carried_is_not_asked_for() {
+        let mut sealing = Sealing::new(5);
+        let mut report = exited(1, vec![output(7, Port::Stdout)]);
+        if let EngineEvent::Exited(exit) = &mut report.event {
+            exit.carried = Some(vec![bytes::Bytes::from_static(b"x")]);
+        }
+        assert_eq!(sealing.reported(report.clone()), Some(report));
+        assert!(!sealing.holds(&Digest([7; 32])));
     }
 
     #[test]

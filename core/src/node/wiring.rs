@@ -293,7 +293,7 @@ impl<T: Transport> Node<T> {
         self.gate.persist(op);
     }
 
-    fn hold(&mut self, action: Action) {
+    pub(super) fn hold(&mut self, action: Action) {
         self.gate.hold(Effect::Action(action));
     }
 
@@ -492,6 +492,9 @@ impl<T: Transport> Node<T> {
                 requester::Output::Want { digest, len, tree, sources } => {
                     self.bring((digest, len, None), tree, tickets(sources), REQUESTER);
                 }
+                requester::Output::Keep { digest, bytes } => self.keep_small(digest, bytes),
+                requester::Output::Read { digest, len } => self.read_small(digest, len),
+                requester::Output::Remove { digest } => self.remove_object(digest),
                 requester::Output::Grant { digest, requester } => {
                     let reason = Reason::Run;
                     self.inbox.push_back(Inside::Serve(serve::Input::Grant { digest, requester, reason }));
@@ -614,6 +617,7 @@ impl<T: Transport> Node<T> {
             super::op_room::FETCH => self.inbox.push_back(Inside::Fetch(fetch::Input::Blob { op, result })),
             super::op_room::SERVE => self.inbox.push_back(Inside::Serve(serve::Input::Blob { op, result })),
             super::op_room::TREES => self.inbox.push_back(Inside::Trees(trees::Input::Blob { op, result })),
+            super::op_room::KEEPING => self.small_answered(op, result),
             super::op_room::NODE | super::op_room::SEALING => self.own_blob_answer(op, result),
             _ => self.refuse("store-answer-unknown"),
         }

@@ -144,10 +144,10 @@ pub enum Output {
 /// What an executor's journal folds to; for checkers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Durable<'a> {
-    /// Jobs held.
-    pub held: &'a BTreeMap<JobId, Held>,
+    /// Jobs held, but for light ones.
+    pub held: BTreeMap<&'a JobId, &'a Held>,
     /// Jobs that must never start again, and whose they were.
     pub tombstones: &'a BTreeMap<JobId, PublicKey>,
-    /// Number and digest of the last receipt.
+    /// Number of the last receipt, and the digest that the next one names as the one before it.
     pub chain: (u64, Digest),
 }

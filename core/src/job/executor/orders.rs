@@ -1,6 +1,6 @@
 //! What requesters say: orders and the owner's policy, answers to results, cancel, release.
 
-use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX};
+use super::{Executor, ORPHAN_AFTER, Output, STOP_GRACE, STOP_WAIT_MAX, Soft, light};
 use crate::id::{JobId, PublicKey};
 use crate::job::held::{Held, JobRecord};
 use crate::job::message::{Message, Refusal, Source, WORDS_BYTES_MAX, cut_words};
@@ -12,6 +12,7 @@ use crate::machine::Cx;
 use crate::port::{EngineRequest, Port};
 use crate::service::{MountDirection, Service};
 use crate::time::Duration;
+use bytes::Bytes;
 
 /// When a requester that met a full executor may try again.
 const BUSY_RETRY: Duration = Duration::from_secs(5);
@@ -24,7 +25,9 @@ impl Executor {
         let now = cx.now;
         self.meet(peer, now).heard = now;
         match message {
-            Message::Dispatch { order, sources } => self.dispatch(cx, peer, *order, sources),
+            Message::Dispatch { order, sources, carried } => {
+                self.dispatch(cx, peer, *order, sources, carried);
+            }
             Message::LeaseAck => {}
             Message::ResultAck { commit } => self.result_ack(cx, peer, &commit),
             Message::Cancel { job } => self.cancel(cx, peer, job),
@@ -59,6 +62,7 @@ impl Executor {
         peer: PublicKey,
         order: Signed<Order>,
         sources: Vec<Vec<Source>>,
+        carried: Option<Vec<Bytes>>,
     ) {
         let job = order.job();
         let incarnation = self.config.incarnation;
@@ -70,6 +74,10 @@ impl Executor {
         }
         let admitted = self
             .admissible(&peer, &order, sources.len())
+            .and_then(|()| match light::fault(&order, carried.as_deref()) {
+                Some(fault) => Err((Refusal::BadOrder, fault.to_owned())),
+                None => Ok(()),
+            })
             .and_then(|()| self.policy_allows(&peer, &order, cx.wall))
             .and_then(|()| self.room(cx, &peer));
         if let Err((refusal, words)) = admitted {
@@ -77,13 +85,21 @@ impl Executor {
             let words = cut_words(&words, WORDS_BYTES_MAX);
             return self.send(cx, peer, &Message::Rejected { job, refusal, words, retry_after });
         }
-        self.record(cx, job, JobRecord::Admitted { order: Box::new(order), sources });
+        let admitted = JobRecord::Admitted { order: Box::new(order), sources };
+        if carried.is_some() {
+            self.evolve(job, admitted, cx.wall);
+        } else {
+            self.record(cx, job, admitted);
+        }
         self.count_admitted(cx, &job);
         if let Some(held) = self.held.get(&job) {
-            let soft = self.soft(held, cx.now, cx.wall);
+            let soft = Soft { carried, ..self.soft(held, cx.now, cx.wall) };
             self.soft.insert(job, soft);
         }
-        self.send(cx, peer, &Message::Accepted { job, incarnation });
+        // The result of a light job is its acceptance; if that takes long, the order comes again and is answered then.
+        if !self.is_light(&job) {
+            self.send(cx, peer, &Message::Accepted { job, incarnation });
+        }
         self.fill(cx);
     }
 
@@ -150,6 +166,7 @@ impl Executor {
             return;
         }
         match commit.verdict {
+            Verdict::Won | Verdict::Failed if self.is_light(&job) => self.forget_light(&job),
             Verdict::Won | Verdict::Failed => {
                 if !held.acked {
                     self.record(cx, job, JobRecord::Acked);
@@ -158,6 +175,7 @@ impl Executor {
                     soft.offer_at = None;
                 }
             }
+            Verdict::Superseded | Verdict::Rejected if self.is_light(&job) => self.forget_light(&job),
             Verdict::Superseded | Verdict::Rejected => self.drop_job(cx, &job),
         }
     }

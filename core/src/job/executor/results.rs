@@ -28,6 +28,7 @@ impl Executor {
             inputs: o.inputs.clone(),
             outputs: o.outputs.clone(),
             limits: o.limits,
+            carried: self.soft.get(job).and_then(|s| s.carried.clone()),
             seed: o.seed(),
         };
         cx.emit(Output::Engine { job: *job, request: EngineRequest::Start(engine_job) });
@@ -69,9 +70,18 @@ impl Executor {
     pub(super) fn seal(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, exit: EngineExit) {
         let Some(held) = self.held.get(job) else { return };
         let order = &held.order;
-        let mut outputs = exit.outputs;
+        let nothing = exit.outputs.is_empty().then(Vec::new);
+        let carried = exit.carried.or(nothing).filter(|c| c.len() == exit.outputs.len());
+        let mut bytes = carried.map(Vec::into_iter);
+        let (mut outputs, mut carried) = (Vec::new(), bytes.is_some().then(Vec::new));
         let mut seen: BTreeSet<Port> = BTreeSet::new();
-        outputs.retain(|o| order.outputs.contains(&o.port) && seen.insert(o.port.clone()));
+        for o in exit.outputs {
+            let its = bytes.as_mut().and_then(Iterator::next);
+            if order.outputs.contains(&o.port) && seen.insert(o.port.clone()) {
+                outputs.push(o);
+                carried.iter_mut().for_each(|c| c.extend(its.clone()));
+            }
+        }
         let missing = order.outputs.iter().find(|p| !seen.contains(p));
         let (mut class, mut detail) = (exit.class, exit.detail);
         if class == ExitClass::Success && exit.code != 0 {
@@ -81,11 +91,12 @@ impl Executor {
             class = ExitClass::User;
             detail = format!("it ended well but left nothing at {}", port_text(port));
         }
+        let (seq, previous) = self.chain.next();
         let receipt = Receipt {
             executor: self.me,
             incarnation: self.config.incarnation,
-            seq: self.chain.0 + 1,
-            previous: self.chain.1,
+            seq,
+            previous,
             order: order.digest(),
             job: *job,
             engine: match &order.program {
@@ -105,8 +116,22 @@ impl Executor {
         let receipt = Signed::sign(receipt, &self.config.keypair);
         let left = receipt.outputs.iter().fold(0u64, |sum, o| sum.saturating_add(o.len));
         self.count_ended(cx, job, &receipt.usage, left);
-        // The chain first: if a crash comes between the two, a number is skipped, never used twice.
-        self.record(cx, *job, JobRecord::Chain { seq: receipt.seq, digest: receipt.digest() });
+        match carried.filter(|_| self.is_light(job)) {
+            Some(outputs) => {
+                if let Some(numbers) = self.chain.set_aside() {
+                    self.record(cx, *job, numbers);
+                }
+                self.chain.used(seq, receipt.digest());
+                if let Some(soft) = self.soft.get_mut(job) {
+                    soft.carried = Some(outputs);
+                }
+            }
+            None => {
+                self.journal_after_all(cx, job);
+                // The chain first: if a crash comes between the two, a number is skipped, never used twice.
+                self.record(cx, *job, JobRecord::Chain { seq, digest: receipt.digest() });
+            }
+        }
         self.record(cx, *job, JobRecord::Sealed { receipt: Box::new(receipt) });
         if let Some(soft) = self.soft.get_mut(job) {
             soft.staging = None;
@@ -118,7 +143,7 @@ impl Executor {
     }
 
     pub(super) fn grant(&self, cx: &mut Cx<'_, Output>, job: &JobId) {
-        let Some(held) = self.held.get(job) else { return };
+        let Some(held) = self.held.get(job).filter(|_| !self.is_light(job)) else { return };
         for o in held.receipt.iter().flat_map(|r| &r.outputs) {
             let tree = layout_of(&held.order.paths, &o.port).is_tree();
             cx.emit(Output::Grant { digest: o.digest, requester: held.requester(), tree });
@@ -133,8 +158,8 @@ impl Executor {
             soft.offer_at = Some(cx.now + soft.offer_wait);
             soft.offer_wait = (soft.offer_wait * 2).min(OFFER_MAX);
         }
-        let peer = held.requester();
-        self.send(cx, peer, &Message::SealedOffer { receipt: Box::new(receipt) });
+        let (peer, carried) = (held.requester(), soft.carried.clone());
+        self.send(cx, peer, &Message::SealedOffer { receipt: Box::new(receipt), carried });
     }
 
     /// A stopped job's engine is silent now: acknowledge and forget.
@@ -174,13 +199,17 @@ impl Executor {
                 cx.emit(Output::Remove { digest });
             }
         }
-        if !self.has_jobs_of(&requester) && self.peers.get(&requester).is_some_and(|p| !p.up) {
-            self.peers.remove(&requester);
-        }
+        self.forget_peer_without_jobs(&requester);
         let needed: BTreeSet<super::WantKey> =
             self.soft.values().flat_map(|s| s.staging.iter().flatten()).copied().collect();
         // A request that is under way is answered once; until then it must not be made again.
         self.wants.retain(|want, w| w.again.is_none() || needed.contains(want));
+    }
+
+    pub(super) fn forget_peer_without_jobs(&mut self, peer: &PublicKey) {
+        if self.peers.get(peer).is_some_and(|p| !p.up) && !self.has_jobs_of(peer) {
+            self.peers.remove(peer);
+        }
     }
 
     pub(super) fn bury(&mut self, cx: &mut Cx<'_, Output>, job: JobId, requester: PublicKey) {

@@ -48,7 +48,8 @@ impl Executor {
         let Some(held) = self.held.get(job) else { return };
         let requester = held.requester();
         let mut missing = BTreeSet::new();
-        for (input, sources) in held.order.inputs.iter().zip(&held.sources) {
+        let light = self.is_light(job);
+        for (input, sources) in held.order.inputs.iter().zip(&held.sources).filter(|_| !light) {
             let (digest, len) = (input.digest, input.len);
             let tree = layout_of(&held.order.paths, &input.port).is_tree();
             let has_right = self.has_right(&requester, (&digest, tree), sources, cx.wall);
@@ -143,6 +144,7 @@ impl Executor {
                 detail: format!("input {digest} could not be fetched: {why}"),
                 usage: Usage::default(),
                 outputs: Vec::new(),
+                carried: None,
             };
             self.seal(cx, &job, exit);
         }

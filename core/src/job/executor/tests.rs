@@ -63,6 +63,7 @@ pub(super) fn order(requester: u8, fence: u32) -> Order {
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
         outputs: vec![Port::Stdout, Port::Stderr],
         limits: s.limits,
+        light: false,
         nonce: [0; 16],
         issued: UnixTime::from_secs(1),
     }
@@ -72,7 +73,7 @@ pub(super) fn dispatch(o: Order, by: u8) -> Input {
     let source = Source { holder: o.requester, ticket: Bytes::from_static(b"ticket") };
     let sources = o.inputs.iter().map(|_| vec![source.clone()]).collect();
     let order = Box::new(Signed::sign(o, &keypair(by)));
-    from(by, Message::Dispatch { order, sources })
+    from(by, Message::Dispatch { order, sources, carried: None })
 }
 
 fn from(peer: u8, message: Message) -> Input {
@@ -115,6 +116,7 @@ pub(super) fn exit(job: JobId, class: ExitClass) -> Input {
         detail: String::new(),
         usage: Usage::default(),
         outputs: vec![out(Port::Stdout), out(Port::Stderr)],
+        carried: None,
     };
     Input::Engine(EngineReport { job, event: EngineEvent::Exited(exit) })
 }
@@ -131,7 +133,7 @@ fn an_order_is_journaled_accepted_staged_run_and_sealed() {
     assert_eq!(starts(&input_is_here(&mut r)), 1);
     let out = r.tell(exit(job, ExitClass::Success));
     let receipt = said(&out).into_iter().find_map(|m| match m {
-        Message::SealedOffer { receipt } => Some(receipt),
+        Message::SealedOffer { receipt, .. } => Some(receipt),
         _ => None,
     });
     assert_eq!(receipt.unwrap().answers(&Signed::sign(order(2, 1), &keypair(2))), Ok(()));
@@ -263,7 +265,7 @@ fn an_output_is_its_requesters_input_and_a_ticket_of_the_owner_opens_what_is_her
         let job = o.job();
         let source = Source { holder: keypair(1).public(), ticket: ticket.encode().into() };
         let order = Box::new(Signed::sign(o, &keypair(3)));
-        let out = r.tell(from(3, Message::Dispatch { order, sources: vec![vec![source]] }));
+        let out = r.tell(from(3, Message::Dispatch { order, sources: vec![vec![source]], carried: None }));
         assert_eq!(claims(&out), [claim], "a ticket of the owner, made out to the requester");
         r.tell(from(3, Message::Cancel { job }));
     }
@@ -427,7 +429,7 @@ fn an_input_that_cannot_be_fetched_seals_a_failure_of_infrastructure() {
         last.extend(r.wait(Duration::from_secs(20)));
     }
     let class = said(&last).into_iter().find_map(|m| match m {
-        Message::SealedOffer { receipt } => Some((receipt.class, receipt.detail.clone())),
+        Message::SealedOffer { receipt, .. } => Some((receipt.class, receipt.detail.clone())),
         _ => None,
     });
     let (class, detail) = class.unwrap();
@@ -490,7 +492,7 @@ fn receipts_form_a_chain_across_a_restart() {
         out.extend(input_is_here(&mut r));
         out.extend(r.tell(exit(order(2, fence).job(), ExitClass::Success)));
         for m in said(&out) {
-            if let Message::SealedOffer { receipt } = m {
+            if let Message::SealedOffer { receipt, .. } = m {
                 receipts.push(receipt);
             }
         }

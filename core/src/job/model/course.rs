@@ -1,7 +1,7 @@
 //! What happens next: guests end, wants are answered, messages arrive or do not, time passes, until all is at rest.
 
 use super::world::World;
-use super::{FAILS, RUN, computed, keypair};
+use super::{FAILS, RUN, keypair, source, written};
 use crate::id::{Digest, JobId};
 use crate::job::executor;
 use crate::job::message::Message;
@@ -9,15 +9,24 @@ use crate::job::requester;
 use crate::machine::{Cx, Machine};
 use crate::port::{EngineEvent, EngineExit, EngineOutput, EngineReport, ExitClass, Port, Usage};
 use crate::time::Duration;
+use bytes::Bytes;
 
 impl World {
-    pub(super) fn exited(&mut self, n: usize, job: JobId, class: ExitClass, outputs: Vec<EngineOutput>) {
+    pub(super) fn exited(
+        &mut self,
+        n: usize,
+        job: JobId,
+        class: ExitClass,
+        outputs: Vec<EngineOutput>,
+        carried: Option<Vec<Bytes>>,
+    ) {
         let exit = EngineExit {
             class,
             code: i32::from(class == ExitClass::User),
             detail: String::new(),
             usage: Usage::default(),
             outputs,
+            carried,
         };
         let report = EngineReport { job, event: EngineEvent::Exited(exit) };
         self.tell_executor(n, executor::Input::Engine(report));
@@ -27,13 +36,16 @@ impl World {
     pub(super) fn finish_a_guest(&mut self, n: usize) {
         let Some((job, guest)) = self.engines[n].pop_first() else { return };
         let inputs: Vec<(&Port, Digest)> = guest.inputs.iter().map(|i| (&i.port, i.digest)).collect();
-        let output = |port: &Port| EngineOutput {
+        let bytes: Vec<Bytes> = guest.outputs.iter().map(|p| written(&guest.args, &inputs, p)).collect();
+        let output = |(port, bytes): (&Port, &Bytes)| EngineOutput {
             port: port.clone(),
-            digest: computed(&guest.args, &inputs, port),
-            len: 32,
+            digest: Digest::of(bytes),
+            len: bytes.len() as u64,
             truncated: false,
         };
-        let outputs = guest.outputs.iter().map(output).collect();
+        let outputs = guest.outputs.iter().zip(&bytes).map(output).collect();
+        // Some take so long that they are kept on disk.
+        let carried = guest.carried.is_some() && !self.rng.chance_ppm(self.heavy_ppm);
         let class = if !self.calm && self.rng.chance_ppm(60_000) {
             ExitClass::Infra
         } else if guest.args.iter().any(|a| a == FAILS) {
@@ -41,7 +53,7 @@ impl World {
         } else {
             ExitClass::Success
         };
-        self.exited(n, job, class, outputs);
+        self.exited(n, job, class, outputs, carried.then_some(bytes));
     }
 
     pub(super) fn answer_a_want(&mut self, n: usize) {
@@ -61,6 +73,12 @@ impl World {
                     executor::Input::Fetched { digest, claim, tree: false, new: true }
                 },
             );
+        } else if let Some(digest) = self.requester_reads.pop_first() {
+            self.tell_requester(if fails {
+                requester::Input::Unread { digest, why: "lost".into() }
+            } else {
+                requester::Input::Read { digest, bytes: source(&digest) }
+            });
         } else if let Some(digest) = self.requester_wants.pop_first() {
             if fails {
                 self.tell_requester(requester::Input::FetchFailed { digest, why: "lost".into() });
@@ -172,7 +190,8 @@ impl World {
 
     pub(super) fn busy(&self) -> bool {
         let some = |n: usize| !self.engines[n].is_empty() || !self.wants[n].is_empty();
-        (0..self.executors.len()).any(some) || !self.requester_wants.is_empty()
+        let asks = !self.requester_wants.is_empty() || !self.requester_reads.is_empty();
+        (0..self.executors.len()).any(some) || asks
     }
 
     pub(super) fn at_rest(&self) -> bool {

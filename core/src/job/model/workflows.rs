@@ -316,7 +316,7 @@ fn generate(rng: &mut Rng, executors: usize, liar: Option<usize>) -> Workflow {
     let object = |name: &str| ObjectRef { digest: Digest::of(name.as_bytes()), len: 2 };
     let mut nodes = vec![
         ("in".to_owned(), NodeKind::Source(vec![object("in")])),
-        ("more".to_owned(), NodeKind::Source(vec![object("x"), object("y")])),
+        ("more".to_owned(), NodeKind::Source(vec![object("xx"), object("yy")])),
     ];
     let mut edges = Vec::new();
     // Where data is to be had: by task.

@@ -5,6 +5,7 @@ use super::{RUN, diamond, keypair, services};
 use crate::codec::Frame;
 use crate::command::{Reply, RunState};
 use crate::id::{CommandId, Digest, JobId, Lsn, PublicKey, RunId};
+use crate::job::carried::is_what_was_said;
 use crate::job::executor::{self, Executor, ExecutorConfig};
 use crate::job::message::{Addressee, Message};
 use crate::job::receipt::Receipt;
@@ -17,6 +18,7 @@ use crate::port::{EngineJob, EngineRequest, ExitClass, Program};
 use crate::rng::Rng;
 use crate::store::{Room, StoreOp, StoredRecord};
 use crate::time::{Instant, UnixTime};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 const RUNNING_MAX: usize = 2;
@@ -64,6 +66,9 @@ pub(super) struct World {
     pub(super) engines: Vec<BTreeMap<JobId, EngineJob>>,
     pub(super) wants: Vec<BTreeSet<(Digest, executor::Claim)>>,
     pub(super) requester_wants: BTreeSet<Digest>,
+    pub(super) requester_reads: BTreeSet<Digest>,
+    /// Guests of light jobs that leave their outputs in the store all the same.
+    pub(super) heavy_ppm: u32,
     pub(super) here: BTreeSet<Digest>,
     /// Crash a machine when it has written so many more records.
     pub(super) fuse: Option<u64>,
@@ -117,6 +122,8 @@ impl World {
             engines: vec![BTreeMap::new(); executors],
             wants: vec![BTreeSet::new(); executors],
             requester_wants: BTreeSet::new(),
+            requester_reads: BTreeSet::new(),
+            heavy_ppm: if seed.is_multiple_of(4) { 1_000_000 } else { 200_000 },
             here: BTreeSet::new(),
             fuse: None,
             liar,
@@ -231,6 +238,17 @@ impl World {
                 requester::Output::Want { digest, .. } => {
                     assert!(self.requester_wants.insert(digest), "asked twice without an answer");
                 }
+                requester::Output::Keep { digest, bytes } => {
+                    assert_eq!(Digest::of(&bytes), digest);
+                    assert!(self.requester_wants.insert(digest), "asked twice without an answer");
+                }
+                requester::Output::Read { digest, .. } => {
+                    self.requester_reads.insert(digest);
+                }
+                requester::Output::Remove { digest } => {
+                    assert!(!self.requester.holds(&digest), "given up, but needed");
+                    self.here.remove(&digest);
+                }
                 requester::Output::Reply { reply, .. } => self.replies.push(*reply),
                 requester::Output::NeedPeer(_)
                 | requester::Output::Grant { .. }
@@ -268,12 +286,16 @@ impl World {
                 executor::Output::Engine { job, request: EngineRequest::Start(engine_job) } => {
                     let durable = self.executors[n].durable();
                     assert!(!durable.tombstones.contains_key(&job), "a job that must not start was started");
+                    if let Some(carried) = &engine_job.carried {
+                        let said = engine_job.inputs.iter().map(|i| (i.digest, i.len));
+                        assert!(is_what_was_said(carried, said), "other inputs than were ordered");
+                    }
                     self.engines[n].insert(job, engine_job);
                     assert!(self.engines[n].len() <= RUNNING_MAX, "more guests than may run at once");
                 }
                 executor::Output::Engine { job, request: EngineRequest::Stop { .. } } => {
                     if self.engines[n].remove(&job).is_some() {
-                        self.exited(n, job, ExitClass::Cancelled, Vec::new());
+                        self.exited(n, job, ExitClass::Cancelled, Vec::new(), None);
                     }
                 }
                 executor::Output::Sweep { keep } => {
@@ -298,12 +320,18 @@ impl World {
     /// The liar answers with somebody's receipt, another order's, another executor's, or a result of its own making
     /// that is not for this order.
     pub(super) fn perhaps_lie(&mut self, n: usize, frame: Frame) -> Frame {
-        let Ok(Message::SealedOffer { receipt }) = Message::from_frame(&frame) else { return frame };
+        let Ok(Message::SealedOffer { receipt, carried }) = Message::from_frame(&frame) else {
+            return frame;
+        };
         let old = self.last_receipt.replace((*receipt).clone());
         if self.liar != Some(n) {
             return frame;
         }
         let honest: Receipt = (**receipt).clone();
+        if carried.iter().flatten().next().is_some() && self.rng.chance_ppm(200_000) {
+            let carried = carried.map(|c| vec![Bytes::from_static(b"evil"); c.len()]);
+            return Message::SealedOffer { receipt, carried }.to_frame();
+        }
         let forged = match (self.rng.below(4), old) {
             (0, Some(old)) if old.executor != honest.executor => old,
             (1, _) => {
@@ -316,7 +344,9 @@ impl World {
             ),
             (..) => Signed::sign(Receipt { order: Digest::of(b"other"), ..honest }, &keypair(n + 1)),
         };
-        Message::SealedOffer { receipt: Box::new(forged) }.to_frame()
+        // An old receipt may have other outputs than those of the frame it is put into.
+        let carried = carried.filter(|c| c.len() == forged.outputs.len());
+        Message::SealedOffer { receipt: Box::new(forged), carried }.to_frame()
     }
 
     pub(super) fn crash_requester(&mut self) {
@@ -327,6 +357,7 @@ impl World {
             }
         }
         self.requester_wants.clear();
+        self.requester_reads.clear();
         self.requester = restore_requester(&self.requester_journal);
         assert_eq!(&self.folded, self.requester.runs(), "the journal folds to what its records do");
         self.wake_requester();

@@ -11,7 +11,7 @@ use crate::command::RunState;
 use crate::id::{JobId, PublicKey, RunId};
 use crate::job::message::{JobState, Message, cut_words};
 use crate::job::rules::{OnFailure, RULE_TIME_MAX_MS, words_of_ms};
-use crate::job::run::{CloseClass, END_WORDS_MAX, Run, RunRecord};
+use crate::job::run::{CloseClass, END_WORDS_MAX, Run, RunRecord, Task};
 use crate::job::validate::check;
 use crate::limits::{LOST_AFTER, SUSPECT_AFTER};
 use crate::machine::Cx;
@@ -116,6 +116,8 @@ impl Requester {
         let Some(run) = self.runs.get(&id) else { return };
         for a in run.tasks.iter().flat_map(|t| &t.attempts) {
             self.jobs.remove(&a.job);
+        }
+        for a in run.tasks.iter().flat_map(Task::remembered) {
             self.send(cx, a.peer(), &Message::Release { job: a.job });
         }
         for digest in self.granted.remove(source_digests(run)) {
@@ -123,6 +125,9 @@ impl Requester {
         }
         for digest in soft.iter().flat_map(|s| s.index.wanted().keys()) {
             self.wants.leave(digest, &id);
+        }
+        if let Some(soft) = soft {
+            self.leave_kept(cx, id, soft.kept);
         }
         self.prune(cx);
     }

@@ -5,6 +5,7 @@
 
 use super::{Output, Peer, RESEND_MIN, Requester};
 use crate::id::{JobId, PublicKey, RunId};
+use crate::job::carried::is_what_was_said;
 use crate::job::message::{JobState, Message, Refusal, cut_words};
 use crate::job::receipt::{Commit, Receipt, Verdict};
 use crate::job::run::{Attempt, CloseClass, END_WORDS_MAX, RunRecord, TaskEnd};
@@ -12,8 +13,11 @@ use crate::job::signed::Signed;
 use crate::machine::Cx;
 use crate::port::ExitClass;
 use crate::time::Duration;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 
+/// What a light result is refused with whose bytes are others than its receipt names.
+const NOT_WHAT_IT_SIGNED: &str = "what came with the receipt is not what it names";
 /// A busy executor is not asked again for longer than this, whatever it says.
 const BUSY_MAX: Duration = Duration::from_secs(60);
 
@@ -30,7 +34,7 @@ impl Requester {
             Message::Rejected { job, refusal, words, retry_after } => {
                 self.rejected(cx, peer, &job, refusal, &words, retry_after);
             }
-            Message::SealedOffer { receipt } => self.sealed(cx, peer, *receipt),
+            Message::SealedOffer { receipt, carried } => self.sealed(cx, peer, *receipt, carried),
             Message::CancelAck { job } => {
                 if let Some((id, task, fence)) = self.ours(&job, &peer)
                     && self.runs.get(&id).is_some_and(|r| r.stopping.is_some())
@@ -66,8 +70,13 @@ impl Requester {
     fn accepted(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, id: RunId, task: usize, incarnation: u64) {
         let Some(l) = self.lives.get(job) else { return };
         let fence = l.fence;
-        if self.attempt((id, task, fence)).is_some_and(|a| a.incarnation.is_none()) {
-            self.record(cx, id, RunRecord::Accepted { task, fence, incarnation });
+        let Some(attempt) = self.attempt((id, task, fence)) else { return };
+        let (known, light) = (attempt.incarnation.is_some(), attempt.order.light);
+        if !known {
+            // Of a light job the executor's journal knows nothing: it does not matter whether that is lost.
+            if !light {
+                self.record(cx, id, RunRecord::Accepted { task, fence, incarnation });
+            }
             if let Some(soft) = self.soft.get_mut(&id) {
                 soft.sched.rests(task);
             }
@@ -184,7 +193,13 @@ impl Requester {
         self.advance(cx, id);
     }
 
-    fn sealed(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, receipt: Signed<Receipt>) {
+    fn sealed(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        peer: PublicKey,
+        receipt: Signed<Receipt>,
+        carried: Option<Vec<Bytes>>,
+    ) {
         let job = receipt.job;
         let Some(found) = self.ours(&job, &peer) else {
             if !self.jobs.contains_key(&job) {
@@ -195,7 +210,14 @@ impl Requester {
         let (id, task, fence) = found;
         let Some(attempt) = self.attempt(found) else { return };
         let order = attempt.order.clone();
-        if let Err(fault) = receipt.answers(&order) {
+        let said = || receipt.outputs.iter().map(|o| (o.digest, o.len));
+        let other = match &carried {
+            Some(bytes) => !order.light || !is_what_was_said(bytes, said()),
+            None => false,
+        };
+        let fault = receipt.answers(&order).map_err(|fault| fault.to_string());
+        let fault = fault.and(if other { Err(NOT_WHAT_IT_SIGNED.to_owned()) } else { Ok(()) });
+        if let Err(fault) = fault {
             self.refused += 1;
             self.close(cx, id, task, fence, CloseClass::Byzantine, &format!("{peer}: {fault}"));
             self.say(cx, peer, &receipt, Verdict::Rejected);
@@ -213,9 +235,9 @@ impl Requester {
             return self.advance(cx, id);
         }
         if receipt.class == ExitClass::Success {
-            self.commit(cx, found, receipt);
+            self.commit(cx, found, receipt, carried);
         } else {
-            self.failed(cx, found, receipt);
+            self.failed(cx, found, receipt, carried);
         }
         self.advance(cx, id);
     }
@@ -249,12 +271,18 @@ impl Requester {
     }
 
     /// The one commit point.
-    fn commit(&mut self, cx: &mut Cx<'_, Output>, found: (RunId, usize, u32), receipt: Signed<Receipt>) {
+    fn commit(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        found: (RunId, usize, u32),
+        receipt: Signed<Receipt>,
+        carried: Option<Vec<Bytes>>,
+    ) {
         let (id, task, fence) = found;
         let losers = self.open_at(id, task);
         let (job, peer) = (receipt.job, receipt.executor);
         let commit = self.verdict(cx, &receipt, Verdict::Won);
-        self.record(cx, id, RunRecord::Committed { task, fence, receipt, commit: commit.clone() });
+        self.record(cx, id, RunRecord::Committed { task, fence, receipt, commit: commit.clone(), carried });
         self.lives.remove(&job);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
         self.let_go(cx, losers.into_iter().filter(|(loser, _)| *loser != job));
@@ -278,7 +306,13 @@ impl Requester {
         }
     }
 
-    fn failed(&mut self, cx: &mut Cx<'_, Output>, found: (RunId, usize, u32), receipt: Signed<Receipt>) {
+    fn failed(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        found: (RunId, usize, u32),
+        receipt: Signed<Receipt>,
+        carried: Option<Vec<Bytes>>,
+    ) {
         let (id, task, fence) = found;
         let (job, peer) = (receipt.job, receipt.executor);
         let class = CloseClass::of_exit(receipt.class);
@@ -290,7 +324,7 @@ impl Requester {
         let commit = self.verdict(cx, &receipt, Verdict::Failed);
         let proof = Some((receipt, commit.clone()));
         let words = cut_words(&words, END_WORDS_MAX);
-        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof });
+        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof, carried });
         self.after_close(cx, id, task, &job, class);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
     }

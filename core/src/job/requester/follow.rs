@@ -8,7 +8,7 @@ use super::{Output, Requester, Soft};
 use crate::command::RunState;
 use crate::id::{Digest, RunId};
 use crate::job::message::Message;
-use crate::job::run::{Run, RunRecord};
+use crate::job::run::{Run, RunRecord, Task};
 use crate::machine::Cx;
 use std::collections::BTreeSet;
 
@@ -100,6 +100,10 @@ impl Requester {
         for (id, task) in tasks {
             if let Some(soft) = self.soft.get_mut(&id) {
                 soft.spent.insert(task);
+                // It may be a task that takes it.
+                if soft.kept.contains(digest) {
+                    soft.sched.look_at(task);
+                }
             }
         }
         for id in runs {
@@ -161,7 +165,7 @@ impl Requester {
                 if !is_spent(run, &soft.index, &self.wants, index) {
                     continue;
                 }
-                let attempts = run.tasks.get(index).into_iter().flat_map(|t| &t.attempts);
+                let attempts = run.tasks.get(index).into_iter().flat_map(Task::remembered);
                 release.extend(attempts.map(|a| (a.peer(), a.job)));
             }
         }
@@ -174,6 +178,10 @@ impl Requester {
     fn ask(&mut self, cx: &mut Cx<'_, Output>) {
         while let Some((digest, want)) = self.wants.ask(cx.now) {
             let (len, tree, holder) = (want.len, want.tree, want.holder);
+            if let Some(bytes) = self.at_hand(&digest) {
+                cx.emit(Output::Keep { digest, bytes });
+                continue;
+            }
             self.need(cx, holder);
             cx.emit(Output::Want { digest, len, tree, sources: vec![(holder, None)] });
         }
@@ -206,6 +214,7 @@ impl Requester {
         for (id, soft) in &self.soft {
             let run = &self.runs[id];
             granted.add(source_digests(run));
+            granted.add(soft.kept.iter().copied());
             assert_eq!(soft.index, Index::build(run));
             let committed = run.tasks.iter().filter(|t| t.receipt().is_some()).count();
             assert_eq!(run.committed(), committed);
@@ -235,6 +244,7 @@ impl Requester {
             // What is due at this very moment is done when the timer is looked at.
             let waits = match self.next(soft.placed, id, i, task, planned) {
                 super::place::Next::Nothing | super::place::Next::Wait(_) => true,
+                super::place::Next::First(keep) => keep.iter().all(|w| soft.kept.contains(&w.digest)),
                 super::place::Next::Fail(_) | super::place::Next::Order(_) => false,
             };
             assert!(waits, "task {i} of {id} could go on");

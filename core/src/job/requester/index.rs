@@ -36,6 +36,7 @@ fn log(task: &Task) -> Option<(PublicKey, &EngineOutput)> {
 }
 
 /// An object of a task that is to be here in the end.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     pub(super) digest: Digest,
     pub(super) len: u64,

@@ -1,5 +1,7 @@
 //! Who runs a task: the choice of an executor, the order, its repetition, and what follows from an attempt's end.
 
+use super::index::Wanted;
+use super::light::{self, First};
 use super::live::{Live, Silence};
 use super::sched::{Mask, Wait, chosen};
 use super::{
@@ -23,10 +25,12 @@ use std::collections::BTreeSet;
 
 /// Why a task cannot succeed any more, by what its attempts have shown.
 fn hopeless(task: &Task, planned: &PlannedTask) -> Option<String> {
-    let last = || {
-        let closed = task.attempts.iter().rev().find_map(|a| a.closed.as_ref());
-        closed.map_or_else(String::new, |c| c.words.clone())
+    let last_of = |classes: &[CloseClass]| {
+        let mut closed = task.attempts.iter().rev().filter_map(|a| a.closed.as_ref());
+        let of_class = closed.find(|c| classes.is_empty() || classes.contains(&c.class));
+        of_class.map_or_else(String::new, |c| c.words.clone())
     };
+    let last = || last_of(&[]);
     let retry = &planned.rules.retry;
     let limits = task.closed_for(&[CloseClass::Resource]);
     let user = task.closed_for(&[CloseClass::User]);
@@ -34,15 +38,17 @@ fn hopeless(task: &Task, planned: &PlannedTask) -> Option<String> {
     let own = if retry.resource.is_some() { user } else { user + limits };
     let infra = task.closed_for(&[CloseClass::Infra]);
     if task.closed_for(&[CloseClass::Permanent]) > 0 {
-        Some(last())
+        Some(last_of(&[CloseClass::Permanent]))
     } else if own > planned.retries as usize {
-        Some(format!("{} (attempt {own} of {})", last(), planned.retries + 1))
+        let own_words = last_of(&[CloseClass::User, CloseClass::Resource]);
+        Some(format!("{own_words} (attempt {own} of {})", planned.retries + 1))
     } else if let Some(most) = retry.resource.filter(|most| limits > *most as usize) {
-        Some(format!("{} (attempt {limits} of {} that may hit a limit)", last(), most + 1))
+        let words = last_of(&[CloseClass::Resource]);
+        Some(format!("{words} (attempt {limits} of {} that may hit a limit)", most + 1))
     } else if infra > infra_retries(planned) {
         Some(format!(
             "given up after {infra} attempts that machines or the network spoiled; the last: {}",
-            last()
+            last_of(&[CloseClass::Infra])
         ))
     } else if planned.candidates.iter().all(|p| excluded(task, p)) {
         Some(format!("no executor is left; the last said: {}", last()))
@@ -113,6 +119,8 @@ pub(super) enum Next {
     Nothing,
     Fail(String),
     Wait(Wait),
+    /// Objects must be in the store first.
+    First(Vec<Wanted>),
     Order(PublicKey),
 }
 
@@ -170,6 +178,12 @@ impl Requester {
                     soft.sched.wait(index, &planned.candidates, wait);
                 }
             }
+            Next::First(keep) => {
+                if let Some(soft) = self.soft.get_mut(&id) {
+                    soft.sched.rests(index);
+                }
+                self.keep_first(cx, id, index, &keep);
+            }
             Next::Order(peer) => {
                 if let Some(soft) = self.soft.get_mut(&id) {
                     soft.sched.idle(index, cx.now);
@@ -222,7 +236,11 @@ impl Requester {
                 let clock = Deadline::earlier(give_up, Some(Deadline::new(grace, "take another executor")));
                 Next::Wait(Wait { room: 0, need: choice.usable, clock })
             }
-            Some(peer) => Next::Order(peer),
+            Some(peer) => match self.first(id, planned) {
+                Some(First::Keep(keep)) => Next::First(keep),
+                Some(First::Dead(words)) => Next::Fail(words),
+                None => Next::Order(peer),
+            },
             None => Next::Wait(Wait { room: choice.free, need: choice.usable, clock: give_up }),
         }
     }
@@ -299,6 +317,7 @@ impl Requester {
     fn dispatch(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize, peer: PublicKey) {
         let Some(run) = self.runs.get(&id) else { return };
         let Some((task, planned)) = task_of(run, index) else { return };
+        let soft = self.soft.get(&id);
         let inputs = planned.inputs.iter().filter_map(|i| {
             let (digest, len) = match &i.from {
                 InputFrom::Object(o) => (o.digest, o.len),
@@ -306,6 +325,7 @@ impl Requester {
             };
             Some(EngineInput { port: i.to.clone(), digest, len })
         });
+        let light = soft.is_some_and(|soft| light::carried(run, &soft.read, planned).is_some());
         let fence = task.attempts.last().map_or(0, |a| a.order.fence) + 1;
         let order = Order {
             requester: self.me,
@@ -322,6 +342,7 @@ impl Requester {
             inputs: inputs.collect(),
             outputs: planned.outputs.clone(),
             limits: limits_of(task, planned),
+            light,
             nonce: cx.rng.bytes(),
             issued: cx.wall,
         };
@@ -347,17 +368,31 @@ impl Requester {
         let Some(run) = self.runs.get(&id) else { return };
         let Some(attempt) = run.tasks.get(index).and_then(|t| t.attempt(fence)) else { return };
         let planned = run.plan.as_ref().and_then(|p| p.tasks.get(index));
+        let light = attempt.order.light;
+        let read = self.soft.get(&id).map(|s| &s.read);
+        let carried = planned.zip(read).filter(|_| light).and_then(|(p, read)| light::inputs(run, read, p));
+        if light && carried.is_none() {
+            // After a restart: its sources are being read.
+            return;
+        }
         let source = |from: &InputFrom| {
             let (holder, digest) = match from {
                 InputFrom::Object(o) => (self.me, o.digest),
-                InputFrom::Task { .. } => run.output_of(from).map(|(holder, o)| (holder, o.digest))?,
+                InputFrom::Task { .. } => {
+                    let (holder, o) = run.output_of(from)?;
+                    let holder = if run.carried(&o.digest).is_some() { self.me } else { holder };
+                    (holder, o.digest)
+                }
             };
+            if light {
+                return Some(Vec::new());
+            }
             Some(vec![Source { holder, ticket: ticket_for(&self.keypair, &digest, &peer, cx.wall) }])
         };
         let inputs = planned.into_iter().flat_map(|p| &p.inputs);
         // As in the order: what is not there is left out.
         let sources = inputs.filter_map(|i| source(&i.from)).collect();
-        let message = Message::Dispatch { order: Box::new(attempt.order.clone()), sources };
+        let message = Message::Dispatch { order: Box::new(attempt.order.clone()), sources, carried };
         self.send(cx, peer, &message);
     }
 
@@ -374,7 +409,8 @@ impl Requester {
         let open = |r: &Run| r.tasks.get(task)?.open().find(|a| a.order.fence == fence).map(|a| a.job);
         let Some(job) = self.runs.get(&id).and_then(open) else { return };
         let words = cut_words(words, END_WORDS_MAX);
-        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof: None });
+        let nothing = RunRecord::Closed { task, fence, class, words, proof: None, carried: None };
+        self.record(cx, id, nothing);
         self.after_close(cx, id, task, &job, class);
     }
 

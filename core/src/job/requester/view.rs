@@ -39,7 +39,7 @@ impl Requester {
     pub fn bundle(&self, id: &RunId, task: usize) -> Option<Bundle> {
         let task = self.runs.get(id)?.tasks.get(task)?;
         match &task.end {
-            Some(TaskEnd::Committed { fence, receipt, commit }) => Some(Bundle {
+            Some(TaskEnd::Committed { fence, receipt, commit, .. }) => Some(Bundle {
                 order: task.attempt(*fence)?.order.clone(),
                 receipt: (**receipt).clone(),
                 commit: (**commit).clone(),

@@ -102,6 +102,10 @@ impl Store {
                 self.whole.insert(digest, (joined.into(), info));
                 Ok(BlobAnswer::Sealed)
             }
+            BlobRequest::Put { digest, bytes } => {
+                assert_eq!(self.put(&bytes).0, digest);
+                Ok(BlobAnswer::Sealed)
+            }
             BlobRequest::Remove { digest } => {
                 self.whole.remove(&digest);
                 self.partial.remove(&digest);

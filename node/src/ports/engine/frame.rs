@@ -10,11 +10,14 @@
 //!   Stop ─────────────────────────────▶  only when asked for
 //!             ◀──────────────────────── Ended           and the next Job may come
 //! ```
-//! A frame is a big-endian `u32` length and that many bytes of JSON: both ends are the same binary, so nothing here is a
+//! A frame is two big-endian `u32` lengths, as many bytes of JSON as the first says, and as many plain bytes as the second: what a
+//! light job carries, its stdin or its outputs. Both ends are the same binary, so nothing here is a
 //! protocol of the network. What comes from a worker is still not believed: it may have been taken over by its guest.
 //! Lengths are bounded, texts are cleaned, and outputs are looked at by the node itself.
 
 use crate::ports::workdir::Staged;
+use bytes::Bytes;
+use remote_network_core::job::carried::CARRIED_BYTES_MAX;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -24,6 +27,8 @@ use std::path::PathBuf;
 pub(super) const TO_WORKER_BYTES_MAX: u32 = 64 << 20;
 /// Largest frame from a worker: one detail text and a few numbers.
 pub(super) const FROM_WORKER_BYTES_MAX: u32 = 64 << 10;
+/// Most plain bytes behind either.
+pub(super) const CARRIED_MAX: u32 = CARRIED_BYTES_MAX as u32;
 /// Compiled code that a worker hands over, beside what it writes for its job.
 pub(super) const CODE: &str = "code.cwasm";
 /// The module, in what a worker reads.
@@ -72,6 +77,12 @@ pub(super) struct Spec {
     pub output_bytes: u64,
     /// Seed of the guest's randomness.
     pub seed: [u8; 32],
+    /// Whether the job is light: its stdin is what follows the frame, its two outputs stay in memory as long as they fit there, and
+    /// the two directories need not be.
+    pub light: bool,
+    /// The stdin of a light job.
+    #[serde(skip)]
+    pub stdin: Bytes,
 }
 
 /// From a worker to the node.
@@ -111,6 +122,11 @@ pub(super) struct Ended {
     pub memory_bytes: u64,
     /// Wall time of the guest.
     pub wall_ms: u64,
+    /// Of a light job whose outputs follow the frame: how many of those bytes are stdout. The rest is stderr.
+    pub stdout_len: Option<u32>,
+    /// They themselves.
+    #[serde(skip)]
+    pub carried: Vec<u8>,
 }
 
 impl Ended {
@@ -125,6 +141,8 @@ impl Ended {
             fuel: 0,
             memory_bytes: 0,
             wall_ms: 0,
+            stdout_len: None,
+            carried: Vec::new(),
         }
     }
 }
@@ -146,18 +164,75 @@ pub(super) enum Class {
     Cancelled,
 }
 
-/// Writes one frame and flushes it.
-pub(super) fn write(to: &mut impl Write, frame: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_vec(frame)?;
-    let len = u32::try_from(body.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    to.write_all(&len.to_be_bytes())?;
-    to.write_all(&body)?;
+/// What may have plain bytes behind it.
+pub(super) trait Carries: Serialize + DeserializeOwned {
+    /// The bytes.
+    fn carried(&self) -> &[u8];
+    /// Puts them where they belong; there are none but for a frame that has room for them.
+    fn carry(&mut self, bytes: Vec<u8>) -> io::Result<()>;
+}
+
+fn unasked() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "bytes behind a frame that carries none")
+}
+
+impl Carries for ToWorker {
+    fn carried(&self) -> &[u8] {
+        match self {
+            Self::Job(spec) => &spec.stdin,
+            Self::Probe { .. } | Self::Run | Self::Stop => &[],
+        }
+    }
+
+    fn carry(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Job(spec) if spec.light => spec.stdin = bytes.into(),
+            _ if bytes.is_empty() => {}
+            Self::Job(_) | Self::Probe { .. } | Self::Run | Self::Stop => return Err(unasked()),
+        }
+        Ok(())
+    }
+}
+
+impl Carries for FromWorker {
+    fn carried(&self) -> &[u8] {
+        match self {
+            Self::Ended(ended) => &ended.carried,
+            Self::Ready { .. } | Self::Compiled | Self::Started => &[],
+        }
+    }
+
+    fn carry(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Ended(ended) if ended.stdout_len.is_some_and(|n| n as usize <= bytes.len()) => {
+                ended.carried = bytes;
+            }
+            Self::Ended(ended) if ended.stdout_len.is_some() => return Err(unasked()),
+            _ if bytes.is_empty() => {}
+            Self::Ended(_) | Self::Ready { .. } | Self::Compiled | Self::Started => return Err(unasked()),
+        }
+        Ok(())
+    }
+}
+
+/// Writes one frame, at once, and flushes it.
+pub(super) fn write(to: &mut impl Write, frame: &impl Carries) -> io::Result<()> {
+    let mut out = vec![0; 8];
+    serde_json::to_writer(&mut out, frame)?;
+    let len = |n: usize| u32::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge));
+    let body = len(out.len() - 8)?.to_be_bytes();
+    let carried = len(frame.carried().len())?.to_be_bytes();
+    for (to, from) in out.iter_mut().zip(body.into_iter().chain(carried)) {
+        *to = from;
+    }
+    out.extend_from_slice(frame.carried());
+    to.write_all(&out)?;
     to.flush()
 }
 
-/// Reads one frame of at most `bytes_max`; `None` at a clean end.
-pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read, bytes_max: u32) -> io::Result<Option<T>> {
-    let mut head = [0; 4];
+/// Reads one frame of at most `bytes_max` and what it carries; `None` at a clean end.
+pub(super) fn read<T: Carries>(from: &mut impl Read, bytes_max: u32) -> io::Result<Option<T>> {
+    let mut head = [0; 8];
     let mut got = 0;
     while got < head.len() {
         match from.read(&mut head[got..]) {
@@ -168,16 +243,24 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read, bytes_max: u32) ->
             Err(e) => return Err(e),
         }
     }
-    let len = u32::from_be_bytes(head);
-    if len > bytes_max {
+    let [a, b, c, d, e, f, g, h] = head;
+    let (len, carried) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+    if len > bytes_max || carried > CARRIED_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
-    let mut body = Vec::new();
-    from.take(u64::from(len)).read_to_end(&mut body)?;
-    if body.len() != len as usize {
+    let mut frame: T = serde_json::from_slice(&exactly(from, len)?)?;
+    frame.carry(exactly(from, carried)?)?;
+    Ok(Some(frame))
+}
+
+/// So many bytes; what is not there takes no memory.
+fn exactly(from: &mut impl Read, len: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(u64::from(len)).read_to_end(&mut bytes)?;
+    if bytes.len() != len as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some(serde_json::from_slice(&body)?))
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -200,7 +283,32 @@ mod tests {
     fn a_frame_that_is_too_long_cut_or_no_json_is_an_error_and_allocates_nothing_ahead() {
         assert!(read::<FromWorker>(&mut [255u8; 8].as_slice(), 100).is_err());
         assert!(read::<FromWorker>(&mut [0u8, 0].as_slice(), 100).is_err());
-        assert!(read::<FromWorker>(&mut [0u8, 0, 0, 9, b'{'].as_slice(), 100).is_err());
-        assert!(read::<FromWorker>(&mut [0u8, 0, 0, 1, 0xff].as_slice(), 100).is_err());
+        assert!(read::<FromWorker>(&mut [0u8, 0, 0, 9, 0, 0, 0, 0, b'{'].as_slice(), 100).is_err());
+        assert!(read::<FromWorker>(&mut [0u8, 0, 0, 1, 0, 0, 0, 0, 0xff].as_slice(), 100).is_err());
+        let mut long = vec![0, 0, 0, 9, 0, 1, 0, 0];
+        long.extend_from_slice(br#""Started""#);
+        assert!(read::<FromWorker>(&mut long.as_slice(), 100).is_err(), "more than may be carried");
+    }
+
+    #[test]
+    fn bytes_follow_only_a_frame_that_has_room_for_them() {
+        let ended = |stdout_len, carried: &[u8]| {
+            let none = Ended::unstarted(Class::Success, "");
+            FromWorker::Ended(Ended { stdout_len, carried: carried.to_vec(), ..none })
+        };
+        let wire = |frame: &FromWorker| {
+            let mut wire = Vec::new();
+            write(&mut wire, frame).unwrap();
+            read::<FromWorker>(&mut wire.as_slice(), 500)
+        };
+        let Ok(Some(FromWorker::Ended(e))) = wire(&ended(Some(2), b"outerr")) else { panic!("an end") };
+        assert_eq!((e.stdout_len, e.carried.as_slice()), (Some(2), &b"outerr"[..]));
+        assert!(wire(&ended(None, b"x")).is_err());
+        assert!(wire(&ended(Some(2), b"x")).is_err(), "more stdout than there is");
+        let mut wire = Vec::new();
+        write(&mut wire, &FromWorker::Started).unwrap();
+        wire[7] = 1;
+        wire.push(b'x');
+        assert!(read::<FromWorker>(&mut wire.as_slice(), 100).is_err());
     }
 }

@@ -126,7 +126,10 @@ impl House {
         let fuel = store.get_fuel().map_or(0, |left| u64::MAX - left);
         let trapped = matches!(&result, Err(e) if e.downcast_ref::<I32Exit>().is_none());
         let guest = store.into_data();
+        // First, since what does not fit into memory is written now.
+        let carried = if spec.light { guest.carried() } else { None };
         let (class, code, detail) = judge(result, instantiated, cause, &guest, spec);
+        let (stdout_len, carried) = carried.map_or((None, Vec::new()), |(len, bytes)| (Some(len), bytes));
         Ended {
             class,
             code,
@@ -136,6 +139,8 @@ impl House {
             fuel,
             memory_bytes: guest.memory.peak,
             wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            stdout_len,
+            carried,
         }
     }
 }

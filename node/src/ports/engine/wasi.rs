@@ -12,16 +12,20 @@ use super::frame::Spec;
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::fs::{File, OpenOptions};
+use remote_network_core::job::carried::CARRIED_BYTES_MAX;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use wasmtime::{Caller, Extern, Linker, ResourceLimiter};
 use wasmtime_wasi::cli::{InputFile, IsTerminal, StdoutStream};
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, I32Exit, WasiCtxBuilder, async_trait};
 
@@ -74,8 +78,12 @@ impl Guest {
     pub(super) fn new(spec: &Spec, cause: &Arc<Cause>) -> wasmtime::Result<Self> {
         let clock = VirtualClock::default();
         let output = |name| -> wasmtime::Result<Limited> {
-            let file = OpenOptions::new().write(true).open(spec.written.join(name))?;
-            Ok(Limited::new(file, spec.output_bytes, cause))
+            let path = spec.written.join(name);
+            let to = match spec.light {
+                true => To::Memory(Vec::new(), path),
+                false => To::File(buffered(OpenOptions::new().write(true).open(path)?)),
+            };
+            Ok(Limited::new(to, spec.output_bytes, cause))
         };
         let outputs = [output("stdout")?, output("stderr")?];
         let mut builder = WasiCtxBuilder::new();
@@ -83,7 +91,6 @@ impl Guest {
             .arg(PROGRAM)
             .args(&spec.args)
             .envs(&spec.env)
-            .stdin(InputFile::new(File::open(spec.read.join("stdin"))?))
             .stdout(outputs[0].clone())
             .stderr(outputs[1].clone())
             .wall_clock(clock.clone())
@@ -93,6 +100,11 @@ impl Guest {
             .insecure_random_seed(0)
             .max_random_size(RANDOM_BYTES_MAX)
             .allow_blocking_current_thread(true);
+        if spec.light {
+            builder.stdin(MemoryInputPipe::new(spec.stdin.clone()));
+        } else {
+            builder.stdin(InputFile::new(File::open(spec.read.join("stdin"))?));
+        }
         for mount in &spec.mounts {
             let perms = if mount.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             let dir = mount.within(&spec.read, &spec.written);
@@ -105,6 +117,23 @@ impl Guest {
     /// Writes out what is still buffered. Returns whether all writing went well.
     pub(super) fn flush_outputs(&self) -> bool {
         self.outputs.iter().all(Limited::flush_all)
+    }
+
+    /// The two outputs of a light job, if they are still in memory and small enough to be carried together. If not, both are
+    /// files from here on; `None` too if they cannot be.
+    pub(super) fn carried(&self) -> Option<(u32, Vec<u8>)> {
+        let [out, err] = &self.outputs;
+        match (out.in_memory(), err.in_memory()) {
+            (Some(out), Some(err)) if out.len() + err.len() <= CARRIED_BYTES_MAX => {
+                Some((u32::try_from(out.len()).ok()?, [out, err].concat()))
+            }
+            (..) => {
+                for output in &self.outputs {
+                    output.spill();
+                }
+                None
+            }
+        }
     }
 }
 
@@ -269,32 +298,77 @@ fn subscription(bytes: &[u8], now: u64) -> Option<Subscription> {
     Some(Subscription { userdata, tag, at: Some(at) })
 }
 
-/// Standard output or error: a file that takes so many bytes and then ends the guest.
+/// Where an output goes.
+enum To {
+    /// The buffer spares a system call for each of the 4 KiB pieces in which guests write.
+    File(BufWriter<File>),
+    /// Of a light job, until it is too much: then into this file.
+    Memory(Vec<u8>, PathBuf),
+}
+
+fn buffered(file: File) -> BufWriter<File> {
+    BufWriter::with_capacity(64 << 10, file)
+}
+
+impl To {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Memory(held, _) if held.len() + bytes.len() <= CARRIED_BYTES_MAX => {
+                held.extend_from_slice(bytes);
+                Ok(())
+            }
+            Self::Memory(..) => {
+                self.spill()?;
+                self.write(bytes)
+            }
+        }
+    }
+
+    /// From here on it is a file.
+    fn spill(&mut self) -> std::io::Result<()> {
+        let Self::Memory(held, path) = self else { return Ok(()) };
+        if let Some(dir) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let mut file = buffered(File::create_new(path)?);
+        file.write_all(held)?;
+        *self = Self::File(file);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Memory(..) => Ok(()),
+        }
+    }
+}
+
+/// Standard output or error: takes so many bytes and then ends the guest.
 #[derive(Clone)]
 struct Limited {
-    /// The buffer spares a system call for each of the 4 KiB pieces in which guests write.
     to: Arc<Mutex<Counted>>,
     cause: Arc<Cause>,
 }
 
 struct Counted {
-    file: BufWriter<File>,
+    to: To,
     /// Bytes it still takes: the limit and one, which shows that there was more.
     left: u64,
 }
 
 impl Limited {
-    fn new(file: File, bytes_max: u64, cause: &Arc<Cause>) -> Self {
-        let counted =
-            Counted { file: BufWriter::with_capacity(64 << 10, file), left: bytes_max.saturating_add(1) };
+    fn new(to: To, bytes_max: u64, cause: &Arc<Cause>) -> Self {
+        let counted = Counted { to, left: bytes_max.saturating_add(1) };
         Self { to: Arc::new(Mutex::new(counted)), cause: Arc::clone(cause) }
     }
 
     fn put(&self, bytes: &[u8]) -> Result<(), StreamError> {
-        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut to = self.counted();
         let fits = bytes.len().min(usize::try_from(to.left).unwrap_or(usize::MAX));
         to.left -= fits as u64;
-        if to.file.write_all(bytes.get(..fits).unwrap_or(bytes)).is_err() {
+        if to.to.write(bytes.get(..fits).unwrap_or(bytes)).is_err() {
             self.cause.set(Cause::DISK);
         } else if to.left == 0 {
             self.cause.set(Cause::OUTPUT);
@@ -304,8 +378,26 @@ impl Limited {
         Err(StreamError::trap("no more output is taken"))
     }
 
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.to.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn flush_all(&self) -> bool {
-        self.to.lock().unwrap_or_else(PoisonError::into_inner).file.flush().is_ok()
+        self.counted().to.flush().is_ok()
+    }
+
+    fn in_memory(&self) -> Option<Vec<u8>> {
+        match &self.counted().to {
+            To::Memory(held, _) => Some(held.clone()),
+            To::File(_) => None,
+        }
+    }
+
+    fn spill(&self) {
+        let mut counted = self.counted();
+        if counted.to.spill().and_then(|()| counted.to.flush()).is_err() {
+            self.cause.set(Cause::DISK);
+        }
     }
 }
 
@@ -336,7 +428,7 @@ impl OutputStream for Limited {
     }
 
     fn flush(&mut self) -> StreamResult<()> {
-        // Nobody looks at the file before the guest has ended.
+        // Nobody looks at it before the guest has ended.
         Ok(())
     }
 

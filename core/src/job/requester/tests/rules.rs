@@ -93,7 +93,7 @@ fn ended(order: &Signed<Order>, class: ExitClass, code: i32) -> Input {
         started: UnixTime::from_secs(1),
         ended: UnixTime::from_secs(2),
     };
-    let message = Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, &by)) };
+    let message = Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, &by)), carried: None };
     Input::Message { peer: key(2), message: Box::new(message) }
 }
 
