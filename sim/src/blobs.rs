@@ -158,6 +158,10 @@ impl Blobs {
             BlobRequest::Create { digest, info } => self.create(digest, info),
             BlobRequest::Write { digest, piece, bytes } => self.write(&digest, piece, bytes),
             BlobRequest::Seal { digest } => self.seal(&digest),
+            BlobRequest::Put { digest, bytes } => match self.put(bytes)? {
+                (found, _) if found == digest => Ok(BlobAnswer::Sealed),
+                _ => Err(BlobFailed::Corrupt),
+            },
             BlobRequest::Remove { digest } => {
                 self.drop_object(&digest);
                 Ok(BlobAnswer::Removed)

@@ -4,14 +4,18 @@
 //! knows the right result of any workflow without running it. How long it takes and whether it fails is the scenario's
 //! choice. Arguments steer a program: `bytes=N` sets the length of every output, `ms=N` its running time, `exit=N` its
 //! exit code. An engine can fail, hang until its limit, or lie about the result (which no honest network would accept if
-//! it could see it: the checkers do).
+//! it could see it: the checkers do). What light jobs bring is not looked for in the store, and what they leave is not put there,
+//! as long as it is small.
 
 use crate::blobs::Blobs;
 use crate::depot::Formula;
 use crate::draw::Draw;
 use bytes::Bytes;
 use remote_network_core::id::{Digest, JobId};
-use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Port, Usage};
+use remote_network_core::job::carried::CARRIED_BYTES_MAX;
+use remote_network_core::port::{
+    EngineExit, EngineInput, EngineJob, EngineOutput, ExitClass, Port, Usage,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -164,7 +168,7 @@ impl Engine {
         self.serial += 1;
         self.tally.started += 1;
         let missing = job.program.object().is_some_and(|o| !blobs.holds(&o))
-            || job.inputs.iter().any(|i| !blobs.holds(&i.digest));
+            || lacks(&job, blobs).is_some();
         let limit_ns = job.limits.time_ms.saturating_mul(MS_NS);
         let takes_ns = match Program::of(&job.args).ms {
             Some(ms) => ms.saturating_mul(MS_NS),
@@ -225,13 +229,14 @@ impl Engine {
             detail: detail.to_owned(),
             usage,
             outputs,
+            carried: None,
         };
         let job = &running.job;
         if job.program.object().is_some_and(|o| !blobs.holds(&o)) {
             return Some(end(ExitClass::Permanent, 0, "the module is not in the store", Vec::new()));
         }
-        if let Some(missing) = job.inputs.iter().find(|i| !blobs.holds(&i.digest)) {
-            let detail = format!("input {} is not in the store", missing.digest);
+        if let Some(missing) = lacks(job, blobs) {
+            let detail = format!("input {missing} is not in the store");
             return Some(end(ExitClass::Infra, 0, &detail, Vec::new()));
         }
         match running.fate {
@@ -248,12 +253,12 @@ impl Engine {
                 let lie = running.fate == Fate::Lies;
                 match outputs(job, lie, blobs) {
                     None => Some(end(ExitClass::Infra, 0, "no space for outputs", Vec::new())),
-                    Some(outputs) => {
+                    Some((outputs, carried)) => {
                         let code = Program::of(&job.args).exit;
                         let class = if code == 0 { ExitClass::Success } else { ExitClass::User };
                         self.tally.lied += u64::from(lie);
                         self.tally.succeeded += u64::from(!lie && code == 0);
-                        Some(end(class, code, "", outputs))
+                        Some(EngineExit { carried, ..end(class, code, "", outputs) })
                     }
                 }
             }
@@ -266,28 +271,52 @@ impl Engine {
     }
 }
 
-fn outputs(job: &EngineJob, lie: bool, blobs: &mut Blobs) -> Option<Vec<EngineOutput>> {
+/// An input that is not there. A light job brings its own.
+fn lacks(job: &EngineJob, blobs: &Blobs) -> Option<Digest> {
+    match &job.carried {
+        Some(all) => {
+            let wrong = |(i, bytes): &(&EngineInput, &Bytes)| Digest::of(bytes) != i.digest;
+            job.inputs.iter().zip(all).find(wrong).map(|(i, _)| i.digest)
+        }
+        None => job.inputs.iter().map(|i| i.digest).find(|d| !blobs.holds(d)),
+    }
+}
+
+/// What a job leaves: in the store, or carried, in the order of its ports.
+type Left = (Vec<EngineOutput>, Option<Vec<Bytes>>);
+
+fn outputs(job: &EngineJob, lie: bool, blobs: &mut Blobs) -> Option<Left> {
     let inputs: Vec<(Port, Digest)> = job.inputs.iter().map(|i| (i.port.clone(), i.digest)).collect();
-    let mut out = Vec::new();
+    let (mut out, mut formulas) = (Vec::new(), Vec::new());
     for port in &job.outputs {
         let mut formula = expected_formula(&job.program.digest(), &job.args, &inputs, port);
         let truncated = formula.len > job.limits.output_bytes;
         formula.len = formula.len.min(job.limits.output_bytes);
-        let stored = match lie {
-            false => blobs.put_formula(formula),
-            true => blobs.put(Bytes::from([&formula.all()[..], b" or so"].concat())),
-        };
-        let (digest, info) = stored.ok()?;
-        let len = info.len;
-        out.push(EngineOutput { port: port.clone(), digest, len, truncated });
+        formulas.push((port.clone(), formula, truncated));
     }
-    Some(out)
+    let lied = |formula: &Formula| Bytes::from([&formula.all()[..], b" or so"].concat());
+    let total: u64 = formulas.iter().map(|(_, formula, _)| formula.len + 6 * u64::from(lie)).sum();
+    if job.carried.is_some() && total <= CARRIED_BYTES_MAX as u64 {
+        let mut carried = Vec::new();
+        for (port, formula, truncated) in formulas {
+            let bytes = if lie { lied(&formula) } else { formula.all() };
+            out.push(EngineOutput { port, digest: Digest::of(&bytes), len: bytes.len() as u64, truncated });
+            carried.push(bytes);
+        }
+        return Some((out, Some(carried)));
+    }
+    for (port, formula, truncated) in formulas {
+        let stored = if lie { blobs.put(lied(&formula)) } else { blobs.put_formula(formula) };
+        let (digest, info) = stored.ok()?;
+        out.push(EngineOutput { port, digest, len: info.len, truncated });
+    }
+    Some((out, None))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remote_network_core::port::{EngineInput, EngineLimits, Program};
+    use remote_network_core::port::{EngineLimits, Program};
 
     fn job(args: &[&str], blobs: &mut Blobs) -> EngineJob {
         let (module, _) = blobs.put(Bytes::from_static(b"module")).unwrap();
@@ -301,6 +330,7 @@ mod tests {
             inputs: vec![EngineInput { port: Port::Stdin, digest, len: 5 }],
             outputs: vec![Port::Stdout],
             limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 10_000, output_bytes: 1 << 20 },
+            carried: None,
             seed: [0; 32],
         }
     }

@@ -263,6 +263,7 @@ mod tests {
             inputs: vec![EngineInput { port: Port::Stdin, digest, len: 5 }],
             outputs: vec![Port::Stdout],
             limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 10_000, output_bytes: 1 << 20 },
+            carried: None,
             seed: [0; 32],
         }
     }

@@ -46,6 +46,7 @@ pub fn order(program: Program, output_bytes: u64) -> EngineJob {
         inputs: Vec::new(),
         outputs: vec![Port::Stdout, Port::Stderr],
         limits: EngineLimits { memory_bytes: 16 << 20, time_ms: 300_000, output_bytes },
+        carried: None,
         seed: [0; 32],
     }
 }

@@ -267,6 +267,7 @@ fn an_engine_that_is_away_is_told_and_nothing_hangs() {
         inputs: vec![],
         outputs: vec![],
         limits: EngineLimits { memory_bytes: 1, time_ms: 1, output_bytes: 1 },
+        carried: None,
         seed: [0; 32],
     };
     port.submit(JobId([1; 16]), EngineRequest::Start(order));

@@ -103,6 +103,7 @@ impl Rig {
             inputs: Vec::new(),
             outputs: vec![Port::Stdout, Port::Stderr],
             limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 60_000, output_bytes: 1 << 20 },
+            carried: None,
             seed: [7; 32],
         }
     }

@@ -108,6 +108,7 @@ fn papers(fence: u32, output: Option<Digest>) -> Bundle {
         inputs: Vec::new(),
         outputs: output.iter().map(|_| Port::Stdout).collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1000, output_bytes: 1 << 20 },
+        light: false,
         nonce: [9; 16],
         issued: UnixTime::from_secs(1),
     };

@@ -358,7 +358,7 @@ record! {
     Usage { cpu_ns, fuel, memory_bytes, wall_ms }
     EngineLimits { memory_bytes, time_ms, output_bytes }
     EngineOutput { port, digest, len, truncated }
-    EngineExit { class, code, detail, usage, outputs }
+    EngineExit { class, code, detail, usage, outputs, carried }
     EngineReport { job, event }
     Mount { name, direction, path, layout }
     Image { name, id, entrypoint, workdir }

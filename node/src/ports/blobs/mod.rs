@@ -64,6 +64,7 @@ impl BlobPort {
             BlobRequest::Create { .. }
             | BlobRequest::Write { .. }
             | BlobRequest::Seal { .. }
+            | BlobRequest::Put { .. }
             | BlobRequest::Remove { .. } => &self.writes,
         };
         let taken = queue.as_ref().is_some_and(|queue| queue.try_send((op, request)).is_ok());
@@ -127,6 +128,12 @@ fn answer(store: &BlobStore, open: &mut Open, request: BlobRequest) -> Result<Bl
             store.write(partials, &digest, piece, &bytes).map(|()| BlobAnswer::Written)
         }
         BlobRequest::Seal { digest } => store.seal(partials, &digest).map(|()| BlobAnswer::Sealed),
+        BlobRequest::Put { digest, bytes } => match store.import(&mut &bytes[..]) {
+            Ok(found) if found.digest == digest => Ok(BlobAnswer::Sealed),
+            Ok(_) => Err(BlobFailed::Corrupt),
+            Err(ImportError::Store(e)) => Err(e),
+            Err(ImportError::Source(e)) => Err(BlobFailed::Io(e.to_string())),
+        },
         BlobRequest::Remove { digest } => {
             partials.forget(&digest);
             store.remove(&digest).map(|()| BlobAnswer::Removed)

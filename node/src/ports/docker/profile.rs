@@ -154,6 +154,7 @@ mod tests {
             inputs: vec![EngineInput { port: Port::Stdin, digest: Digest([0; 32]), len: 0 }],
             outputs: vec![Port::Stdout, Port::Mount("out".into())],
             limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 1, output_bytes: 1 << 20 },
+            carried: None,
             seed: [0; 32],
         }
     }

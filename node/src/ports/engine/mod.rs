@@ -17,6 +17,7 @@
 mod cache;
 mod frame;
 mod guest;
+mod light;
 mod module;
 mod pool;
 mod process;

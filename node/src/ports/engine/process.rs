@@ -5,8 +5,9 @@ use super::frame::{self, FROM_WORKER_BYTES_MAX, FROM_WORKER_FRAMES_MAX, FromWork
 use super::pool::{AGE_MAX, JOBS_MAX, TRAPS_MAX};
 use super::run::Signal;
 use crate::ports::workdir::{READ, WRITTEN};
-use std::fs;
-use std::io;
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
@@ -131,7 +132,22 @@ impl Worker {
         self.room().1
     }
 
-    fn room(&self) -> (PathBuf, PathBuf) {
+    /// The same of a job that had no directories before: what it wrote, if it wrote any.
+    pub(super) fn leave_written(&self, job: &Path) -> io::Result<()> {
+        let (_, written) = self.room();
+        if !written.exists() {
+            return Ok(());
+        }
+        match fs::remove_dir_all(job) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        DirBuilder::new().mode(0o700).create(job)?;
+        fs::rename(written, job.join(WRITTEN))
+    }
+
+    /// Where its present job reads and writes.
+    pub(super) fn room(&self) -> (PathBuf, PathBuf) {
         let number = self.jobs.to_string();
         (self.dir().join(READ).join(&number), self.dir().join(WRITTEN).join(number))
     }
@@ -177,7 +193,8 @@ impl Drop for Worker {
 }
 
 /// Hears a worker to its end, or until it says what it must not.
-fn listen(mut stdout: ChildStdout, ear: &Mutex<Ear>) {
+fn listen(stdout: ChildStdout, ear: &Mutex<Ear>) {
+    let mut stdout = BufReader::new(stdout);
     loop {
         let said = frame::read::<FromWorker>(&mut stdout, FROM_WORKER_BYTES_MAX);
         let mut ear = locked(ear);

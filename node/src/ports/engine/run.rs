@@ -9,9 +9,13 @@ use super::module::stage_module;
 use super::pool::{Kind, Pool};
 use super::process::Worker;
 use crate::failpoints::pass;
-use crate::ports::workdir::{EngineBlobs, READ, Refused, collect, exit_of, seal::open_beneath, stage::stage};
+use super::light;
+use crate::ports::workdir::{
+    EngineBlobs, READ, Refused, collect, exit_of, seal::open_beneath, stage::mounts_of, stage::stage,
+};
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineExit, EngineJob, ExitClass, Program, Usage};
+use bytes::Bytes;
+use remote_network_core::port::{CARRIED_TIME_MAX, EngineExit, EngineJob, ExitClass, Program, Usage};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -80,6 +84,10 @@ impl Execution<'_> {
     /// Runs the job to its end; `started` is called at most once. Leaves nothing behind but the objects in the store.
     pub(super) fn run(&self, started: &mut dyn FnMut()) -> EngineExit {
         let exit = self.staged(started).unwrap_or_else(|refused| exit_of(refused.class, &refused.detail));
+        // What needs no directory has left none, unless it was too much for memory.
+        if light::needs_no_directory(self.job) && !self.dir.exists() {
+            return exit;
+        }
         if let Err(e) = fs::remove_dir_all(self.dir)
             && e.kind() != io::ErrorKind::NotFound
         {
@@ -89,13 +97,19 @@ impl Execution<'_> {
     }
 
     fn staged(&self, started: &mut dyn FnMut()) -> Result<EngineExit, Refused> {
-        let _ = fs::remove_dir_all(self.dir);
+        let light = light::needs_no_directory(self.job);
         let kind = self.kind()?;
-        let mounts = stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?;
+        let mounts = if light {
+            mounts_of(self.job)?
+        } else {
+            let _ = fs::remove_dir_all(self.dir);
+            stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?
+        };
         let mut worker = self.worker(&kind)?;
         // Counted before its room is named: each job has a room of its own.
         worker.attach(self.control.to_job.clone());
-        let (read, written) = worker.enter(self.dir).map_err(infra)?;
+        let (read, written) =
+            if light { worker.room() } else { worker.enter(self.dir).map_err(infra)? };
         pass("wasm.staged");
         worker.tell(&ToWorker::Job(Box::new(Spec {
             root: worker.dir().to_owned(),
@@ -109,15 +123,23 @@ impl Execution<'_> {
             time_ms: self.job.limits.time_ms,
             output_bytes: self.job.limits.output_bytes,
             seed: self.job.seed,
+            light,
+            stdin: if light { light::stdin(self.job) } else { Bytes::new() },
         })));
         let mut ran = None;
-        let (ended, fit) = self.listen(&kind.module, &mut worker, &mut ran, started);
+        let (mut ended, fit) = self.listen(&kind.module, &mut worker, &mut ran, started);
         pass("wasm.ended");
         worker.detach(ended.trapped);
         if !fit {
             worker.kill();
         }
-        let moved = worker.leave(self.dir);
+        // What a light job left is files only if it was too much for memory.
+        let in_memory = light && ended.stdout_len.is_some();
+        let moved = match (light, in_memory) {
+            (_, true) => Ok(()),
+            (true, false) => worker.leave_written(self.dir),
+            (false, false) => worker.leave(self.dir),
+        };
         if fit && moved.is_ok() && self.reuse && worker.may_go_on() {
             self.pool.give(kind, worker);
         } else {
@@ -131,8 +153,17 @@ impl Execution<'_> {
             memory_bytes: ended.memory_bytes,
             wall_ms: ended.wall_ms,
         };
-        if ran.is_some() {
-            collect(self.dir, self.job, self.blobs, &mut exit);
+        if let Some(ran) = ran {
+            let small = self.job.carried.is_some() && ran.elapsed() < CARRIED_TIME_MAX;
+            if in_memory {
+                let carried = std::mem::take(&mut ended.carried);
+                light::collect(self.job, ended.stdout_len.unwrap_or(0), carried, &mut exit);
+                if !small {
+                    light::keep(self.blobs, &mut exit);
+                }
+            } else if !(small && light::collect_files(self.dir, self.job, &mut exit)) {
+                collect(self.dir, self.job, self.blobs, &mut exit);
+            }
             pass("wasm.collected");
         }
         Ok(exit)

@@ -96,7 +96,14 @@ impl Refused {
 
 /// An end with nothing used and nothing put out.
 pub(in crate::ports) fn exit_of(class: ExitClass, detail: &str) -> EngineExit {
-    EngineExit { class, code: 0, detail: printable(detail), usage: Usage::default(), outputs: Vec::new() }
+    EngineExit {
+        class,
+        code: 0,
+        detail: printable(detail),
+        usage: Usage::default(),
+        outputs: Vec::new(),
+        carried: None,
+    }
 }
 
 /// Imports the outputs of a job that ran. After a failure of the guest, a mount it left empty is no further news.
@@ -115,6 +122,11 @@ pub(in crate::ports) fn collect(dir: &Path, job: &EngineJob, blobs: &dyn EngineB
             }
         }
     }
+    refuse_cut(job, exit);
+}
+
+/// A success whose output had to be cut is none.
+pub(in crate::ports) fn refuse_cut(job: &EngineJob, exit: &mut EngineExit) {
     let cut = |o: &EngineOutput| o.truncated;
     if exit.class == ExitClass::Success && exit.outputs.iter().any(cut) {
         let limit = job.limits.output_bytes;
@@ -122,7 +134,7 @@ pub(in crate::ports) fn collect(dir: &Path, job: &EngineJob, blobs: &dyn EngineB
     }
 }
 
-fn fail(exit: &mut EngineExit, class: ExitClass, why: &str) {
+pub(in crate::ports) fn fail(exit: &mut EngineExit, class: ExitClass, why: &str) {
     exit.class = class;
     exit.code = 0;
     exit.detail = printable(why);

@@ -6,6 +6,7 @@
 //! at through its descriptor and must be a regular file; and only so many bytes are read as one output may have.
 
 use super::{EngineBlobs, MOUNTS, OUT, WRITTEN, tree};
+use bytes::Bytes;
 use remote_network_core::port::{EngineOutput, Layout, Port};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
@@ -45,12 +46,7 @@ pub(super) fn seal(
         let (digest, len, truncated) = tree::collect(&mount, &format!("/{name}"), bytes_max, blobs)?;
         return Ok(EngineOutput { port: port.clone(), digest, len, truncated });
     }
-    let (path, name) = match port {
-        Port::Stdout => ("stdout".to_owned(), "stdout".to_owned()),
-        Port::Stderr => ("stderr".to_owned(), "stderr".to_owned()),
-        Port::Mount(name) => (format!("{MOUNTS}/{name}/{OUT}"), format!("/{name}/{OUT}")),
-        Port::Stdin => return Err(SealError::Missing("stdin".into())),
-    };
+    let Some((path, name)) = place(port) else { return Err(SealError::Missing("stdin".into())) };
     let failed = |e: io::Error| SealError::Io(name.clone(), e);
     let file = match (open_beneath(&dir.join(WRITTEN), &path, &name), port) {
         // An output mount is always one file. What was left empty is an empty one; other names are most likely a mistake.
@@ -65,6 +61,33 @@ pub(super) fn seal(
     let truncated = file.metadata().map_err(failed)?.len() > bytes_max;
     let (digest, len) = blobs.import(&mut file.take(bytes_max)).map_err(failed)?;
     Ok(EngineOutput { port: port.clone(), digest, len, truncated })
+}
+
+/// The bytes of one output, if they are no more than `bytes_max`; `None` if they are.
+pub(in crate::ports) fn small(dir: &Path, port: &Port, bytes_max: usize) -> Result<Option<Bytes>, SealError> {
+    let Some((path, name)) = place(port) else { return Err(SealError::Missing("stdin".into())) };
+    let failed = |e: io::Error| SealError::Io(name.clone(), e);
+    let file = match (open_beneath(&dir.join(WRITTEN), &path, &name), port) {
+        (Err(SealError::Missing(_)), Port::Mount(mount))
+            if tree::is_empty(&dir.join(WRITTEN).join(MOUNTS).join(mount)) =>
+        {
+            return Ok(Some(Bytes::new()));
+        }
+        (file, _) => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    Ok((bytes.len() <= bytes_max).then(|| bytes.into()))
+}
+
+/// Where an output lies below what is written, and its name for people.
+fn place(port: &Port) -> Option<(String, String)> {
+    match port {
+        Port::Stdout => Some(("stdout".to_owned(), "stdout".to_owned())),
+        Port::Stderr => Some(("stderr".to_owned(), "stderr".to_owned())),
+        Port::Mount(name) => Some((format!("{MOUNTS}/{name}/{OUT}"), format!("/{name}/{OUT}"))),
+        Port::Stdin => None,
+    }
 }
 
 const NO_WAIT: OFlags = OFlags::RDONLY

@@ -23,8 +23,7 @@ pub(in crate::ports) fn stage(
     blobs: &dyn EngineBlobs,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Vec<Staged>, Refused> {
-    check_strings(job)?;
-    let mounts = mounts(job)?;
+    let mounts = mounts_of(job)?;
     let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
     for sub in ["", READ, WRITTEN, "r/mnt", "w/mnt"] {
         DirBuilder::new().mode(0o700).create(dir.join(sub)).map_err(disk)?;
@@ -38,6 +37,12 @@ pub(in crate::ports) fn stage(
     stage_inputs(job, dir, &mounts, blobs, stopped)?;
     stage_trees(job, dir, &mounts, blobs, stopped)?;
     Ok(mounts)
+}
+
+/// Checks the order; the mounts that the guest will see.
+pub(in crate::ports) fn mounts_of(job: &EngineJob) -> Result<Vec<Staged>, Refused> {
+    check_strings(job)?;
+    mounts(job)
 }
 
 /// Strings become NUL-terminated in the guest, and an environment entry is `name=value`.
@@ -104,14 +109,21 @@ fn stage_inputs(
     let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
     let mut stdin = File::create_new(dir.join(READ).join("stdin")).map_err(disk)?;
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
-    for input in job.inputs.iter().filter(|i| !layout_of(&job.paths, &i.port).is_tree()) {
+    for (at, input) in job.inputs.iter().enumerate() {
+        if layout_of(&job.paths, &input.port).is_tree() {
+            continue;
+        }
         if stopped() {
             return Err(Refused::cancelled());
         }
-        let mut from = blobs
-            .open(&input.digest)
-            .map_err(|e| Refused::infra(format!("input {}: {e}", input.digest)))?
-            .take(input.len.saturating_add(1));
+        let from: Box<dyn Read> = match job.carried.as_ref().and_then(|all| all.get(at)) {
+            Some(bytes) => Box::new(&bytes[..]),
+            None => {
+                let file = blobs.open(&input.digest);
+                Box::new(file.map_err(|e| Refused::infra(format!("input {}: {e}", input.digest)))?)
+            }
+        };
+        let mut from = from.take(input.len.saturating_add(1));
         let copied = match mounts.iter().find(|m| matches!(&input.port, Port::Mount(n) if *n == m.name)) {
             None => io::copy(&mut from, &mut stdin),
             Some(mount) => {
@@ -166,7 +178,7 @@ fn stage_trees(
     Ok(())
 }
 
-fn copy_to_mount(from: &mut io::Take<File>, path: &Path) -> io::Result<u64> {
+fn copy_to_mount(from: &mut impl Read, path: &Path) -> io::Result<u64> {
     let mut to = File::create_new(path)?;
     let copied = io::copy(from, &mut to)?;
     // A guest can ask for times; they shall not tell when or where it runs.
