@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod hostile;
+mod light;
 mod rig;
 mod services;
 mod warm;

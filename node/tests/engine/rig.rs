@@ -6,6 +6,7 @@ use remote_network_core::port::{
     EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Port, Program,
 };
 use remote_network_node::ports::engine::{EngineBlobs, EngineConfig, EnginePort, WORKER_ARGUMENT};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -183,6 +184,12 @@ impl Rig {
         }
         let text = left.iter().map(|p| p.strip_prefix(&scratch).unwrap().display().to_string());
         text.filter(|p| !p.ends_with("r/module.wasm")).collect()
+    }
+
+    /// What is in the store.
+    pub fn objects(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(&self.blobs.0).unwrap().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// The worker processes of this rig.
