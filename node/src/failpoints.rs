@@ -90,6 +90,8 @@ pub const POINTS: &[Point] = {
         point("job.acked.after", Wasm, Plain),
         point("job.tombstone.before", Wasm, Plain),
         point("job.tombstone.after", Wasm, Plain),
+        point("job.numbers.before", Wasm, Plain),
+        point("job.numbers.after", Wasm, Plain),
         point("job.stopping.before", Wasm, Cancelled),
         point("job.stopping.after", Wasm, Cancelled),
         point("grant.append.before", Wasm, Plain),
@@ -217,6 +219,7 @@ fn record(op: &StoreOp) -> Option<&'static str> {
                 3 => "job.sealed",
                 4 => "job.acked",
                 5 => "job.tombstone",
+                7 => "job.numbers",
                 _ => return None,
             }),
             Room::Grant => Some("grant.append"),
@@ -274,6 +277,7 @@ mod tests {
         assert_eq!(job(JobRecord::Starting { fetched: Vec::new() }), Some("job.starting"));
         assert_eq!(job(JobRecord::Stopping), Some("job.stopping"));
         assert_eq!(job(JobRecord::Acked), Some("job.acked"));
+        assert_eq!(job(JobRecord::Numbers { upto: 1 }), Some("job.numbers"));
         let requester = Keypair::from_seed(&[1; 32]).public();
         assert_eq!(job(JobRecord::Tombstone { requester }), Some("job.tombstone"));
         assert_eq!(record(&op(Room::Run, b"garbage".to_vec())), None);
