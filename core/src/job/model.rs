@@ -210,6 +210,7 @@ fn a_run_whose_only_executor_lies_fails_and_says_so() {
 fn a_lost_executor_is_replaced_and_its_late_result_is_superseded() {
     let mut w = World::new(5, None);
     w.submit(&[World::peer(0), World::peer(1)]);
+    w.answer_reads();
     while !w.wire.is_empty() {
         w.deliver(0, false);
     }
@@ -228,6 +229,7 @@ fn a_lost_executor_that_returns_first_wins() {
     let mut w = World::new(6, None);
     w.calm = true;
     w.submit(&[World::peer(0)]);
+    w.answer_reads();
     while !w.wire.is_empty() {
         w.deliver(0, false);
     }

@@ -287,6 +287,8 @@ struct Soft {
     deadline: Option<Instant>,
     /// Its small sources, as far as they were read: they travel with light orders.
     read: BTreeMap<Digest, Bytes>,
+    /// Those that are being read: tasks that take them wait for that.
+    reading: BTreeSet<Digest>,
     /// What light jobs left behind and jobs that are not light take as objects of the local store.
     kept: BTreeSet<Digest>,
 }
@@ -485,6 +487,7 @@ impl Requester {
             logs_until: None,
             deadline: halt::deadline_of(run, cx.now, cx.wall),
             read: BTreeMap::new(),
+            reading: BTreeSet::new(),
             kept: BTreeSet::new(),
         };
         soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task));

@@ -89,6 +89,12 @@ impl World {
         }
     }
 
+    pub(super) fn answer_reads(&mut self) {
+        while let Some(digest) = self.requester_reads.pop_first() {
+            self.tell_requester(requester::Input::Read { digest, bytes: source(&digest) });
+        }
+    }
+
     pub(super) fn deliver(&mut self, at: usize, keep: bool) {
         let (n, to_executor, frame) = if keep { self.wire[at].clone() } else { self.wire.remove(at) };
         let message = Box::new(Message::from_frame(&frame).unwrap());

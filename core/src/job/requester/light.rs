@@ -26,6 +26,8 @@ pub(super) enum First {
     Keep(Vec<Wanted>),
     /// One of them could not be, for this reason.
     Dead(String),
+    /// Its sources are being read: then it may be light.
+    Read,
 }
 
 /// The inputs of a task, if it can be ordered light.
@@ -80,12 +82,26 @@ impl Requester {
     pub(super) fn read_sources(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
         let Some(run) = self.runs.get(&id) else { return };
         let mut room = READ_BYTES_MAX as u64;
+        let mut asked = Vec::new();
         let trees: Vec<Digest> = run.plan.iter().flat_map(|p| p.source_trees()).collect();
         let small: BTreeMap<Digest, u64> = sources(run).map(|o| (o.digest, o.len)).collect();
         for (digest, len) in small {
             if (1..=CARRIED_BYTES_MAX as u64).contains(&len) && len <= room && !trees.contains(&digest) {
                 room -= len;
+                asked.push(digest);
                 cx.emit(Output::Read { digest, len: u32::try_from(len).unwrap_or(u32::MAX) });
+            }
+        }
+        if let Some(soft) = self.soft.get_mut(&id) {
+            soft.reading.extend(asked);
+        }
+    }
+
+    /// A source was read, or cannot be: tasks need not wait for it any more.
+    fn was_read(&mut self, digest: &Digest) {
+        for soft in self.soft.values_mut() {
+            if soft.reading.remove(digest) {
+                soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task));
             }
         }
     }
@@ -101,11 +117,13 @@ impl Requester {
                 soft.read.insert(digest, bytes.clone());
             }
         }
+        self.was_read(&digest);
     }
 
     /// A source cannot be read. Tasks that are ordered from now on do not need that; light orders of before a restart can never be
     /// sent again, so they are over.
     pub(super) fn unread(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, why: &str) {
+        self.was_read(&digest);
         let mut over = Vec::new();
         for (_, live) in self.lives.iter() {
             let (Some(run), Some(soft)) = (self.runs.get(&live.run), self.soft.get(&live.run)) else { continue };
@@ -129,6 +147,13 @@ impl Requester {
         let (run, soft) = (self.runs.get(&id)?, self.soft.get(&id)?);
         if carried(run, &soft.read, planned).is_some() {
             return None;
+        }
+        let being_read = |from: &InputFrom| match from {
+            InputFrom::Object(o) => soft.reading.contains(&o.digest),
+            InputFrom::Task { .. } => false,
+        };
+        if can_be_light(planned) && planned.inputs.iter().any(|i| being_read(&i.from)) {
+            return Some(First::Read);
         }
         let mut keep = Vec::new();
         for input in &planned.inputs {

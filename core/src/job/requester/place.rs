@@ -239,6 +239,7 @@ impl Requester {
             Some(peer) => match self.first(id, planned) {
                 Some(First::Keep(keep)) => Next::First(keep),
                 Some(First::Dead(words)) => Next::Fail(words),
+                Some(First::Read) => Next::Nothing,
                 None => Next::Order(peer),
             },
             None => Next::Wait(Wait { room: choice.free, need: choice.usable, clock: give_up }),

@@ -22,7 +22,7 @@ fn key(n: u8) -> PublicKey {
 fn workflow(peers: &[PublicKey]) -> Workflow {
     let end = |node: &str, port| End { node: node.into(), port };
     let spec = TaskSpec { service: "count".into(), peers: peers.to_vec(), ..TaskSpec::default() };
-    let object = ObjectRef { digest: Digest::of(b"in"), len: 2 };
+    let object = ObjectRef { digest: Digest::of(b"in"), len: 1 << 20 };
     Workflow {
         name: "w".into(),
         nodes: vec![
