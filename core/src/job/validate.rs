@@ -271,7 +271,8 @@ fn resolve<'a>(
 ) -> Option<Choice<'a>> {
     let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
     let matching = listing.matching(&t.service);
-    let usable: Vec<_> = matching.iter().filter(|(p, ..)| named(p)).collect();
+    let able = |p: &PublicKey, s: &Service| offers.misfit(p, s).is_none();
+    let usable: Vec<_> = matching.iter().filter(|(p, s, _)| named(p) && able(p, s)).collect();
     let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
     // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
     let mut offered: BTreeMap<Digest, usize> = BTreeMap::new();
@@ -306,7 +307,10 @@ fn explain_missing(
     f: &mut Findings,
 ) {
     let absent: Vec<PublicKey> = t.peers.iter().filter(|p| !offers.knows(p)).copied().collect();
-    let elsewhere: Vec<String> = matching.iter().map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
+    let misfit = |(p, s, _): &(PublicKey, &Service, Digest)| offers.misfit(p, s);
+    let able = matching.iter().filter(|offer| misfit(offer).is_none());
+    let elsewhere: Vec<String> = able.map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
+    let unable = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p)).find_map(misfit);
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(PublicKey::to_string).collect();
         f.tell(
@@ -316,6 +320,8 @@ fn explain_missing(
         f.absent.extend(absent);
     } else if f.is_full() {
         f.incurable = true;
+    } else if let Some(why) = unable {
+        f.add(format!("nodes.{id}.service"), format!("nobody here can run `{}`: {why}", t.service));
     } else if !elsewhere.is_empty() {
         let reason = format!("none of these peers offers `{}`; {} does", t.service, elsewhere.join(", "));
         f.add(format!("nodes.{id}.peers"), reason);

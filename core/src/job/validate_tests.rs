@@ -4,9 +4,9 @@ use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::Program;
+use crate::port::{Executable, Program, Target};
 use crate::service::Visibility;
-use crate::service::offers::Offerings;
+use crate::service::offers::{Home, Offerings};
 use proptest::prelude::*;
 
 pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]) -> Service {
@@ -226,4 +226,33 @@ proptest! {
             prop_assert_eq!(Plan::decode(&plan.encode()), Ok(plan));
         }
     }
+}
+
+#[test]
+fn machine_code_for_another_machine_is_refused_with_the_reason() {
+    let target = |arch: &str| Target { arch: arch.into(), os: "linux".into() };
+    let executable = Executable { object: Digest([9; 32]), target: target("aarch64") };
+    let tool = Service { program: Program::Native(Box::new(executable)), ..service("tool", true, &[]) };
+    let plan = |native: Option<Target>, offers_elsewhere: bool| {
+        let mut offers = Offerings::at(Home { me: peer(1), native });
+        offers.set(peer(1), Some(vec![tool.clone()].into()));
+        if offers_elsewhere {
+            offers.set(peer(2), Some(vec![tool.clone()].into()));
+        }
+        let w = workflow(
+            &[("a", task("tool")), ("in", source()), ("kept", NodeKind::Sink)],
+            &[("in.stdout", "a.stdin"), ("a.stdout", "kept.stdin")],
+        );
+        validate(&w, &offers).map(|plan| plan.tasks[0].candidates.clone())
+    };
+    let problems = plan(Some(target("x86_64")), false).unwrap_err();
+    assert_eq!(problems[0].place, "nodes.a.service");
+    assert_eq!(
+        problems[0].reason,
+        "nobody here can run `tool`: it is a program for linux on aarch64, and this machine is linux on x86_64"
+    );
+    assert!(plan(None, false).unwrap_err()[0].reason.contains("native programs are not run on this machine"));
+    assert_eq!(plan(Some(target("x86_64")), true), Ok(vec![peer(2)]), "who offers it can run it");
+    let both = plan(Some(target("aarch64")), true).unwrap();
+    assert!(both.len() == 2 && both.contains(&peer(1)) && both.contains(&peer(2)));
 }

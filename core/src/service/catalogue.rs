@@ -7,7 +7,7 @@
 //! A peer's list is kept for [`FORGET_AFTER`] beyond its connection, so that a run planned during a short absence still
 //! finds it.
 
-use super::offers::{Offerings, Offers};
+use super::offers::{Home, Offerings, Offers};
 use super::{LISTED_MAX, Service, Visibility};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
 use crate::command::{CommandError, Reply, ServiceView};
@@ -15,6 +15,7 @@ use crate::few::Few;
 use crate::id::{CommandId, Digest, PublicKey};
 use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
 use crate::machine::{Cx, Machine};
+use crate::port::Target;
 use crate::problem::Problem;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
@@ -95,6 +96,7 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     me: PublicKey,
+    home: Home,
     own: Few<Digest, Service>,
     offers: Offerings,
     up: BTreeSet<PublicKey>,
@@ -170,9 +172,24 @@ impl Catalogue {
             let service = decode_own(&r.record).map_err(|e| (r.lsn.0, e))?;
             own.insert(service.id(), service);
         }
-        let mut offers = Offerings::default();
+        let home = Home { me, native: None };
+        let mut offers = Offerings::at(home.clone());
         offers.set(me, Some(own.values().cloned().collect()));
-        Ok(Self { me, own, offers, up: BTreeSet::new(), forget: Few::new() })
+        Ok(Self { me, home, own, offers, up: BTreeSet::new(), forget: Few::new() })
+    }
+
+    /// Says which machine code runs here; at first none does. To be called before [`Input::Started`].
+    #[must_use]
+    pub fn with_native(mut self, native: Option<Target>) -> Self {
+        self.home.native = native;
+        self.offers = Offerings::at(self.home.clone());
+        self.offers.set(self.me, Some(self.own.values().cloned().collect()));
+        self
+    }
+
+    /// What it can run of its own services: the rest waits for another machine.
+    fn able(&self) -> impl Iterator<Item = &Service> {
+        self.own.values().filter(|s| self.home.misfit(s).is_none())
     }
 
     /// The node's own services.
@@ -187,7 +204,11 @@ impl Catalogue {
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
     pub fn summary(&self) -> (u32, Digest) {
-        let public = || self.own.iter().filter(|(_, s)| s.visibility == Visibility::Everyone);
+        let public = || {
+            self.own
+                .iter()
+                .filter(|(_, s)| s.visibility == Visibility::Everyone && self.home.misfit(s).is_none())
+        };
         let ids: Vec<&[u8]> = public().map(|(id, _)| &id.0[..]).collect();
         (u32::try_from(ids.len()).unwrap_or(u32::MAX), Digest::in_domain("rn/catalogue/v1", &ids))
     }
@@ -210,7 +231,7 @@ impl Catalogue {
     }
 
     fn tell(&self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
-        let frame = encode(self.own.values().filter(|s| s.allows(&peer)));
+        let frame = encode(self.able().filter(|s| s.allows(&peer)));
         cx.emit(Output::Send { peer, frame });
     }
 
@@ -218,7 +239,7 @@ impl Catalogue {
         let own: Vec<Service> = self.own.values().cloned().collect();
         let offered: Arc<[Service]> = own.as_slice().into();
         self.offers.set(self.me, Some(offered.clone()));
-        cx.emit(Output::Own(own));
+        cx.emit(Output::Own(self.able().cloned().collect()));
         cx.emit(Output::Offers { peer: self.me, services: Some(offered) });
         for peer in &self.up {
             self.tell(cx, *peer);
@@ -238,6 +259,9 @@ impl Catalogue {
             && peers.len() > LISTED_MAX
         {
             return problem(format!("{} listed peers, at most {LISTED_MAX}", peers.len()));
+        }
+        if let Some(why) = self.home.misfit(&service) {
+            return problem(why);
         }
         let id = service.id();
         if self.own.len() >= SERVICES_MAX && !self.own.contains_key(&id) {
@@ -328,7 +352,7 @@ mod tests {
     use super::*;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::{EngineLimits, Image, Program};
+    use crate::port::{EngineLimits, Executable, Image, Program};
     use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
@@ -463,6 +487,58 @@ mod tests {
         let long = Mount { path: Some(format!("/{}", "x".repeat(250))), ..mount("/") };
         let fat = Service { mounts: vec![long; MOUNTS_MAX], ..docker };
         assert!(Service::from_dict(&fat.to_dict()).is_err(), "64 of them would not fit a frame");
+    }
+
+    fn target(arch: &str) -> Target {
+        Target { arch: arch.into(), os: "linux".into() }
+    }
+
+    fn native(arch: &str) -> Service {
+        let executable = Executable { object: Digest([9; 32]), target: target(arch) };
+        Service { program: Program::Native(Box::new(executable)), ..service("tool", Visibility::Everyone) }
+    }
+
+    #[test]
+    fn machine_code_is_offered_only_where_it_runs() {
+        let restored = |records: &[StoredRecord]| Catalogue::restore(key(1), records).unwrap();
+        let mut r = Rig::new(restored(&[]).with_native(Some(target("x86_64"))), [0; 32]);
+        let refused = |out: &[Output], why: &str| match out {
+            [Output::Reply { reply: Reply::Error(CommandError::Invalid(problems)), .. }] => {
+                assert!(problems[0].reason.contains(why), "{problems:?}");
+            }
+            other => panic!("{other:?}"),
+        };
+        refused(&add(&mut r, native("aarch64")), "for linux on aarch64, and this machine is linux on x86_64");
+        let out = add(&mut r, native("x86_64"));
+        assert!(r.machine.holds(&Digest([9; 32])), "its executable stays in the store");
+        let [Output::Persist(StoreOp::Replace { subject, record }), ..] = &out[..] else { panic!("{out:?}") };
+        let record = StoredRecord { lsn: Lsn(1), subject: subject.clone(), record: record.clone() };
+
+        // The same journal on another machine, and on one that cannot confine it.
+        for (there, why) in [(Some(target("aarch64")), "is linux on aarch64"), (None, "`doctor` says why")] {
+            let mut r = Rig::new(restored(std::slice::from_ref(&record)).with_native(there), [0; 32]);
+            let out = r.tell(Input::Started);
+            assert!(out.contains(&Output::Own(Vec::new())), "the executor takes no job for it");
+            assert_eq!(told(&r.tell(Input::PeerUp(key(2))), key(2)).unwrap(), [""; 0]);
+            assert_eq!(r.machine.summary().0, 0);
+            assert_eq!(r.machine.views().len(), 1, "its owner sees it, and can remove it");
+            refused(&add(&mut r, native("x86_64")), why);
+        }
+        let r = Rig::new(restored(&[record]).with_native(Some(target("x86_64"))), [0; 32]);
+        assert_eq!(r.machine.summary().0, 1);
+    }
+
+    #[test]
+    fn an_executables_mounts_do_not_hide_what_it_needs() {
+        let with = |name: &str| {
+            let mount = Mount { name: name.into(), direction: MountDirection::Out, path: None };
+            Service { mounts: vec![mount], ..native("x86_64") }
+        };
+        assert_eq!(Service::from_dict(&with("result").to_dict()), Ok(with("result")));
+        for taken in ["usr", "proc", "tmp", "lib64"] {
+            assert!(Service::from_dict(&with(taken).to_dict()).is_err(), "{taken}");
+        }
+        assert!(Service::from_dict(&native("x86_64").to_dict().with("kind", "wasm")).is_err());
     }
 
     #[test]

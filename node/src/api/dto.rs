@@ -2,6 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
+use super::programs::ProgramDto;
 use super::reach::{PathDto, ReachDto};
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
@@ -141,6 +142,8 @@ pub struct ServiceDto {
     module_len: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageDto>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<ProgramDto>,
     stdin: bool,
     mounts: Vec<MountDto>,
     limits: LimitsDto,
@@ -158,11 +161,18 @@ impl From<&ServiceView> for ServiceDto {
             name: s.name.clone(),
             description: s.description.clone(),
             version: s.version.clone(),
-            module: s.program.object().map(|module| module.to_string()),
+            module: match &s.program {
+                Program::Wasm(module) => Some(module.to_string()),
+                Program::Image(_) | Program::Native(_) => None,
+            },
             module_len: s.module_len,
             image: match &s.program {
-                Program::Wasm(_) => None,
+                Program::Wasm(_) | Program::Native(_) => None,
                 Program::Image(image) => Some(ImageDto::from(&**image)),
+            },
+            program: match &s.program {
+                Program::Wasm(_) | Program::Image(_) => None,
+                Program::Native(exe) => Some(ProgramDto::from(&**exe)),
             },
             stdin: s.stdin,
             mounts: s.mounts.iter().map(MountDto::from).collect(),
@@ -300,9 +310,12 @@ pub struct NewServiceDto {
     /// For people.
     #[serde(default)]
     pub version: String,
-    /// Digest of the module, as `POST /api/v1/objects` told it. Either this or an image.
+    /// Digest of the module, as `POST /api/v1/objects` told it. Either this, a program or an image.
     #[serde(default)]
     pub module: Option<String>,
+    /// Digest of a native executable, likewise.
+    #[serde(default)]
+    pub program: Option<String>,
     /// Name or id of a container image that this machine's Docker engine has.
     #[serde(default)]
     pub image: Option<String>,

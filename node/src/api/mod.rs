@@ -19,6 +19,7 @@ pub mod guard;
 mod node;
 mod objects;
 mod page;
+mod programs;
 mod reach;
 mod relay;
 pub mod routes;

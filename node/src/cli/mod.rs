@@ -11,6 +11,7 @@ mod output;
 mod receipts;
 mod relay;
 mod remote;
+mod standalone;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
 pub use remote::{follow, random_run_id};

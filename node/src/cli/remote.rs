@@ -5,7 +5,7 @@ use super::args::{
     ServiceCommand, ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, relay};
+use super::{Client, Failure, configuration, relay, standalone};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -213,7 +213,7 @@ async fn data_remove(client: &Client, shown: Shown, digests: &[Digest]) -> Resul
     Ok(())
 }
 
-async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
+pub(super) async fn upload(client: &Client, file: &Path) -> Result<ObjectRef, Failure> {
     let answer = if file.as_os_str() == "-" {
         client.upload(tokio::io::stdin()).await?
     } else {
@@ -290,6 +290,7 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
             let answer = match add {
                 ServiceAdd::Wasm(args) => add_wasm(client, &args).await?,
                 ServiceAdd::Docker(args) => add_docker(client, &args).await?,
+                ServiceAdd::Standalone(args) => standalone::add(client, &args).await?,
             };
             shown.value(&answer, |a| {
                 println!("offering {} as {}", text(a, "name"), text(a, "id"));
@@ -327,7 +328,7 @@ async fn add_docker(client: &Client, args: &ServiceAddDocker) -> Result<Value, F
 }
 
 /// Mounts as `NAME` or `NAME=PATH`.
-fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
+pub(super) fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     let mount = |direction: &'static str| {
         move |given: &String| match given.split_once('=') {
             Some((name, path)) => json!({"name": name, "direction": direction, "path": path}),
@@ -337,7 +338,7 @@ fn mounts(reads: &[String], writes: &[String]) -> Vec<Value> {
     reads.iter().map(mount("in")).chain(writes.iter().map(mount("out"))).collect()
 }
 
-async fn add_service(
+pub(super) async fn add_service(
     client: &Client,
     options: &ServiceOptions,
     usual_name: String,
