@@ -2,6 +2,8 @@
 //!
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
+mod service;
+
 use crate::dht::record::NatType;
 use crate::id::{Digest, PeerId, PeerName, PublicKey, RunId};
 use crate::job::workflow::Workflow;
@@ -9,10 +11,13 @@ use crate::port::{ExitClass, Port, Usage};
 use crate::problem::Problem;
 use crate::relay::server::{SessionView, Stats};
 use crate::service::Service;
+use crate::service::search::{Found, Hit};
 use crate::time::{Duration, UnixTime};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use thiserror::Error;
+
+pub use service::{PolicyView, ServiceCommand};
 
 /// A request of the application. Answered exactly once by a [`Reply`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +49,8 @@ pub enum Command {
     RemoveService(Digest),
     /// Services here and at connected peers. → [`Reply::Services`]
     Services,
+    /// What else is asked about services.
+    Service(ServiceCommand),
     /// Check a workflow and say what would run where. → [`Reply::Planned`]
     Plan(Box<Workflow>),
     /// Run a workflow. Same run id and same workflow: the existing run. → [`Reply::Submitted`] once journaled
@@ -59,6 +66,13 @@ pub enum Command {
     Run(RunId),
     /// Cancel a run. → [`Reply::Done`] once journaled
     Cancel(RunId),
+    /// Dispatch nothing more of a run, or let it go on. → [`Reply::Done`] once journaled
+    Pause {
+        /// Which.
+        run: RunId,
+        /// Whether it is paused from now on.
+        paused: bool,
+    },
     /// Keep an object of this node's store for the user, whatever else comes and goes, or let go of it: then it is removed
     /// as soon as no service, run or job needs it. What the user fetches or shares is kept as well. → [`Reply::Done`] once
     /// journaled, and once the object is known to be there
@@ -119,6 +133,10 @@ pub enum Reply {
     Run(Box<RunView>),
     /// A signed permission to fetch an object, canonical bencode.
     Ticket(Bytes),
+    /// What a search came to.
+    Found(Box<Found>),
+    /// The owner's policy.
+    Policy(Box<PolicyView>),
     /// How this node relays.
     Relay(Box<RelayView>),
     /// It cannot be done.
@@ -142,6 +160,9 @@ pub enum CommandError {
     /// No such run.
     #[error("no run {0}")]
     UnknownRun(RunId),
+    /// The run has ended or is being stopped.
+    #[error("run {0} is over")]
+    RunOver(RunId),
     /// The run id was used for another workflow.
     #[error("run {0} exists already with another workflow")]
     RunConflict(RunId),
@@ -473,6 +494,14 @@ pub struct RunView {
     pub results: Vec<ResultView>,
     /// Tasks committed, and in all.
     pub progress: (u32, u32),
+    /// Tasks that failed for good.
+    pub failed: u32,
+    /// Tasks that were skipped.
+    pub skipped: u32,
+    /// Since when it is paused.
+    pub paused: Option<UnixTime>,
+    /// When it will be stopped if it has not ended; none while it is paused, or if it may take for ever.
+    pub deadline: Option<UnixTime>,
 }
 
 /// A task of a run.
@@ -541,6 +570,13 @@ pub enum Notice {
         seq: u64,
         /// By so many nodes.
         stored: u32,
+    },
+    /// A search goes on.
+    Found {
+        /// As its command said.
+        tag: u64,
+        /// What is new, best first.
+        hits: Vec<Hit>,
     },
     /// An object is being fetched.
     Transfer {

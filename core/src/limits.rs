@@ -90,9 +90,11 @@ pub const REFUSALS_MAX: usize = 256;
 pub const GRANTS_MAX: usize = 65_536;
 /// Requesters of one object.
 pub const GRANT_REQUESTERS_MAX: usize = 64;
-/// Nodes of a workflow: ten thousand tasks, and sources and sinks beside them. A run of so many costs about 3 kB of memory and
-/// as much of the journal for each.
-pub const WORKFLOW_NODES_MAX: usize = 12_000;
+/// Nodes of a workflow: its tasks, a source for each of them (what is mapped over files has one for each file), and sinks.
+pub const WORKFLOW_NODES_MAX: usize = 24_000;
+/// Tasks of a workflow: ten thousand that are of one list, and others around them. A run of so many costs about 3 kB of memory
+/// and as much of the journal for each.
+pub const WORKFLOW_TASKS_MAX: usize = 12_000;
 /// Edges of a workflow: ten inputs for each of ten thousand tasks.
 pub const WORKFLOW_EDGES_MAX: usize = 100_000;
 /// Results that the sinks of a workflow keep together: they are told with every change of the run.

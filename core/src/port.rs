@@ -399,6 +399,8 @@ pub struct MountPath {
 /// One execution.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EngineJob {
+    /// Whose it is. What is kept of one execution for the next, a process above all, never serves another's.
+    pub tenant: PublicKey,
     /// What runs.
     pub program: Program,
     /// Where mounts lie in the guest; those that are not named lie at `/` and their name.

@@ -31,11 +31,13 @@ pub enum Room {
     Job = 7,
     /// Who may fetch an object from here (key: digest).
     Grant = 8,
+    /// The owner's policy (key: `policy`), and what each requester used today (key: public key).
+    Policy = 10,
 }
 
 impl Room {
     /// All rooms, in order of their numbers.
-    pub const ALL: [Room; 8] = [
+    pub const ALL: [Room; 9] = [
         Room::Node,
         Room::Publisher,
         Room::KnownPeer,
@@ -44,6 +46,7 @@ impl Room {
         Room::Run,
         Room::Job,
         Room::Grant,
+        Room::Policy,
     ];
 
     /// Its name, for people.
@@ -57,6 +60,7 @@ impl Room {
             Room::Run => "runs",
             Room::Job => "jobs",
             Room::Grant => "grants",
+            Room::Policy => "policy",
         }
     }
 

@@ -24,6 +24,7 @@ use remote_network_core::port::{
 use remote_network_core::relay::message::{Message, Registered};
 use remote_network_core::relay::wire::{Direction, Header, Part};
 use remote_network_core::rng::Rng;
+use remote_network_core::service::details::Details;
 use remote_network_core::service::{Service, Visibility};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, Instant, UnixTime};
@@ -168,6 +169,7 @@ fn service() -> Service {
         mounts: Vec::new(),
         limits: LIMITS,
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 

@@ -18,6 +18,7 @@ use remote_network_core::job::signed::{Signed, Statement};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::{EngineInput, EngineLimits, EngineOutput, ExitClass, Port, Program, Usage};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::offers::Offerings;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility, catalogue};
 use remote_network_core::store::Room;
@@ -49,6 +50,7 @@ fn service() -> Service {
         mounts: vec![mount("out", MountDirection::Out)],
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 10_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 
@@ -141,6 +143,7 @@ fn workflow() -> Workflow {
             Edge { from: end("texts", Port::Stdout), to: end("count", Port::Stdin) },
             Edge { from: end("count", Port::Stdout), to: end("kept", Port::Stdin) },
         ],
+        ..Workflow::default()
     }
 }
 
@@ -302,7 +305,7 @@ fn journal() -> std::io::Result<()> {
     facts.push(RunRecord::Attempt { task: 0, order: order.clone() });
     facts.push(RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 });
     facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit });
-    facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new() });
+    facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new(), kept: false });
     write("journal", "run_0", &[&Value::List(run.clone()).encode()])?;
     for (n, fact) in facts.iter().enumerate() {
         run.push(entry(Room::Run, &[1; 16], &fact.encode(AT)));

@@ -41,7 +41,7 @@ fn service(body: NewServiceDto) -> Option<()> {
     let shown = serde_json::to_value(ServiceDto::from(&view)).expect("shown");
     // What is shown is what was given: the same fields make the same service.
     let mut body = serde_json::Map::new();
-    for key in ["name", "description", "version", "stdin", "mounts", "limits", "visibility"] {
+    for key in ["name", "description", "version", "stdin", "mounts", "limits", "visibility", "details"] {
         body.insert(key.to_owned(), shown.get(key).expect("shown in full").clone());
     }
     body.extend(shown.get("module").map(|module| ("module".to_owned(), module.clone())));
@@ -58,8 +58,9 @@ fn service(body: NewServiceDto) -> Option<()> {
     assert_eq!(again.into_service(program, 1, again_visibility), service);
     if let Ok(told) = Service::from_dict(&service.to_dict()) {
         assert_eq!(told.id(), service.id());
+        assert_eq!(told.determinism(), service.determinism());
         let everyone = Visibility::Everyone;
-        assert_eq!(told, Service { visibility: everyone, ..service });
+        assert_eq!(told, Service { visibility: everyone, details: told.details.clone(), ..service });
     }
     Some(())
 }

@@ -40,8 +40,13 @@ fn laws(room: Room, record: &[u8]) {
             }
             assert_eq!(RunRecord::decode(&written), Ok((fact, at)));
         }
-        Room::Node | Room::Publisher | Room::KnownPeer | Room::CachedRecord | Room::Service | Room::Grant => {
-        }
+        Room::Node
+        | Room::Publisher
+        | Room::KnownPeer
+        | Room::CachedRecord
+        | Room::Service
+        | Room::Grant
+        | Room::Policy => {}
     }
 }
 

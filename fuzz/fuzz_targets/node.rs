@@ -12,6 +12,7 @@ use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, PeerName, PublicKey, RunId};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::{DhtEvent, EngineLimits, Port, Program};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::ticket::Ticket;
 use remote_network_core::time::{Duration, UnixTime};
@@ -134,6 +135,7 @@ fn service(which: u8) -> Service {
         mounts: vec![mount("out", MountDirection::Out)],
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 10_000, output_bytes: 1 << 20 },
         visibility,
+        details: Details::default(),
     }
 }
 
@@ -171,7 +173,7 @@ fn workflow(flow: &Flow) -> Workflow {
     let last = nodes.last().map(|(id, _)| id.clone()).unwrap_or_default();
     edges.push(Edge { from: end(&last, Port::Stdout), to: end("sink", Port::Stdin) });
     nodes.push(("sink".to_owned(), NodeKind::Sink));
-    Workflow { name: "fuzzed".to_owned(), nodes, edges }
+    Workflow { name: "fuzzed".to_owned(), nodes, edges, ..Workflow::default() }
 }
 
 fn command(ask: Ask) -> Command {

@@ -9,6 +9,7 @@ use remote_network_core::job::plan::{Plan, decode_workflow, encode_workflow};
 use remote_network_core::job::validate;
 use remote_network_core::job::workflow::{ObjectRef, Workflow};
 use remote_network_core::port::{EngineLimits, Program};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::offers::Offerings;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_fuzz::keys::keypair;
@@ -73,6 +74,7 @@ fn tokenize() -> Service {
         mounts: vec![mount("in", MountDirection::In), mount("out", MountDirection::Out)],
         limits: EngineLimits { memory_bytes: 1, time_ms: 1 << 40, output_bytes: 1 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 

@@ -8,11 +8,13 @@
 use crate::api::{ApiBlobs, ApiConfig, ApiDht, ApiServer, BlobError, CoreHandle, OpenBlob};
 use crate::cli::{ADDRESS_FILE, Failure};
 use crate::config::{Config, DhtModeKey, DhtPortKey, DriverKey, Settings, resolve_relays};
+use crate::failpoints;
 use crate::keystore::{self, Keystore, Passphrase};
+use crate::machine;
 use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::docker::{DockerConfig, DockerPort};
-use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::engine::{EngineConfig, EnginePort};
 use crate::ports::native::{NativeConfig, NativePort};
 use crate::ports::net::{NetConfig, NetPort};
 use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
@@ -35,11 +37,13 @@ use remote_network_sim::replay::RecordedSink;
 use ring::rand::SecureRandom as _;
 use serde_json::json;
 use sha1::Digest as _;
-use std::fs::File;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// How long a Docker engine may take to say that it is there.
+const DOCKER_ANSWERS_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What a start is told beyond the configuration.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +60,7 @@ pub struct Options {
 
 /// Runs a node until it stops.
 pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
+    failpoints::arm()?;
     let s = &config.settings;
     let (events, inbox) = remote_network_driver_tokio::event_channel();
     let opened = store::open(&s.data_dir, JournalOptions::default(), events.clone())
@@ -71,11 +76,11 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
     let dht = DhtPort::start(dht_config, events.clone())?;
     let native_config =
         NativeConfig { running_max: s.jobs_running_max, ..NativeConfig::beneath(&dir.join("engine"))? };
-    let native = NativePort::start(native_config, shared.clone(), events.clone())?;
+    let native = NativePort::start(native_config, Arc::new(blobs.clone()), events.clone())?;
     if let Err(why) = native.handle().offered() {
         tracing::info!(why, "native programs are not run here");
     }
-    let node = node_config(s, keypair.clone(), native.handle().target());
+    let mut node = node_config(s, keypair.clone(), native.handle().target());
     let net = NetPort::start(net_config(s, &node, &dht), events.clone())?;
     // UDP and TCP have one number, which is chosen for both when it is the system's choice.
     let addr = SocketAddr::new(s.listen, s.quic_port);
@@ -94,7 +99,8 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         scratch_dir: dir.join("engine").join("docker"),
         running_max: s.jobs_running_max,
     };
-    let docker = DockerPort::start(docker_config, shared.clone(), events.clone())?;
+    let docker = DockerPort::start(docker_config, Arc::new(blobs.clone()), events.clone())?;
+    node.machine = Some(machine::summary(&dir, engine_is_there(&docker)));
     let ports = Ports {
         accounts: AccountPort::start(&dir).map_err(|e| Failure::work(e.to_string()))?,
         journal: opened.port,
@@ -102,7 +108,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         dht,
         _net: net,
         tunnels,
-        engine: EnginePort::start(engine_config, shared.clone(), events.clone())
+        engine: EnginePort::start(engine_config, Arc::new(blobs.clone()), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         docker,
         native,
@@ -261,7 +267,19 @@ fn node_config(s: &Settings, keypair: Keypair, native: Option<Target>) -> NodeCo
         birthday_probing: s.birthday_probing,
         republish_every: Duration::from_secs(s.metadata_republish_interval),
         discover_every: Duration::from_secs(s.discovery_interval),
+        machine: None,
+        policy: s.policy.clone(),
     }
+}
+
+/// Whether a Docker engine answers. One that takes its time counts as none: a start waits for nobody.
+fn engine_is_there(docker: &DockerPort) -> bool {
+    let handle = docker.handle();
+    let late = async {
+        smol::Timer::after(DOCKER_ANSWERS_WITHIN).await;
+        false
+    };
+    smol::block_on(smol::future::or(async { handle.about().await.is_ok() }, late))
 }
 
 fn net_config(s: &Settings, node: &NodeConfig, dht: &DhtPort) -> NetConfig {
@@ -530,7 +548,7 @@ impl ActionSink for Ports {
     }
 }
 
-/// The object store as the API and the engine see it.
+/// The object store as the API sees it.
 struct SharedBlobs(BlobStore);
 
 fn blob_error(e: BlobFailed) -> BlobError {
@@ -553,18 +571,5 @@ impl ApiBlobs for SharedBlobs {
             ImportError::Store(e) => blob_error(e),
             ImportError::Source(e) => BlobError::Io(e),
         })
-    }
-}
-
-impl EngineBlobs for SharedBlobs {
-    fn open(&self, digest: &Digest) -> io::Result<File> {
-        self.0.open_reader(digest).map_err(|e| match e {
-            BlobFailed::NotFound => io::Error::new(io::ErrorKind::NotFound, e),
-            BlobFailed::Full | BlobFailed::Corrupt | BlobFailed::Io(_) => io::Error::other(e),
-        })
-    }
-
-    fn import(&self, from: &mut dyn Read) -> io::Result<(Digest, u64)> {
-        self.0.import(from).map(|o| (o.digest, o.len)).map_err(io::Error::other)
     }
 }

@@ -20,6 +20,7 @@
 //! The order of nodes and edges is kept: it decides in which order inputs are concatenated. An unknown key is an error
 //! with a suggestion, since a misspelt `timeout` that is silently ignored costs somebody a night.
 
+mod place;
 mod read;
 mod tree;
 mod write;
@@ -28,6 +29,7 @@ pub use write::{port_text, to_json, to_yaml};
 
 use remote_network_core::command::CommandError;
 use remote_network_core::id::PublicKey;
+use remote_network_core::job::rules::RunRules;
 use remote_network_core::job::workflow::{self, Edge, NodeKind, ObjectRef, TaskSpec, Workflow};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -117,6 +119,8 @@ pub struct ParsedWorkflow {
     pub nodes: Vec<(String, ParsedNode)>,
     /// Edges in declared order.
     pub edges: Vec<Edge>,
+    /// What holds for the whole run.
+    pub rules: RunRules,
     locations: BTreeMap<String, Location>,
 }
 
@@ -172,7 +176,7 @@ impl ParsedWorkflow {
         }
         problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() {
-            Ok(Workflow { name: self.name.clone(), nodes, edges: self.edges.clone() })
+            Ok(Workflow { name: self.name.clone(), nodes, edges: self.edges.clone(), rules: self.rules })
         } else {
             Err(problems)
         }
@@ -191,6 +195,7 @@ impl ParsedWorkflow {
             | CommandError::Unreachable { .. }
             | CommandError::UnknownRun(_)
             | CommandError::RunConflict(_)
+            | CommandError::RunOver(_)
             | CommandError::UnknownService(_)
             | CommandError::Fetch { .. }
             | CommandError::UnknownObject(_)

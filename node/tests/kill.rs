@@ -7,11 +7,14 @@
 // A crate of tests, helpers included: here a panic is a finding.
 #![allow(clippy::unwrap_used)]
 
+#[path = "docker/busybox.rs"]
+mod busybox;
 mod network;
 
 use network::words::{Texts, finished, judge, offer_all, summary};
 use network::{Node, Plan, free_udp_ports, wait_for};
 use remote_network_core::rng::Rng;
+use remote_network_node::failpoints::{POINTS, Whose};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -229,4 +232,22 @@ fn acknowledged_work_survives_kill_9_of_any_node_at_any_moment() {
     let listed = world.node(0).api.get("/runs").unwrap();
     assert_eq!(listed["runs"].as_array().unwrap().len(), runs.len());
     eprintln!("{} kills in {} runs: {}", world.kills.len(), runs.len(), world.kills.join("; "));
+}
+
+#[test]
+fn a_node_that_dies_at_any_named_point_of_its_work_costs_nothing() {
+    let image = busybox::import().inspect_err(|why| busybox::skip(why)).ok();
+    let mut args = vec!["bench", "kill", "--kills", "0", "--points"];
+    if let Some(id) = &image {
+        args.extend(["--image", id.as_str()]);
+    }
+    let said = network::run(&args).ok();
+    eprintln!("{}", said.stderr);
+    let figures: Value = serde_json::from_str(said.stdout.lines().last().unwrap()).unwrap();
+    let points = POINTS.iter().filter(|p| image.is_some() || p.whose != Whose::Docker).count();
+    assert_eq!(figures["points"], points, "{figures}");
+    assert_eq!(figures["unreached"], serde_json::json!([]));
+    for what in ["lost", "doubled", "orphans"] {
+        assert_eq!(figures[what], 0, "{figures}");
+    }
 }

@@ -293,6 +293,7 @@ mod tests {
         let (module, _) = blobs.put(Bytes::from_static(b"module")).unwrap();
         let (digest, _) = blobs.put(Bytes::from_static(b"input")).unwrap();
         EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: Program::Wasm(module),
             paths: Vec::new(),
             args: args.iter().map(|a| (*a).to_owned()).collect(),

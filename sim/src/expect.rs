@@ -92,6 +92,7 @@ mod tests {
                 edge(("a", Port::Stdout), ("b", Port::Stdin)),
                 edge(("b", Port::Stdout), ("out", Port::Stdin)),
             ],
+            ..Workflow::default()
         };
         let expected = evaluate(&workflow, &BTreeMap::from([("s".to_owned(), module)]));
         let a = expected_output(&module, &["x".into()], &[(Port::Stdin, object)], &Port::Stdout);

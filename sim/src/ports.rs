@@ -255,6 +255,7 @@ mod tests {
         let module = disk.put(Bytes::from_static(b"module")).unwrap();
         let digest = disk.put(Bytes::from_static(b"input")).unwrap();
         EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: Program::Wasm(module),
             paths: Vec::new(),
             args: Vec::new(),

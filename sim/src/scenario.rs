@@ -25,6 +25,7 @@ use remote_network_core::few::Few;
 use remote_network_core::id::{CommandId, DhtId, Digest, Keypair, PublicKey, RunId};
 use remote_network_core::node::NodeConfig;
 use remote_network_core::port::{EngineLimits, Program};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::{Service, Visibility};
 use sha1::{Digest as _, Sha1};
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,6 +146,7 @@ fn service(n: u8) -> Service {
         mounts: Vec::new(),
         limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 60_000, output_bytes: 64 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 
@@ -326,7 +328,11 @@ impl<C: Core> Scenario<C> {
                 Said::Notice(host, Notice::Peer(view)) => self.met(host, &view),
                 Said::Notice(
                     _,
-                    Notice::Run(_) | Notice::Task { .. } | Notice::Published { .. } | Notice::Transfer { .. },
+                    Notice::Run(_)
+                    | Notice::Task { .. }
+                    | Notice::Published { .. }
+                    | Notice::Found { .. }
+                    | Notice::Transfer { .. },
                 ) => {}
                 Said::Stopped(host, fault) => self.stopped(host, fault),
             }
@@ -375,6 +381,8 @@ impl<C: Core> Scenario<C> {
             | Reply::Peer(_)
             | Reply::Services(_)
             | Reply::Planned(_)
+            | Reply::Policy(_)
+            | Reply::Found(_)
             | Reply::Relay(_)
             | Reply::Submitted(_)
             | Reply::Ticket(_)

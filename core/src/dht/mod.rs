@@ -179,7 +179,13 @@ impl Dht {
             let result = match r.subject.room {
                 Room::Publisher => self.publisher.restore(&r.record),
                 Room::CachedRecord => self.lookups.restore(&r.subject.key, &r.record),
-                Room::Node | Room::KnownPeer | Room::Service | Room::Run | Room::Job | Room::Grant => Ok(()),
+                Room::Node
+                | Room::KnownPeer
+                | Room::Service
+                | Room::Run
+                | Room::Job
+                | Room::Grant
+                | Room::Policy => Ok(()),
             };
             result.map_err(|e| (r.clone(), e))?;
         }

@@ -459,7 +459,8 @@ impl RelayOffer {
 }
 
 impl MachineSummary {
-    fn wire(&self) -> Value {
+    /// As a list of eight, in records and catalogues.
+    pub(crate) fn wire(&self) -> Value {
         let name = |s: &str| Value::from(&s.as_bytes()[..s.floor_char_boundary(NAME_MAX)]);
         vec![
             name(&self.arch),
@@ -474,7 +475,8 @@ impl MachineSummary {
         .into()
     }
 
-    fn read(items: &[Value]) -> Result<Self, DecodeError> {
+    /// Reads what [`MachineSummary::wire`] wrote.
+    pub(crate) fn read(items: &[Value]) -> Result<Self, DecodeError> {
         let bad = |why: &str| DecodeError::invalid("m", why);
         let [arch, os, cpus, ram, disk, gpus, vendor, engines] = items else {
             return Err(bad("eight items expected"));

@@ -18,6 +18,7 @@
 //!
 //! After a restart, what was admitted is staged, what ran is run again, what was sealed is offered again.
 
+mod guard;
 mod interface;
 mod orders;
 mod results;
@@ -38,6 +39,7 @@ use crate::service::Service;
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant, UnixTime};
 use bytes::Bytes;
+use guard::Guard;
 use staging::{Want, WantKey};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tombstones::Tombstones;
@@ -92,6 +94,7 @@ pub struct Executor {
     chain: (u64, Digest),
     peers: Few<PublicKey, Peer>,
     wants: BTreeMap<WantKey, Want>,
+    guard: Guard,
     refused: u64,
 }
 
@@ -111,6 +114,7 @@ impl Executor {
             chain: (0, Digest([0; 32])),
             peers: Few::new(),
             wants: BTreeMap::new(),
+            guard: Guard::default(),
             refused: 0,
         };
         for r in records.iter().filter(|r| r.subject.room == Room::Job) {
@@ -332,6 +336,7 @@ impl Machine for Executor {
                     self.end(cx, &job);
                 }
             }
+            Input::Policy(policy) => self.set_policy(cx, *policy),
             Input::OutputsGone(job) => self.outputs_gone(cx, &job),
         }
     }

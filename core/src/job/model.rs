@@ -65,6 +65,7 @@ fn diamond(peers: &[PublicKey]) -> Workflow {
             edge("c", "d"),
             edge("d", "kept"),
         ],
+        ..Workflow::default()
     }
 }
 

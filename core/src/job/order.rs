@@ -8,6 +8,7 @@ use super::encoding::{
     strings_value,
 };
 use super::signed::Statement;
+use super::workflow::NODE_ID_MAX;
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, JobId, PublicKey, RunId};
 use crate::limits::{OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX};
@@ -169,7 +170,7 @@ impl Statement for Order {
             executor: d.key("exec")?,
             run: RunId(d.array("run")?),
             spec: d.digest("spec")?,
-            task: d.text("task", NAME_MAX)?,
+            task: d.text("task", NODE_ID_MAX)?,
             fence,
             service: d.digest("svc")?,
             program: program::read(d)?,
@@ -234,7 +235,7 @@ pub(crate) mod tests {
     fn the_largest_order_fits_its_bound() {
         let (a, b) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
         let mut o = order(&a, &b);
-        o.task = "t".repeat(NAME_MAX);
+        o.task = "t".repeat(NODE_ID_MAX);
         let input = EngineInput {
             port: Port::Mount("m".repeat(NAME_MAX)),
             digest: Digest::of(b"x"),

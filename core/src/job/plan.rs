@@ -9,12 +9,13 @@ use super::encoding::{
     strings_value,
 };
 use super::order::{TASK_OUTPUTS_MAX, env_of, env_value};
-use super::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
+use super::rules::{RunRules, TaskRules};
+use super::workflow::{Edge, End, NODE_ID_MAX, NodeKind, ObjectRef, Place, TaskSpec, Workflow};
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};
 use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
-    WORKFLOW_NODES_MAX,
+    WORKFLOW_NODES_MAX, WORKFLOW_TASKS_MAX,
 };
 use crate::port::{EngineLimits, MountPath, Port, Program};
 use crate::service::{NAME_MAX, program};
@@ -83,6 +84,8 @@ pub struct PlannedTask {
     pub candidates: Vec<PublicKey>,
     /// Whether the candidates are equal (any peer that offers it) or in the user's order of preference.
     pub spread: bool,
+    /// When it runs, and how it is tried again; conditions name earlier tasks.
+    pub rules: TaskRules<usize>,
 }
 
 /// What is kept.
@@ -105,6 +108,8 @@ pub struct Plan {
     pub tasks: Vec<PlannedTask>,
     /// Sinks in declared order.
     pub sinks: Vec<PlannedSink>,
+    /// What holds for the whole run.
+    pub rules: RunRules,
 }
 
 fn list(items: impl Iterator<Item = Dict>) -> Value {
@@ -153,7 +158,8 @@ impl Plan {
     pub fn encode(&self) -> Vec<u8> {
         let task = |t: &PlannedTask| {
             let input = |i: &PlannedInput| from_dict(&i.from).with("to", port_value(&i.to));
-            program::write_paths(program::write(Dict::new(), &t.program), &t.paths)
+            t.rules
+                .write(program::write_paths(program::write(Dict::new(), &t.program), &t.paths))
                 .with("args", strings_value(&t.args))
                 .with("at", t.declared)
                 .with("env", env_value(&t.env))
@@ -170,7 +176,8 @@ impl Plan {
         let sink = |s: &PlannedSink| {
             Dict::new().with("id", s.id.as_str()).with("in", list(s.inputs.iter().map(from_dict)))
         };
-        Dict::new()
+        self.rules
+            .write(Dict::new())
             .with("name", self.name.as_str())
             .with("sinks", list(self.sinks.iter().map(sink)))
             .with("tasks", list(self.tasks.iter().map(task)))
@@ -187,7 +194,7 @@ impl Plan {
             number => return Err(DecodeError::Unknown { what: "plan version", number }),
         }
         let mut tasks = Vec::new();
-        for v in d.list("tasks", WORKFLOW_NODES_MAX)? {
+        for v in d.list("tasks", WORKFLOW_TASKS_MAX)? {
             tasks.push(task_of(dict_of(v, "tasks")?, tasks.len())?);
         }
         let mut sinks = Vec::new();
@@ -195,11 +202,12 @@ impl Plan {
             let s = dict_of(v, "sinks")?;
             let inputs = s.list("in", PLAN_BYTES_MAX)?.iter();
             sinks.push(PlannedSink {
-                id: s.text("id", NAME_MAX)?,
+                id: s.text("id", NODE_ID_MAX)?,
                 inputs: inputs.map(|i| from_of(dict_of(i, "in")?, tasks.len())).collect::<Result<_, _>>()?,
             });
         }
-        Ok(Plan { name: d.text("name", WORKFLOW_NAME_MAX)?, workflow: d.digest("wf")?, tasks, sinks })
+        let rules = RunRules::read(&d)?;
+        Ok(Plan { name: d.text("name", WORKFLOW_NAME_MAX)?, workflow: d.digest("wf")?, tasks, sinks, rules })
     }
 }
 
@@ -208,8 +216,12 @@ fn task_of(t: &Dict, index: usize) -> Result<PlannedTask, DecodeError> {
         let i = dict_of(v, "in")?;
         Ok::<_, DecodeError>(PlannedInput { to: port_of(i.need("to")?)?, from: from_of(i, index)? })
     };
+    let rules = TaskRules::read(t)?;
+    if rules.when.iter().any(|w| w.task >= index) {
+        return Err(DecodeError::invalid("when", "no earlier task has this number"));
+    }
     Ok(PlannedTask {
-        id: t.text("id", NAME_MAX)?,
+        id: t.text("id", NODE_ID_MAX)?,
         declared: t.u32("at")?,
         service: t.digest("svc")?,
         service_name: t.text("name", NAME_MAX)?,
@@ -223,6 +235,7 @@ fn task_of(t: &Dict, index: usize) -> Result<PlannedTask, DecodeError> {
         outputs: ports_of(t, "out", TASK_OUTPUTS_MAX)?,
         candidates: keys_of(t, "peers", CANDIDATES_MAX)?,
         spread: t.flag("spread")?,
+        rules,
     })
 }
 
@@ -233,18 +246,23 @@ pub fn encode_workflow(w: &Workflow) -> Vec<u8> {
         match kind {
             NodeKind::Source(objects) => d.with("src", list(objects.iter().map(object_dict))),
             NodeKind::Sink => d.with("sink", 1u64),
-            NodeKind::Task(t) => d
+            NodeKind::Task(t) => t
+                .rules
+                .write(d)
                 .with("args", strings_value(&t.args))
                 .with("env", strings_value(t.env.iter().flat_map(|(k, v)| [k, v])))
                 .with("peers", t.peers.iter().map(Value::from).collect::<Vec<_>>())
                 .with("retry", t.retries)
                 .with("svc", t.service.as_str())
+                .with_some("place", t.place.to_dict())
+                .with_some("mem", t.memory_bytes)
                 .with_some("time", t.timeout_ms),
         }
     };
     let end = |e: &End| Value::from(vec![Value::from(e.node.as_str()), port_value(&e.port)]);
     let edges: Vec<Value> = w.edges.iter().map(|e| vec![end(&e.from), end(&e.to)].into()).collect();
-    Dict::new()
+    w.rules
+        .write(Dict::new())
         .with("edges", edges)
         .with("name", w.name.as_str())
         .with("nodes", list(w.nodes.iter().map(node)))
@@ -284,9 +302,16 @@ pub fn decode_workflow(bytes: &[u8]) -> Result<Workflow, DecodeError> {
                 env: env_of(n, "env")?.into_iter().collect(),
                 retries: n.u32("retry")?,
                 timeout_ms: n.u64_opt("time")?,
+                place: n
+                    .get("place")
+                    .map(|_| Place::from_dict(n.dict("place")?))
+                    .transpose()?
+                    .unwrap_or_default(),
+                memory_bytes: n.u64_opt("mem")?,
+                rules: TaskRules::read(n)?,
             })
         };
-        nodes.push((n.text("id", NAME_MAX)?, kind));
+        nodes.push((n.text("id", NODE_ID_MAX)?, kind));
     }
     let mut edges = Vec::new();
     for v in d.list("edges", WORKFLOW_EDGES_MAX)? {
@@ -299,13 +324,13 @@ pub fn decode_workflow(bytes: &[u8]) -> Result<Workflow, DecodeError> {
             }
         }
     }
-    Ok(Workflow { name: d.text("name", WORKFLOW_NAME_MAX)?, nodes, edges })
+    Ok(Workflow { name: d.text("name", WORKFLOW_NAME_MAX)?, nodes, edges, rules: RunRules::read(&d)? })
 }
 
 fn end_of(v: &Value) -> Result<End, DecodeError> {
     match v {
         Value::List(parts) if parts.len() == 2 => Ok(End {
-            node: super::encoding::string_of(&parts[0], "edges", NAME_MAX)?,
+            node: super::encoding::string_of(&parts[0], "edges", NODE_ID_MAX)?,
             port: port_of(&parts[1])?,
         }),
         Value::List(_) | Value::Int(_) | Value::Bytes(_) | Value::Dict(_) => {
@@ -321,7 +346,7 @@ mod tests {
     #[test]
     fn a_sink_has_one_spelling() {
         let nodes = vec![("kept".to_owned(), NodeKind::Sink)];
-        let workflow = Workflow { name: "w".into(), nodes, edges: Vec::new() };
+        let workflow = Workflow { name: "w".into(), nodes, ..Workflow::default() };
         let bytes = encode_workflow(&workflow);
         assert_eq!(decode_workflow(&bytes), Ok(workflow));
         let at = bytes.windows(9).position(|w| w == b"4:sinki1e").expect("it is written");

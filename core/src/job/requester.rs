@@ -15,6 +15,7 @@
 mod advance;
 mod answer;
 mod follow;
+mod halt;
 mod index;
 mod live;
 mod place;
@@ -28,6 +29,7 @@ use super::validate::{Findings, check};
 use super::workflow::Workflow;
 use crate::codec::{DecodeError, Frame};
 use crate::command::{CommandError, Reply, RunState};
+use crate::dht::record::MachineSummary;
 use crate::few::Few;
 use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
 use crate::limits::{RUN_TASKS_ACTIVE_MAX, RUN_TASKS_KEPT_MAX, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX};
@@ -72,6 +74,14 @@ pub const BACKOFF_MIN: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Open attempts at one executor: well below what it admits of one requester, enough to keep it busy.
 pub const ATTEMPTS_PER_PEER_MAX: usize = 64;
+/// How long a program may run beyond a tenth more than its time limit before its executor is not believed to stop it any
+/// more: a stop takes 10 s of grace, and the news of it a heartbeat or two.
+pub const EXECUTION_GRACE: Duration = Duration::from_secs(30);
+/// How long an executor may take to gather inputs, beside the time that their bytes take: room for rounds of attempts at
+/// sources that come and go, and for what an engine fetches itself.
+pub const STAGING_MAX: Duration = Duration::from_secs(30 * 60);
+/// Slower than this is no progress: an executor says that it gathers inputs, not how far it has come.
+pub const STAGING_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// Standard error up to this size is fetched with the results, so that logs outlive the executor's memory of them.
 pub const LOG_BYTES_MAX: u64 = 1 << 20;
 /// How long the end of a run waits for logs; results are waited for, logs are not worth it.
@@ -100,12 +110,28 @@ pub enum Input {
         /// Which.
         run: RunId,
     },
+    /// The user pauses a run, or lets it go on.
+    Pause {
+        /// Answered with this id.
+        id: CommandId,
+        /// Which.
+        run: RunId,
+        /// Whether it is paused from now on.
+        paused: bool,
+    },
     /// A catalogue changed; `None`: it is forgotten. The node's own is among them, under its own key.
     Offers {
         /// Whose.
         peer: PublicKey,
         /// What it offers us.
         services: Option<Arc<[Service]>>,
+    },
+    /// What a peer says of its machine, before the catalogue that this came with.
+    Machine {
+        /// Whose.
+        peer: PublicKey,
+        /// What it has, if it says so.
+        machine: Option<Box<MachineSummary>>,
     },
     /// A peer's control stream is up. The node itself is a peer that is up from the start.
     PeerUp(PublicKey),
@@ -222,6 +248,8 @@ struct Soft {
     spent: BTreeSet<usize>,
     /// When its end stops waiting for logs.
     logs_until: Option<Instant>,
+    /// When it must have ended.
+    deadline: Option<Instant>,
 }
 
 /// Drives this node's runs.
@@ -286,7 +314,7 @@ impl Requester {
     /// Says which machine code runs on this node, which may be asked to run its own services; at first none does.
     #[must_use]
     pub fn with_native(mut self, native: Option<Target>) -> Self {
-        self.offers = Offerings::at(Home { me: self.me, native });
+        self.offers.set_home(Home { me: self.me, native });
         self
     }
 
@@ -329,10 +357,14 @@ impl Requester {
             | RunRecord::Accepted { task, .. }
             | RunRecord::Closed { task, .. }
             | RunRecord::Committed { task, .. }
-            | RunRecord::TaskFailed { task, .. } => Some(*task),
+            | RunRecord::TaskFailed { task, .. }
+            | RunRecord::Skipped { task, .. } => Some(*task),
             RunRecord::Submitted { .. }
             | RunRecord::Planned { .. }
             | RunRecord::CancelRequested
+            | RunRecord::DeadlinePassed
+            | RunRecord::Paused
+            | RunRecord::Resumed
             | RunRecord::Ended { .. } => None,
         };
         self.evolve(cx, id, task, record);
@@ -409,6 +441,7 @@ impl Requester {
             absent: Absent::default(),
             spent: BTreeSet::new(),
             logs_until: None,
+            deadline: halt::deadline_of(run, cx.now, cx.wall),
         };
         soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task));
         for (task, t) in run.tasks.iter().enumerate() {
@@ -425,7 +458,7 @@ impl Requester {
                 self.lives.insert(a.job, live);
             }
         }
-        let (tasks, wanting) = (run.tasks.len(), run.cancel.is_none());
+        let (tasks, wanting) = (run.tasks.len(), run.stopping.is_none());
         self.soft.insert(id, soft);
         self.grant_sources(cx, id);
         if wanting {
@@ -441,20 +474,6 @@ impl Requester {
                 self.advance(cx, id);
             }
         }
-    }
-
-    fn cancel(&mut self, cx: &mut Cx<'_, Output>, id: CommandId, run: RunId) {
-        let reply = match self.runs.get(&run) {
-            None => Reply::Error(CommandError::UnknownRun(run)),
-            Some(r) => {
-                if r.ended.is_none() && r.cancel.is_none() {
-                    self.record(cx, run, RunRecord::CancelRequested);
-                }
-                Reply::Done
-            }
-        };
-        cx.emit(Output::Reply { id, reply: Box::new(reply) });
-        self.advance(cx, run);
     }
 
     fn peer_up(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
@@ -557,6 +576,7 @@ impl Machine for Requester {
             Input::Started => self.start(cx),
             Input::Submit { id, run, workflow } => self.submit(cx, id, run, *workflow),
             Input::Cancel { id, run } => self.cancel(cx, id, run),
+            Input::Pause { id, run, paused } => self.pause(cx, id, run, paused),
             Input::Offers { peer, services } => {
                 self.offers.set(peer, services);
                 let waiting = self.runs.values().filter(|r| r.state() == RunState::Validating).map(|r| r.id);
@@ -564,6 +584,7 @@ impl Machine for Requester {
                     self.advance(cx, id);
                 }
             }
+            Input::Machine { peer, machine } => self.offers.set_machine(peer, machine),
             Input::PeerUp(peer) => self.peer_up(cx, peer),
             Input::PeerDown(peer) => self.peer_down(cx, peer),
             Input::Unreachable { peer, why } => {

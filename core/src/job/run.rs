@@ -6,15 +6,17 @@
 
 use super::encoding::string_of;
 use super::order::Order;
+use super::outcome::Tally;
 use super::plan::{InputFrom, PLAN_BYTES_MAX, Plan, decode_workflow, encode_workflow, workflow_digest};
 use super::receipt::{Commit, Receipt};
+use super::rules::{OnFailure, RunRules};
 use super::signed::{Signed, Statement};
 use super::workflow::Workflow;
 use crate::codec::{DecodeError, Dict};
 use crate::command::RunState;
 use crate::id::{Digest, JobId, PublicKey, RunId};
 use crate::port::{EngineOutput, ExitClass};
-use crate::time::UnixTime;
+use crate::time::{Duration, UnixTime};
 
 /// Largest record of a run.
 pub const RUN_RECORD_BYTES_MAX: usize = PLAN_BYTES_MAX + 4096;
@@ -63,6 +65,15 @@ impl CloseClass {
             ExitClass::Success | ExitClass::Infra | ExitClass::Cancelled => CloseClass::Infra,
         }
     }
+}
+
+/// Why a run is stopped before its tasks are over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StopReason {
+    /// The user wants it.
+    Cancel,
+    /// It has taken longer than it may.
+    Deadline,
 }
 
 /// One fact about a run.
@@ -133,7 +144,22 @@ pub enum RunRecord {
         state: RunState,
         /// Why, for people; empty for a success.
         words: String,
+        /// Whether everything that its sinks keep of what was computed is here, although it is no success.
+        kept: bool,
     },
+    /// The user wants nothing more dispatched until further notice.
+    Paused,
+    /// The user wants it to go on.
+    Resumed,
+    /// The task will never run.
+    Skipped {
+        /// Index of the task.
+        task: usize,
+        /// Why.
+        words: String,
+    },
+    /// It has taken longer than it may. Nothing is dispatched after this.
+    DeadlinePassed,
 }
 
 fn signed_in<T: Statement>(d: &Dict, key: &'static str) -> Result<Signed<T>, DecodeError> {
@@ -174,7 +200,7 @@ impl RunRecord {
                 .with("m", commit.encode().as_slice()),
             RunRecord::TaskFailed { task, words } => task_dict(6, *task, 0).with("w", words.as_str()),
             RunRecord::CancelRequested => Dict::new().with("k", 7u64),
-            RunRecord::Ended { state, words } => {
+            RunRecord::Ended { state, words, kept } => {
                 let state = match state {
                     RunState::Succeeded => 0u64,
                     RunState::Cancelled => 2,
@@ -185,8 +211,13 @@ impl RunRecord {
                     | RunState::Cancelling
                     | RunState::Finalizing => 1,
                 };
-                Dict::new().with("k", 8u64).with("s", state).with("w", words.as_str())
+                let kept = kept.then_some(1u64);
+                Dict::new().with("k", 8u64).with("s", state).with("w", words.as_str()).with_some("kept", kept)
             }
+            RunRecord::Paused => Dict::new().with("k", 9u64),
+            RunRecord::Resumed => Dict::new().with("k", 10u64),
+            RunRecord::Skipped { task, words } => task_dict(11, *task, 0).with("w", words.as_str()),
+            RunRecord::DeadlinePassed => Dict::new().with("k", 16u64).with("why", 1u64),
         };
         d.with("at", at.as_millis()).with("v", 1u64).encode()
     }
@@ -242,8 +273,20 @@ impl RunRecord {
                     2 => RunState::Cancelled,
                     number => return Err(DecodeError::Unknown { what: "run state", number }),
                 };
-                RunRecord::Ended { state, words: words_in(&d)? }
+                let kept = d.get("kept").is_some();
+                if kept && (!d.flag("kept")? || state == RunState::Succeeded) {
+                    return Err(DecodeError::invalid("kept", "what goes without saying is not written"));
+                }
+                RunRecord::Ended { state, words: words_in(&d)?, kept }
             }
+            9 => RunRecord::Paused,
+            10 => RunRecord::Resumed,
+            11 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a skipped task has no fence")),
+            11 => RunRecord::Skipped { task: task()?, words: words_in(&d)? },
+            16 => match d.u64("why")? {
+                1 => RunRecord::DeadlinePassed,
+                number => return Err(DecodeError::Unknown { what: "reason to stop", number }),
+            },
             number => return Err(DecodeError::Unknown { what: "run record", number }),
         };
         Ok((record, UnixTime::from_millis(d.u64("at")?)))
@@ -298,6 +341,11 @@ pub enum TaskEnd {
         /// Why.
         words: String,
     },
+    /// Without having been tried: a condition does not hold, or something before it did not succeed.
+    Skipped {
+        /// Why.
+        words: String,
+    },
 }
 
 /// A task of a run.
@@ -327,7 +375,7 @@ impl Task {
     pub fn receipt(&self) -> Option<&Signed<Receipt>> {
         match &self.end {
             Some(TaskEnd::Committed { receipt, .. }) => Some(receipt),
-            Some(TaskEnd::Failed { .. }) | None => None,
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => None,
         }
     }
 
@@ -362,14 +410,18 @@ pub struct Run {
     pub spec: Digest,
     /// Tasks in the plan's order.
     pub tasks: Vec<Task>,
-    /// When the user wanted it stopped.
-    pub cancel: Option<UnixTime>,
+    /// Why and since when it is being stopped.
+    pub stopping: Option<(StopReason, UnixTime)>,
+    /// Since when it is paused.
+    pub paused: Option<UnixTime>,
+    /// How long it was paused before.
+    pub paused_for: Duration,
     /// Its end.
     pub ended: Option<(RunState, String, UnixTime)>,
-    /// Tasks that are committed: a count, because it is asked for at every step.
-    committed: usize,
-    /// The first task that failed for good.
-    failed: Option<usize>,
+    /// Whether everything that its sinks keep of what was computed was here at its end.
+    pub kept: bool,
+    /// What its tasks have come to so far, because that is asked for at every step.
+    tally: Tally,
 }
 
 impl Run {
@@ -385,10 +437,12 @@ impl Run {
             plan: None,
             spec: none,
             tasks: Vec::new(),
-            cancel: None,
+            stopping: None,
+            paused: None,
+            paused_for: Duration::ZERO,
             ended: None,
-            committed: 0,
-            failed: None,
+            kept: false,
+            tally: Tally::default(),
         }
     }
 
@@ -409,8 +463,8 @@ impl Run {
                 self.workflow = plan.workflow;
                 self.spec = plan.spec_digest();
                 self.tasks = vec![Task { attempts: Vec::new(), end: None, since: at }; plan.tasks.len()];
+                self.tally = Tally::new(&plan);
                 self.plan = Some(plan);
-                (self.committed, self.failed) = (0, None);
             }
             RunRecord::Attempt { task, order } => {
                 let job = order.job();
@@ -435,9 +489,20 @@ impl Run {
             RunRecord::TaskFailed { task, words } => {
                 self.finish(task, at, TaskEnd::Failed { words });
             }
-            RunRecord::CancelRequested => self.cancel = Some(at),
-            RunRecord::Ended { state, words } => {
+            RunRecord::Skipped { task, words } => {
+                self.finish(task, at, TaskEnd::Skipped { words });
+            }
+            RunRecord::CancelRequested => self.stopping = Some((StopReason::Cancel, at)),
+            RunRecord::DeadlinePassed => self.stopping = Some((StopReason::Deadline, at)),
+            RunRecord::Paused => self.paused = Some(at),
+            RunRecord::Resumed => {
+                if let Some(since) = self.paused.take() {
+                    self.paused_for = self.paused_for.saturating_add(at.since(since));
+                }
+            }
+            RunRecord::Ended { state, words, kept } => {
                 self.pending = None;
+                self.kept = kept || state == RunState::Succeeded;
                 self.ended = Some((state, words, at));
             }
         }
@@ -450,46 +515,59 @@ impl Run {
     }
 
     fn finish(&mut self, task: usize, at: UnixTime, end: TaskEnd) {
-        let committed = matches!(end, TaskEnd::Committed { .. });
         let Some(t) = self.touch(task, at) else { return };
-        match t.end.replace(end) {
-            None => {}
-            Some(TaskEnd::Committed { .. }) => self.committed -= 1,
-            // Only a made-up journal ends a task twice; the state must be that of its last word all the same.
-            Some(TaskEnd::Failed { .. }) => {
-                let failed = |t: &Task| matches!(t.end, Some(TaskEnd::Failed { .. }));
-                self.failed = self.tasks.iter().position(failed);
-            }
-        }
-        if committed {
-            self.committed += 1;
-        } else {
-            self.failed = Some(self.failed.map_or(task, |first| first.min(task)));
+        let before = t.end.replace(end);
+        if let Some(plan) = &self.plan {
+            self.tally.ended_now(plan, &self.tasks, task, before.as_ref());
         }
     }
 
     /// How many tasks are committed.
     pub fn committed(&self) -> usize {
-        self.committed
+        self.tally.committed()
+    }
+
+    /// How many tasks have failed for good.
+    pub fn failed(&self) -> usize {
+        self.tally.failed()
+    }
+
+    /// How many tasks were skipped.
+    pub fn skipped(&self) -> usize {
+        self.tally.skipped()
+    }
+
+    /// What was said of the whole run.
+    pub fn rules(&self) -> RunRules {
+        let planned = self.plan.as_ref().map(|p| p.rules);
+        planned.or_else(|| self.pending.as_ref().map(|w| w.rules)).unwrap_or_default()
+    }
+
+    /// When it must have ended, if it is not paused and may not take for ever.
+    pub fn deadline(&self) -> Option<UnixTime> {
+        let timeout = self.rules().timeout().filter(|_| self.paused.is_none())?;
+        Some(self.submitted.plus(timeout).plus(self.paused_for))
     }
 
     /// The state a user sees.
     pub fn state(&self) -> RunState {
+        let stops = || self.tally.unhandled().is_some() && self.rules().on_failure == OnFailure::Stop;
         match &self.ended {
             Some((state, ..)) => *state,
-            None if self.cancel.is_some() => RunState::Cancelling,
+            None if self.stopping.is_some() => RunState::Cancelling,
             None if self.plan.is_none() => RunState::Validating,
-            None if self.failed.is_some() || self.committed == self.tasks.len() => RunState::Finalizing,
+            None if self.tally.ended() == self.tasks.len() || stops() => RunState::Finalizing,
+            None if self.paused.is_some() => RunState::Paused,
             None => RunState::Running,
         }
     }
 
-    /// The first task that failed for good, with its reason.
+    /// The first task that failed for good and whose failure nothing in the workflow handles, with its reason.
     pub fn failed_task(&self) -> Option<(usize, &str)> {
-        let first = self.failed?;
+        let first = self.tally.unhandled()?;
         match &self.tasks.get(first)?.end {
             Some(TaskEnd::Failed { words }) => Some((first, words.as_str())),
-            Some(TaskEnd::Committed { .. }) | None => None,
+            Some(TaskEnd::Committed { .. } | TaskEnd::Skipped { .. }) | None => None,
         }
     }
 

@@ -5,19 +5,20 @@
 //! [`Findings`] are `curable` by meeting those peers, and the requester waits for them a while.
 
 use super::order::TASK_TEXT_BYTES_MAX;
+use super::placement;
 use super::plan::{
     CANDIDATES_MAX, InputFrom, PLAN_BYTES_MAX, Plan, PlannedInput, PlannedSink, PlannedTask, RETRIES_MAX,
     WORKFLOW_NAME_MAX, encode_workflow, workflow_digest,
 };
-use super::workflow::{Edge, End, NodeKind, Problem, TaskSpec, Workflow};
+use super::workflow::{Edge, End, NodeKind, Problem, TaskSpec, Workflow, valid_node_id};
 use crate::id::{Digest, PublicKey};
 use crate::limits::{
     OBJECT_BYTES_MAX, TASK_ARG_BYTES_MAX, TASK_ARGS_MAX, TASK_INPUTS_MAX, WORKFLOW_EDGES_MAX,
-    WORKFLOW_NODES_MAX, WORKFLOW_RESULTS_MAX,
+    WORKFLOW_NODES_MAX, WORKFLOW_RESULTS_MAX, WORKFLOW_TASKS_MAX,
 };
-use crate::port::{EngineLimits, Port};
+use crate::port::Port;
 use crate::service::offers::Offers;
-use crate::service::{Mount, MountDirection, NAME_MAX, Service, valid_name};
+use crate::service::{Mount, MountDirection, NAME_MAX, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -80,19 +81,22 @@ pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings>
     for (at, (id, kind)) in workflow.nodes.iter().enumerate() {
         if let NodeKind::Task(spec) = kind {
             check_task(id, spec, &mut findings);
+            rules::check_task(id, spec, &mut findings);
             // Many tasks are of one service at the same peers.
-            let asked = (spec.service.as_str(), spec.peers.as_slice());
+            let asked = (spec.service.as_str(), spec.peers.as_slice(), &spec.place);
             let choice = match choices.get(&asked) {
                 Some(choice) => Some(Rc::clone(choice)),
                 None => resolve(id, spec, offers, &listing, &mut findings).map(Rc::new),
             };
             if let Some(choice) = choice {
+                check_params(id, spec, choice.service, &mut findings);
                 choices.insert(asked, Rc::clone(&choice));
                 services.insert(at, choice);
             }
         }
     }
-    let edges = check_edges(workflow, &index, &services, &mut findings);
+    let mut edges = check_edges(workflow, &index, &services, &mut findings);
+    rules::check_conditions(workflow, &index, &services, &mut edges, &mut findings);
     check_inputs(workflow, &edges, &services, &mut findings);
     let order = topological(workflow, &edges, &mut findings);
     if !findings.problems.is_empty() {
@@ -159,11 +163,31 @@ struct Wires<'a> {
     all: Vec<Wire<'a>>,
     into: Vec<Vec<usize>>,
     out_of: Vec<Vec<usize>>,
+    /// By node: the nodes that its conditions ask about.
+    asks: Vec<BTreeSet<usize>>,
+    /// By node: the nodes whose conditions ask about it.
+    asked_by: Vec<BTreeSet<usize>>,
 }
 
 impl<'a> Wires<'a> {
     fn new(nodes: usize) -> Self {
-        Wires { all: Vec::new(), into: vec![Vec::new(); nodes], out_of: vec![Vec::new(); nodes] }
+        let (none, nobody) = (vec![Vec::new(); nodes], vec![BTreeSet::new(); nodes]);
+        Wires { all: Vec::new(), into: none.clone(), out_of: none, asks: nobody.clone(), asked_by: nobody }
+    }
+
+    fn ask(&mut self, node: usize, about: usize) {
+        self.asks[node].insert(about);
+        self.asked_by[about].insert(node);
+    }
+
+    /// The nodes that must be over before this one, edge by edge.
+    fn before(&self, node: usize) -> impl Iterator<Item = usize> {
+        self.into(node).map(|x| x.from).chain(self.asks[node].iter().copied())
+    }
+
+    /// The nodes for which this one must be over, edge by edge.
+    fn after(&self, node: usize) -> impl Iterator<Item = usize> {
+        self.out_of(node).map(|x| x.to).chain(self.asked_by[node].iter().copied())
     }
 
     fn push(&mut self, wire: Wire<'a>) {
@@ -191,18 +215,30 @@ fn check_sizes(w: &Workflow, f: &mut Findings) {
     if w.name.len() > WORKFLOW_NAME_MAX || w.name.chars().any(char::is_control) {
         f.add("name", format!("at most {WORKFLOW_NAME_MAX} bytes without control characters"));
     }
-    if !w.nodes.iter().any(|(_, k)| matches!(k, NodeKind::Task(_))) {
-        f.add("nodes", "there is no task; add a node with a `service`");
+    match w.nodes.iter().filter(|(_, k)| matches!(k, NodeKind::Task(_))).count() {
+        0 => f.add("nodes", "there is no task; add a node with a `service`"),
+        n if n > WORKFLOW_TASKS_MAX => {
+            f.add("nodes", format!("{n} tasks, at most {WORKFLOW_TASKS_MAX} are allowed"));
+        }
+        _ => {}
     }
+    rules::check_run(&w.rules, f);
     if !f.incurable && encode_workflow(w).len() > PLAN_BYTES_MAX {
         f.add("nodes", format!("the workflow is larger than {PLAN_BYTES_MAX} bytes; split it"));
+    }
+}
+
+fn check_params(id: &str, t: &TaskSpec, service: &Service, f: &mut Findings) {
+    for (name, words) in placement::unfilled(service, &t.env) {
+        let what = if words.is_empty() { String::new() } else { format!(" ({words})") };
+        f.add(format!("nodes.{id}.env.{name}"), format!("`{}` asks for {name}{what}; set it", service.name));
     }
 }
 
 fn check_ids<'a>(w: &'a Workflow, f: &mut Findings) -> BTreeMap<&'a str, usize> {
     let mut index = BTreeMap::new();
     for (at, (id, kind)) in w.nodes.iter().enumerate() {
-        if !valid_name(id) {
+        if !valid_node_id(id) {
             f.add(format!("nodes.{id}"), format!("an id has 1 to {NAME_MAX} of a-z, 0-9, `-`, `_`, `.`"));
         }
         if index.insert(id.as_str(), at).is_some() {
@@ -254,6 +290,9 @@ fn check_task(id: &str, t: &TaskSpec, f: &mut Findings) {
     if t.retries > RETRIES_MAX {
         f.add(place("retries"), format!("{} retries, at most {RETRIES_MAX}", t.retries));
     }
+    if let Some(fault) = t.place.fault() {
+        f.add(place("place"), fault);
+    }
     if t.timeout_ms == Some(0) {
         f.add(place("timeout"), "a time limit of zero; leave it out for the service's own limit");
     }
@@ -271,7 +310,10 @@ fn resolve<'a>(
 ) -> Option<Choice<'a>> {
     let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
     let matching = listing.matching(&t.service);
-    let able = |p: &PublicKey, s: &Service| offers.misfit(p, s).is_none();
+    let able = |p: &PublicKey, service: &Service| {
+        offers.misfit(p, service).is_none()
+            && placement::lacks(&t.place, service, offers.machine(p)).is_empty()
+    };
     let usable: Vec<_> = matching.iter().filter(|(p, s, _)| named(p) && able(p, s)).collect();
     let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
     // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
@@ -310,7 +352,9 @@ fn explain_missing(
     let misfit = |(p, s, _): &(PublicKey, &Service, Digest)| offers.misfit(p, s);
     let able = matching.iter().filter(|offer| misfit(offer).is_none());
     let elsewhere: Vec<String> = able.map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
-    let unable = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p)).find_map(misfit);
+    let named = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p));
+    // Only if that is what all of them lack: else each has its own reason.
+    let unable = named.map(misfit).collect::<Option<Vec<String>>>().and_then(|all| all.into_iter().next());
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(PublicKey::to_string).collect();
         f.tell(
@@ -322,6 +366,8 @@ fn explain_missing(
         f.incurable = true;
     } else if let Some(why) = unable {
         f.add(format!("nodes.{id}.service"), format!("nobody here can run `{}`: {why}", t.service));
+    } else if let Some(reason) = unfit(t, offers, matching) {
+        f.add(format!("nodes.{id}.place"), reason);
     } else if !elsewhere.is_empty() {
         let reason = format!("none of these peers offers `{}`; {} does", t.service, elsewhere.join(", "));
         f.add(format!("nodes.{id}.peers"), reason);
@@ -334,6 +380,19 @@ fn explain_missing(
         };
         f.add(format!("nodes.{id}.service"), format!("nobody offers `{}`; {hint}", t.service));
     }
+}
+
+/// Why none of those who were asked for and offer it will do.
+fn unfit(t: &TaskSpec, offers: &dyn Offers, matching: &[(PublicKey, &Service, Digest)]) -> Option<String> {
+    let named = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p));
+    let why = |(p, s, _): &(PublicKey, &Service, Digest)| {
+        let mut lacks: Vec<String> = offers.misfit(p, s).into_iter().collect();
+        lacks.extend(placement::lacks(&t.place, s, offers.machine(p)));
+        format!("{p}: {}", lacks.join(", "))
+    };
+    let reasons: Vec<String> = named.take(SUGGESTIONS_MAX).map(why).collect();
+    let all = reasons.join("; ");
+    (!all.is_empty()).then(|| format!("nobody who offers `{}` can run this; {all}", t.service))
 }
 
 /// Names of offered services nearest to `name`.
@@ -513,24 +572,24 @@ fn check_inputs(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, f: &mu
 /// Node indices in topological order (Kahn), declared order among equals; names a cycle if there is one.
 fn topological(w: &Workflow, wires: &Wires<'_>, f: &mut Findings) -> Vec<usize> {
     let mut waiting = vec![0usize; w.nodes.len()];
-    for x in &wires.all {
-        waiting[x.to] += 1;
+    for (at, n) in waiting.iter_mut().enumerate() {
+        *n = wires.before(at).count();
     }
     let mut ready: BTreeSet<usize> = (0..w.nodes.len()).filter(|i| waiting[*i] == 0).collect();
     let mut order = Vec::with_capacity(w.nodes.len());
     while let Some(at) = ready.pop_first() {
         order.push(at);
-        for x in wires.out_of(at) {
-            waiting[x.to] -= 1;
-            if waiting[x.to] == 0 {
-                ready.insert(x.to);
+        for next in wires.after(at) {
+            waiting[next] -= 1;
+            if waiting[next] == 0 {
+                ready.insert(next);
             }
         }
     }
     if order.len() < w.nodes.len() {
         let cycle: Vec<&str> =
             find_cycle(wires, &waiting).into_iter().map(|i| w.nodes[i].0.as_str()).collect();
-        let reason = format!("{} is a cycle; remove one of its edges", cycle.join(" → "));
+        let reason = format!("{} is a cycle; remove one of its edges or conditions", cycle.join(" → "));
         f.add("edges", reason);
     }
     order
@@ -544,7 +603,7 @@ fn find_cycle(wires: &Wires<'_>, waiting: &[usize]) -> Vec<usize> {
     let mut path = vec![start];
     loop {
         let here = path[path.len() - 1];
-        let Some(before) = wires.into(here).find(|x| left(x.from)).map(|x| x.from) else {
+        let Some(before) = wires.before(here).find(|x| left(*x)) else {
             return path;
         };
         if let Some(seen) = path.iter().position(|p| *p == before) {
@@ -574,11 +633,13 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
                 .collect(),
         }
     };
+    let numbers = place.iter().map(|(at, planned)| (w.nodes[*at].0.as_str(), *planned)).collect();
     let mut tasks = Vec::new();
     for at in order {
         let (NodeKind::Task(spec), Some(choice)) = (&w.nodes[*at].1, services.get(at)) else { continue };
         let mut outputs: BTreeSet<Port> = wires.out_of(*at).map(|x| x.edge.from.port.clone()).collect();
         outputs.insert(Port::Stderr);
+        outputs.extend(rules::asked_ports(w, wires, *at));
         let inputs = wires.into(*at).flat_map(|x| {
             let to = x.edge.to.port.clone();
             sources(x).into_iter().map(move |from| PlannedInput { to: to.clone(), from })
@@ -592,13 +653,14 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
             program: choice.service.program.clone(),
             paths: choice.service.paths(),
             args: spec.args.clone(),
-            env: spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            limits: EngineLimits { time_ms: spec.timeout_ms.unwrap_or(own.time_ms).min(own.time_ms), ..own },
+            env: placement::environment(choice.service, &spec.env),
+            limits: rules::first_limits(spec, own),
             retries: spec.retries,
             inputs: inputs.collect(),
             outputs: outputs.into_iter().collect(),
             candidates: choice.candidates.clone(),
             spread: spec.peers.is_empty(),
+            rules: rules::compile(spec, own, &numbers),
         });
     }
     let sinks = w.nodes.iter().enumerate().filter(|(_, (_, k))| *k == NodeKind::Sink);
@@ -612,8 +674,11 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
                 inputs: wires.into(at).flat_map(sources).collect(),
             })
             .collect(),
+        rules: w.rules,
     }
 }
+
+mod rules;
 
 #[cfg(test)]
 #[path = "validate_tests.rs"]

@@ -1,11 +1,13 @@
 //! Validation says what is wrong, where, and how to mend it; and what is right compiles to the same plan every time.
 
+use super::super::placement::Place;
 use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::{Executable, Program, Target};
+use crate::port::{EngineLimits, Executable, Program, Target};
 use crate::service::Visibility;
+use crate::service::details::Details;
 use crate::service::offers::{Home, Offerings};
 use proptest::prelude::*;
 
@@ -20,14 +22,15 @@ pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]
         mounts: mounts.iter().map(|(n, d)| Mount { name: (*n).into(), direction: *d, path: None }).collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     }
 }
 
-fn peer(n: u8) -> PublicKey {
+pub(crate) fn peer(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
 
-fn offers() -> Offerings {
+pub(crate) fn offers() -> Offerings {
     let mut o = Offerings::default();
     let count = service("word-count", true, &[]);
     let fill = service("fill", false, &[("table", MountDirection::In), ("map", MountDirection::Out)]);
@@ -47,7 +50,7 @@ fn end(text: &str) -> End {
     End { node: node.into(), port }
 }
 
-fn task(service: &str) -> NodeKind {
+pub(crate) fn task(service: &str) -> NodeKind {
     NodeKind::Task(TaskSpec { service: service.into(), ..TaskSpec::default() })
 }
 
@@ -63,6 +66,7 @@ fn workflow(nodes: &[(&str, NodeKind)], edges: &[(&str, &str)]) -> Workflow {
         name: "test".into(),
         nodes: nodes.iter().map(|(id, k)| ((*id).into(), k.clone())).collect(),
         edges: edges.iter().map(|(a, b)| Edge { from: end(a), to: end(b) }).collect(),
+        ..Workflow::default()
     }
 }
 
@@ -214,6 +218,7 @@ proptest! {
                 from: End { node: format!("n{a}"), port: port(*p) },
                 to: End { node: format!("n{b}"), port: port(*q) },
             }).collect(),
+            ..Workflow::default()
         };
         if let Ok(plan) = validate(&w, &offers()) {
             for (i, t) in plan.tasks.iter().enumerate() {
@@ -255,4 +260,17 @@ fn machine_code_for_another_machine_is_refused_with_the_reason() {
     assert_eq!(plan(Some(target("x86_64")), true), Ok(vec![peer(2)]), "who offers it can run it");
     let both = plan(Some(target("aarch64")), true).unwrap();
     assert!(both.len() == 2 && both.contains(&peer(1)) && both.contains(&peer(2)));
+    let mut offers = Offerings::at(Home { me: peer(1), native: None });
+    offers.set(peer(1), Some(vec![tool.clone()].into()));
+    offers.set(peer(2), Some(vec![tool.clone()].into()));
+    let place = Place { labels: ["eu".to_owned()].into(), ..Place::default() };
+    let asking = TaskSpec { service: "tool".into(), place, ..TaskSpec::default() };
+    let w = workflow(
+        &[("a", NodeKind::Task(asking)), ("in", source()), ("kept", NodeKind::Sink)],
+        &[("in.stdout", "a.stdin"), ("a.stdout", "kept.stdin")],
+    );
+    let problems = validate(&w, &offers).unwrap_err();
+    assert_eq!(problems[0].place, "nodes.a.place", "each has its own reason");
+    assert!(problems[0].reason.contains("native programs are not run on this machine; `doctor`"));
+    assert!(problems[0].reason.contains(&format!("{}: not labelled `eu`", peer(2))));
 }

@@ -86,6 +86,7 @@ impl<T: Transport> Node<T> {
                 let services: Vec<ServiceView> = self.catalogue.views();
                 self.reply(id, Reply::Services(services));
             }
+            Command::Service(command) => self.service_command(id, command),
             Command::Plan(workflow) => self.plan(id, *workflow, self.now + PLAN_WITHIN),
             Command::Submit { run, workflow } => {
                 self.inbox.push_back(Inside::Requester(requester::Input::Submit { id, run, workflow }));
@@ -100,6 +101,9 @@ impl<T: Transport> Node<T> {
             }
             Command::Cancel(run) => {
                 self.inbox.push_back(Inside::Requester(requester::Input::Cancel { id, run }));
+            }
+            Command::Pause { run, paused } => {
+                self.inbox.push_back(Inside::Requester(requester::Input::Pause { id, run, paused }));
             }
             Command::Keep { digest, kept: true } => self.keep(id, digest),
             Command::Keep { digest, kept: false } => self.let_go(id, digest),
@@ -363,6 +367,7 @@ impl<T: Transport> Node<T> {
             relay_offer: self.relay_offer(),
             attachments: self.reserving.attachments().to_vec(),
             nat: self.nat_type(),
+            machine: self.config.machine.clone(),
             ..RecordContent::default()
         }
     }

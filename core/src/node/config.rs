@@ -1,11 +1,13 @@
 //! What a node is told at its start.
 
+use crate::dht::record::MachineSummary;
 use crate::id::{DhtId, Keypair, Lsn, PublicKey};
 use crate::limits::{
     CONNECTIONS_MAX, IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, LINKS_MAX, PEERS_MAX,
 };
 use crate::port::Target;
 use crate::relay::server;
+use crate::service::policy::Policy;
 use crate::store::StoredRecord;
 use crate::time::Duration;
 use std::net::SocketAddr;
@@ -48,6 +50,10 @@ pub struct NodeConfig {
     pub relays: Vec<(PublicKey, SocketAddr)>,
     /// Whether many sockets may be opened, and many ports tried, for a direct path through a NAT that chooses ports at random.
     pub birthday_probing: bool,
+    /// What the machine has: published in the record and told with the catalogue. `None`: nothing is said of it.
+    pub machine: Option<MachineSummary>,
+    /// The owner's policy, in place of the one in the journal. `None`: that one.
+    pub policy: Option<Policy>,
     /// How often the record is stored again.
     pub republish_every: Duration,
     /// How often topics are searched.
@@ -89,6 +95,8 @@ impl NodeConfig {
             relay_limits: server::Config::default(),
             relays: Vec::new(),
             birthday_probing: true,
+            machine: None,
+            policy: None,
             republish_every: Duration::from_secs(1800),
             discover_every: Duration::from_secs(30),
         }

@@ -150,6 +150,7 @@ impl<T: Transport> Node<T> {
             let why = e.to_string();
             self.inbox
                 .push_back(Inside::Requester(requester::Input::Unreachable { peer: key, why: why.clone() }));
+            self.search_missed(key);
             self.fail_opens(&key, &why);
             self.relay_failed(&key, &why);
             self.reserving_failed(key, &why);
@@ -432,9 +433,9 @@ impl<T: Transport> Node<T> {
     /// A frame behind the identity exchange. Kinds that this version does not know are a newer peer's: counted, passed over.
     fn message(&mut self, conn: ConnId, peer: PublicKey, frame: &Frame) {
         let broken = match frame.kind {
-            catalogue::KIND => match catalogue::decode(frame) {
-                Ok(services) => {
-                    let received = catalogue::Input::Received { peer, services };
+            catalogue::KIND => match catalogue::read(frame) {
+                Ok(told) => {
+                    let received = catalogue::Input::Received { peer, told };
                     self.inbox.push_back(Inside::Catalogue(received));
                     None
                 }

@@ -37,6 +37,7 @@ mod relaying;
 mod reserving;
 mod sealing;
 mod seeking;
+mod services;
 mod streams;
 mod tunnelling;
 mod wiring;
@@ -77,6 +78,7 @@ use reach::Reach;
 use relaying::Relaying;
 use reserving::Reserving;
 use sealing::Sealing;
+use services::Searching;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use streams::Streams;
@@ -146,6 +148,7 @@ pub struct Node<T: Transport> {
     requester: Requester,
     executor: Executor,
     sealing: Sealing,
+    searching: Searching,
 
     rngs: Rngs,
     inbox: VecDeque<Inside>,
@@ -192,7 +195,8 @@ impl<T: Transport> Node<T> {
         let server = Server::restore(op_room::SERVE, records).map_err(|e| bad(Room::Grant, 0, &e))?;
         let catalogue = Catalogue::restore(me, records)
             .map_err(|(lsn, e)| bad(Room::Service, lsn, &e))?
-            .with_native(config.native.clone());
+            .with_native(config.native.clone())
+            .with_machine(config.machine.clone());
         let requester = Requester::restore(config.keypair.clone(), records)
             .map_err(|(lsn, e)| bad(Room::Run, lsn, &e))?
             .with_native(config.native.clone());
@@ -203,8 +207,9 @@ impl<T: Transport> Node<T> {
             accept_jobs: config.accept_jobs,
             running_max: config.jobs_running_max,
         };
-        let executor =
+        let mut executor =
             Executor::restore(executor_config, records).map_err(|(lsn, e)| bad(Room::Job, lsn, &e))?;
+        executor.restore_policy(records).map_err(|(lsn, e)| bad(Room::Policy, lsn, &e))?;
         let cascade = Cascade::new(CascadeConfig {
             own: me,
             max_peers: config.max_peers,
@@ -242,6 +247,7 @@ impl<T: Transport> Node<T> {
             requester,
             executor,
             sealing: Sealing::new(op_room::SEALING),
+            searching: Searching::default(),
             rngs,
             inbox: VecDeque::new(),
             gate: Gate::new(journal.last),
@@ -365,6 +371,7 @@ impl<T: Transport> Node<T> {
             self.catalogue.poll_timeout(),
             self.requester.poll_timeout(),
             self.executor.poll_timeout(),
+            self.searching.poll_timeout(),
             self.meeting_deadline(),
             self.passing.as_ref().and_then(|p| p.poll_timeout()),
             self.reserving.poll_timeout(),
@@ -414,6 +421,9 @@ impl<T: Transport> Node<T> {
     fn begin(&mut self) {
         self.life = Life::Running;
         // The node is a peer of itself that is always up: its own jobs take the same way as everybody's.
+        if let Some(policy) = self.config.policy.clone() {
+            self.inbox.push_back(Inside::Executor(executor::Input::Policy(Box::new(policy))));
+        }
         self.inbox.push_back(Inside::Catalogue(catalogue::Input::Started));
         self.inbox.push_back(Inside::Requester(requester::Input::PeerUp(self.me)));
         self.inbox.push_back(Inside::Executor(executor::Input::PeerUp(self.me)));

@@ -1,8 +1,8 @@
 //! The node as its driver sees it, and as a stranger with a real TLS key but lies to tell sees it.
 
 use super::*;
-use crate::codec::{Dict, Frame};
-use crate::command::{Command, PeerView, StatusView};
+use crate::codec::{Dict, Frame, Value};
+use crate::command::{Command, PeerView, ServiceCommand, StatusView};
 use crate::dht::record::{NodeType, Role};
 use crate::event::Datagram;
 use crate::id::{Keypair, Lsn, PeerName, StreamId};
@@ -13,6 +13,8 @@ use crate::limits::{GUEST_STAY, IDLE_CHECK_EVERY, IDLE_CLOSE_AFTER, LINKS_MAX, T
 use crate::path::dialback::{self, DialBack, Nonce};
 use crate::place::{SocketEvent, SocketId};
 use crate::port::{BlobAnswer, BlobFailed, BlobInfo, BlobRequest};
+use crate::service::policy::{Effect, Policy, Rule, Who};
+use crate::service::search::Query;
 use crate::store::{StoreOp, StoredRecord};
 use crate::transport::quic::{QuicConfig, QuicTransport};
 use crate::transport::{CloseReason, TransportEvent, tls};
@@ -611,4 +613,42 @@ fn a_node_does_not_block_itself() {
     let mut world = World::new();
     let reply = world.ask(Command::Block { key: key(NODE).public(), blocked: true });
     assert_eq!(reply, Reply::Error(CommandError::BlockSelf));
+}
+
+#[test]
+fn a_search_finds_what_a_peer_offers_under_its_own_name_whatever_it_claims() {
+    let mut w = World::new();
+    let conn = w.connect();
+    let owner = key(VICTIM).public();
+    let service = crate::job::validate::tests::service("ocr", false, &[]);
+    let lie = Value::from(service.to_dict().with("owner", &owner));
+    let told = Frame::new(catalogue::KIND, &Dict::new().with("owner", &owner).with("s", vec![lie]));
+    w.say(conn, &[identity_of(STRANGER), known_peers(), told]);
+    w.run(Duration::from_secs(1));
+    let query = Query::new("pdf, ocr", Some("wasm")).unwrap();
+    let search = Command::Service(ServiceCommand::Search { tag: 1, query });
+    let Reply::Found(found) = w.ask(search) else { panic!("found nothing") };
+    let hits: Vec<_> = found.hits.iter().map(|h| (h.owner, h.id)).collect();
+    assert_eq!(hits, [(key(STRANGER).public(), service.id())]);
+    assert_eq!((found.visited, found.answered), (0, 0));
+}
+
+#[test]
+fn a_policy_is_in_force_once_it_is_journaled_and_one_that_is_wrong_is_refused() {
+    let mut w = World::new();
+    let rule = Rule {
+        name: "nobody".into(),
+        who: Who::Anyone,
+        kinds: BTreeSet::new(),
+        services: BTreeSet::new(),
+        effect: Effect::Deny(String::new()),
+    };
+    let policy = Policy { rules: vec![rule], ..Policy::default() };
+    let set = |policy: &Policy| Command::Service(ServiceCommand::SetPolicy(Box::new(policy.clone())));
+    assert_eq!(w.ask(set(&policy)), Reply::Done);
+    let twice = Policy { rules: vec![policy.rules[0].clone(); 2], ..Policy::default() };
+    assert!(matches!(w.ask(set(&twice)), Reply::Error(CommandError::Invalid(_))));
+    w.restart();
+    let Reply::Policy(view) = w.ask(Command::Service(ServiceCommand::Policy)) else { panic!("no policy") };
+    assert_eq!((view.policy, view.today), (policy, Vec::new()));
 }

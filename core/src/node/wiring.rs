@@ -20,7 +20,7 @@ use crate::path::{paths, punch, stun};
 use crate::port::{BlobAnswer, BlobFailed, BlobRequest, DhtEvent, EngineReport};
 use crate::relay::errand::Told;
 use crate::rng::Rng;
-use crate::service::catalogue;
+use crate::service::{catalogue, search};
 use crate::store::StoreOp;
 use crate::ticket::Ticket;
 use crate::time::{Instant, UnixTime};
@@ -64,6 +64,7 @@ pub(super) struct Rngs {
     catalogue: Rng,
     requester: Rng,
     executor: Rng,
+    pub(super) search: Rng,
     pub(super) passing: Rng,
     pub(super) reserving: Rng,
     pub(super) paths: Rng,
@@ -87,6 +88,7 @@ impl Rngs {
             catalogue: rng(seed, "catalogue"),
             requester: rng(seed, "requester"),
             executor: rng(seed, "executor"),
+            search: rng(seed, "search"),
             passing: rng(seed, "relay server"),
             reserving: rng(seed, "relay client"),
             paths: rng(seed, "paths"),
@@ -110,6 +112,7 @@ pub(super) enum Inside {
     Catalogue(catalogue::Input),
     Requester(requester::Input),
     Executor(executor::Input),
+    Search(search::Input),
     Paths(paths::Input),
     Punch(punch::Input),
     Observer(observer::Input),
@@ -176,6 +179,7 @@ impl<T: Transport> Node<T> {
                 let out = drive!(self, executor, executor, |m, cx| m.handle(cx, i));
                 self.after_executor(out);
             }
+            Inside::Search(i) => self.search(|m, cx| m.handle(cx, i)),
             Inside::Paths(i) => {
                 let (now, wall) = (self.now, self.wall);
                 let out =
@@ -234,6 +238,9 @@ impl<T: Transport> Node<T> {
         if due(self.requester.poll_timeout()) {
             let out = drive!(self, requester, requester, Machine::handle_timeout);
             self.after_requester(out);
+        }
+        if due(self.searching.poll_timeout()) {
+            self.search(Machine::handle_timeout);
         }
         if due(self.executor.poll_timeout()) {
             let out = drive!(self, executor, executor, Machine::handle_timeout);
@@ -437,8 +444,12 @@ impl<T: Transport> Node<T> {
                     self.content_changed();
                 }
                 catalogue::Output::Offers { peer, services } => {
+                    self.search_hears(peer, services.as_ref());
                     self.inbox.push_back(Inside::Requester(requester::Input::Offers { peer, services }));
                     self.catalogues_changed();
+                }
+                catalogue::Output::Machine { peer, machine } => {
+                    self.inbox.push_back(Inside::Requester(requester::Input::Machine { peer, machine }));
                 }
                 catalogue::Output::Reply { id, reply } => self.reply(id, reply),
             }

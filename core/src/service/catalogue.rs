@@ -4,20 +4,26 @@
 //! (frame 0x03, at most [`SERVICES_MAX`] services, which fits one frame): no deltas, so nothing can get out of step. What
 //! a peer does not see it cannot order either; the executor checks the same rule again.
 //!
+//! With the list goes what the node's machine has, so that whoever plans knows what it could run. A service that its owner has
+//! made inactive is kept, and is nobody else's business.
+//!
 //! A peer's list is kept for [`FORGET_AFTER`] beyond its connection, so that a run planned during a short absence still
 //! finds it.
 
+mod edit;
+
+use super::details::Status;
 use super::offers::{Home, Offerings, Offers};
 use super::{LISTED_MAX, Service, Visibility};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
-use crate::command::{CommandError, Reply, ServiceView};
+use crate::command::{Reply, ServiceView};
+use crate::dht::record::MachineSummary;
 use crate::few::Few;
 use crate::id::{CommandId, Digest, PublicKey};
 use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
 use crate::machine::{Cx, Machine};
 use crate::port::Target;
-use crate::problem::Problem;
-use crate::store::{Room, StoreOp, StoredRecord, Subject};
+use crate::store::{Room, StoreOp, StoredRecord};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -29,6 +35,9 @@ pub const KIND: u8 = 0x03;
 pub const FORGET_AFTER: Duration = Duration::from_secs(300);
 /// Catalogues of peers kept: one per connection there may be.
 pub const CATALOGUES_MAX: usize = CONNECTIONS_MAX;
+
+/// Items of a machine's summary.
+const MACHINE_ITEMS: usize = 8;
 
 /// What can happen to the catalogue.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,16 +58,34 @@ pub enum Input {
         /// Which.
         service: Digest,
     },
+    /// The user changes a service: what it was is withdrawn, what it is now is offered, in one step.
+    Edit {
+        /// Answered with this id.
+        id: CommandId,
+        /// Which.
+        old: Digest,
+        /// What it is from now on.
+        service: Box<Service>,
+    },
+    /// The user offers a service again, or no more, and keeps it.
+    Activate {
+        /// Answered with this id.
+        id: CommandId,
+        /// Which.
+        service: Digest,
+        /// Whether it is offered from now on.
+        active: bool,
+    },
     /// A peer's control stream is up.
     PeerUp(PublicKey),
     /// It is gone.
     PeerDown(PublicKey),
-    /// A peer's catalogue, as [`decode`] read it.
+    /// A peer's catalogue, as [`read`] read it.
     Received {
         /// Whose.
         peer: PublicKey,
         /// What it offers us.
-        services: Vec<Service>,
+        told: Told,
     },
 }
 
@@ -74,8 +101,15 @@ pub enum Output {
         /// What.
         frame: Frame,
     },
-    /// The node's own services changed: for the executor and the node's record.
+    /// What the node offers changed: for the executor and the node's record.
     Own(Vec<Service>),
+    /// What a peer says of its machine, for the requester; comes before its [`Output::Offers`].
+    Machine {
+        /// Whose.
+        peer: PublicKey,
+        /// What it has, if it says so.
+        machine: Option<Box<MachineSummary>>,
+    },
     /// A catalogue changed or (`None`) is forgotten: for the requester. The node's own comes under its own key.
     Offers {
         /// Whose.
@@ -97,20 +131,39 @@ pub enum Output {
 pub struct Catalogue {
     me: PublicKey,
     home: Home,
+    machine: Option<Box<MachineSummary>>,
     own: Few<Digest, Service>,
     offers: Offerings,
     up: BTreeSet<PublicKey>,
     forget: Few<PublicKey, Instant>,
 }
 
+/// A peer's catalogue as it was told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Told {
+    /// What it offers us.
+    pub services: Vec<Service>,
+    /// What its machine has, if it says so.
+    pub machine: Option<Box<MachineSummary>>,
+}
+
 /// The frame that tells a peer its catalogue.
 pub fn encode<'a>(services: impl Iterator<Item = &'a Service>) -> Frame {
+    encode_told(services, None)
+}
+
+fn encode_told<'a>(services: impl Iterator<Item = &'a Service>, machine: Option<&MachineSummary>) -> Frame {
     let list: Vec<Value> = services.map(|s| Value::from(s.to_dict())).collect();
-    Frame::new(KIND, &Dict::new().with("s", list))
+    Frame::new(KIND, &Dict::new().with_some("m", machine.map(MachineSummary::wire)).with("s", list))
+}
+
+/// The services of a peer's catalogue, as [`read`] reads it.
+pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
+    read(frame).map(|told| told.services)
 }
 
 /// Reads a peer's catalogue; every service in it is well-formed. Those of unknown kinds are passed over.
-pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
+pub fn read(frame: &Frame) -> Result<Told, DecodeError> {
     if frame.kind != KIND {
         return Err(DecodeError::Unknown { what: "catalogue message", number: u64::from(frame.kind) });
     }
@@ -130,7 +183,11 @@ pub fn decode(frame: &Frame) -> Result<Vec<Service>, DecodeError> {
         }
         out.push(service);
     }
-    Ok(out)
+    let machine = match d.get("m") {
+        None => None,
+        Some(_) => Some(Box::new(MachineSummary::read(d.list("m", MACHINE_ITEMS)?)?)),
+    };
+    Ok(Told { services: out, machine })
 }
 
 fn encode_own(s: &Service) -> Bytes {
@@ -140,8 +197,9 @@ fn encode_own(s: &Service) -> Bytes {
         Visibility::OnlyMe => (2, &[][..]),
     };
     let listed: Vec<Value> = listed.iter().map(Value::from).collect();
-    let d = Dict::new().with("l", listed).with("s", s.to_dict()).with("v", 1u64).with("vis", number);
-    d.encode().into()
+    let off = (!s.is_active()).then_some(1u64);
+    let d = Dict::new().with("l", listed).with_some("off", off).with("s", s.to_dict()).with("v", 1u64);
+    d.with("vis", number).encode().into()
 }
 
 fn decode_own(bytes: &[u8]) -> Result<Service, DecodeError> {
@@ -160,7 +218,11 @@ fn decode_own(bytes: &[u8]) -> Result<Service, DecodeError> {
         2 => Visibility::OnlyMe,
         number => return Err(DecodeError::Unknown { what: "visibility", number }),
     };
-    Ok(Service { visibility, ..Service::from_dict(d.dict("s")?)? })
+    let mut service = Service { visibility, ..Service::from_dict(d.dict("s")?)? };
+    if d.get("off").is_some() && d.flag("off")? {
+        service.details.status = Status::Inactive;
+    }
+    Ok(service)
 }
 
 impl Catalogue {
@@ -174,27 +236,39 @@ impl Catalogue {
         }
         let home = Home { me, native: None };
         let mut offers = Offerings::at(home.clone());
-        offers.set(me, Some(own.values().cloned().collect()));
-        Ok(Self { me, home, own, offers, up: BTreeSet::new(), forget: Few::new() })
+        offers.set(me, Some(own.values().filter(|s| s.is_active()).cloned().collect()));
+        Ok(Self { me, home, machine: None, own, offers, up: BTreeSet::new(), forget: Few::new() })
     }
 
     /// Says which machine code runs here; at first none does. To be called before [`Input::Started`].
     #[must_use]
     pub fn with_native(mut self, native: Option<Target>) -> Self {
         self.home.native = native;
-        self.offers = Offerings::at(self.home.clone());
-        self.offers.set(self.me, Some(self.own.values().cloned().collect()));
+        self.offers.set_home(self.home.clone());
         self
     }
 
-    /// What it can run of its own services: the rest waits for another machine.
-    fn able(&self) -> impl Iterator<Item = &Service> {
-        self.own.values().filter(|s| self.home.misfit(s).is_none())
+    /// What this node's machine has, from the start on.
+    #[must_use]
+    pub fn with_machine(mut self, machine: Option<MachineSummary>) -> Self {
+        self.machine = machine.map(Box::new);
+        self.offers.set_machine(self.me, self.machine.clone());
+        self
     }
 
-    /// The node's own services.
+    /// The node's own services, inactive ones included.
     pub fn own(&self) -> impl Iterator<Item = &Service> {
         self.own.values()
+    }
+
+    /// Those of them that their owner offers, on this machine or another.
+    fn active(&self) -> impl Iterator<Item = &Service> {
+        self.own.values().filter(|s| s.is_active())
+    }
+
+    /// Whether peers are told of an own service: it is offered, and this machine can run it.
+    fn tells(&self, service: &Service) -> bool {
+        service.is_active() && self.home.misfit(service).is_none()
     }
 
     /// Whether an own service needs `digest` in the local store.
@@ -204,25 +278,22 @@ impl Catalogue {
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
     pub fn summary(&self) -> (u32, Digest) {
-        let public = || {
-            self.own
-                .iter()
-                .filter(|(_, s)| s.visibility == Visibility::Everyone && self.home.misfit(s).is_none())
-        };
+        let open = |s: &Service| s.visibility == Visibility::Everyone && self.tells(s);
+        let public = || self.own.iter().filter(|(_, s)| open(s));
         let ids: Vec<&[u8]> = public().map(|(id, _)| &id.0[..]).collect();
         (u32::try_from(ids.len()).unwrap_or(u32::MAX), Digest::in_domain("rn/catalogue/v1", &ids))
     }
 
-    /// Everything on offer, own services first.
+    /// Own services, whether offered or not, then everything that peers offer.
     pub fn views(&self) -> Vec<ServiceView> {
+        let own = self.own.values().map(|s| (self.me, s));
+        let others = self.offers.all().into_iter().filter(|(owner, _)| *owner != self.me);
         let view = |(owner, s): (PublicKey, &Service)| ServiceView {
             owner,
             local: owner == self.me,
             service: s.clone(),
         };
-        let mut all: Vec<ServiceView> = self.offers.all().into_iter().map(view).collect();
-        all.sort_by_key(|v| !v.local);
-        all
+        own.chain(others).map(view).collect()
     }
 
     /// What is on offer, for planning.
@@ -231,59 +302,24 @@ impl Catalogue {
     }
 
     fn tell(&self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
-        let frame = encode(self.able().filter(|s| s.allows(&peer)));
+        let told = self.own.values().filter(|s| self.tells(s) && s.allows(&peer));
+        let frame = encode_told(told, self.machine.as_deref());
         cx.emit(Output::Send { peer, frame });
     }
 
     fn changed(&mut self, cx: &mut Cx<'_, Output>) {
-        let own: Vec<Service> = self.own.values().cloned().collect();
+        let own: Vec<Service> = self.active().cloned().collect();
         let offered: Arc<[Service]> = own.as_slice().into();
         self.offers.set(self.me, Some(offered.clone()));
-        cx.emit(Output::Own(self.able().cloned().collect()));
+        cx.emit(Output::Own(self.own.values().filter(|s| self.tells(s)).cloned().collect()));
         cx.emit(Output::Offers { peer: self.me, services: Some(offered) });
         for peer in &self.up {
             self.tell(cx, *peer);
         }
     }
 
-    fn add(&mut self, cx: &mut Cx<'_, Output>, service: Service) -> Reply {
-        let problem = |reason: String| {
-            let place = "service".to_owned();
-            Reply::Error(CommandError::Invalid(vec![Problem { place, reason }]))
-        };
-        // What a peer could not read must not be offered.
-        if let Err(e) = Service::from_dict(&service.to_dict()) {
-            return problem(e.to_string());
-        }
-        if let Visibility::Listed(peers) = &service.visibility
-            && peers.len() > LISTED_MAX
-        {
-            return problem(format!("{} listed peers, at most {LISTED_MAX}", peers.len()));
-        }
-        if let Some(why) = self.home.misfit(&service) {
-            return problem(why);
-        }
-        let id = service.id();
-        if self.own.len() >= SERVICES_MAX && !self.own.contains_key(&id) {
-            return Reply::Error(CommandError::Limit("services offered by a node"));
-        }
-        let subject = Subject::new(Room::Service, &id.0);
-        cx.emit(Output::Persist(StoreOp::Replace { subject, record: encode_own(&service) }));
-        self.own.insert(id, service);
-        self.changed(cx);
-        Reply::Done
-    }
-
-    fn remove(&mut self, cx: &mut Cx<'_, Output>, id: Digest) -> Reply {
-        if self.own.remove(&id).is_none() {
-            return Reply::Error(CommandError::UnknownService(id));
-        }
-        cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Service, &id.0) }));
-        self.changed(cx);
-        Reply::Done
-    }
-
-    fn received(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, services: Vec<Service>) {
+    fn received(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, told: Told) {
+        let Told { services, machine } = told;
         if peer == self.me || !self.up.contains(&peer) {
             return;
         }
@@ -292,6 +328,10 @@ impl Catalogue {
             self.forget(cx, oldest);
         }
         let services = self.offers.same(&services).unwrap_or_else(|| services.into());
+        if self.offers.machine(&peer) != machine.as_deref() {
+            self.offers.set_machine(peer, machine.clone());
+            cx.emit(Output::Machine { peer, machine });
+        }
         self.offers.set(peer, Some(services.clone()));
         cx.emit(Output::Offers { peer, services: Some(services) });
     }
@@ -309,13 +349,26 @@ impl Machine for Catalogue {
 
     fn handle(&mut self, cx: &mut Cx<'_, Output>, input: Input) {
         match input {
-            Input::Started => self.changed(cx),
+            Input::Started => {
+                if let Some(machine) = self.machine.clone() {
+                    cx.emit(Output::Machine { peer: self.me, machine: Some(machine) });
+                }
+                self.changed(cx);
+            }
             Input::Add { id, service } => {
                 let reply = self.add(cx, *service);
                 cx.emit(Output::Reply { id, reply });
             }
             Input::Remove { id, service } => {
                 let reply = self.remove(cx, service);
+                cx.emit(Output::Reply { id, reply });
+            }
+            Input::Edit { id, old, service } => {
+                let reply = self.edit(cx, old, *service);
+                cx.emit(Output::Reply { id, reply });
+            }
+            Input::Activate { id, service, active } => {
+                let reply = self.activate(cx, service, active);
                 cx.emit(Output::Reply { id, reply });
             }
             Input::PeerUp(peer) if peer != self.me => {
@@ -330,7 +383,7 @@ impl Machine for Catalogue {
                 }
             }
             Input::PeerUp(_) | Input::PeerDown(_) => {}
-            Input::Received { peer, services } => self.received(cx, peer, services),
+            Input::Received { peer, told } => self.received(cx, peer, told),
         }
     }
 
@@ -350,17 +403,19 @@ impl Machine for Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::CommandError;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
     use crate::port::{EngineLimits, Executable, Image, Program};
+    use crate::service::details::Details;
     use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
 
-    fn key(n: u8) -> PublicKey {
+    pub(super) fn key(n: u8) -> PublicKey {
         Keypair::from_seed(&[n; 32]).public()
     }
 
-    fn service(name: &str, visibility: Visibility) -> Service {
+    pub(super) fn service(name: &str, visibility: Visibility) -> Service {
         Service {
             name: name.into(),
             description: String::new(),
@@ -371,7 +426,13 @@ mod tests {
             mounts: Vec::new(),
             limits: EngineLimits { memory_bytes: 1, time_ms: 1, output_bytes: 1 },
             visibility,
+            details: Details::default(),
         }
+    }
+
+    fn received(peer: PublicKey, name: &str) -> Input {
+        let machine = Some(Box::new(MachineSummary { cpus: 2, ..MachineSummary::default() }));
+        Input::Received { peer, told: Told { services: vec![service(name, Visibility::Everyone)], machine } }
     }
 
     fn rig() -> Rig<Catalogue> {
@@ -426,7 +487,7 @@ mod tests {
     fn a_catalogue_outlives_its_connection_for_five_minutes() {
         let mut r = rig();
         r.tell(Input::PeerUp(key(2)));
-        r.tell(Input::Received { peer: key(2), services: vec![service("a", Visibility::Everyone)] });
+        r.tell(received(key(2), "a"));
         r.tell(Input::PeerDown(key(2)));
         assert!(r.wait(FORGET_AFTER - Duration::from_millis(1)).is_empty());
         assert!(r.machine.offers().knows(&key(2)));
@@ -523,6 +584,10 @@ mod tests {
             assert_eq!(r.machine.summary().0, 0);
             assert_eq!(r.machine.views().len(), 1, "its owner sees it, and can remove it");
             refused(&add(&mut r, native("x86_64")), why);
+            let service = native("x86_64").id();
+            refused(&r.tell(Input::Activate { id: CommandId(7), service, active: true }), why);
+            let out = r.tell(Input::Activate { id: CommandId(8), service, active: false });
+            assert!(out.contains(&Output::Reply { id: CommandId(8), reply: Reply::Done }));
         }
         let r = Rig::new(restored(&[record]).with_native(Some(target("x86_64"))), [0; 32]);
         assert_eq!(r.machine.summary().0, 1);
@@ -554,7 +619,18 @@ mod tests {
             ..service("x", Visibility::Everyone)
         };
         let all: Vec<Service> = (0..SERVICES_MAX).map(big).collect();
-        let frame = encode(all.iter());
+        let machine = MachineSummary {
+            arch: "a".repeat(99),
+            os: "o".repeat(99),
+            gpu_vendor: "g".repeat(99),
+            cpus: u32::MAX,
+            ram_mib: u32::MAX,
+            disk_gib: u32::MAX,
+            gpus: u32::MAX,
+            docker: true,
+            wasm: true,
+        };
+        let frame = encode_told(all.iter(), Some(&machine));
         assert!(frame.body.len() <= FRAME_BODY_MAX, "{}", frame.body.len());
         assert_eq!(decode(&frame), Ok(all));
     }
@@ -574,9 +650,16 @@ mod tests {
             }),
             peer().prop_map(Input::PeerUp),
             peer().prop_map(Input::PeerDown),
-            (peer(), name()).prop_map(|(peer, n)| Input::Received {
-                peer,
-                services: vec![service(n, Visibility::Everyone)]
+            (peer(), name()).prop_map(|(peer, n)| received(peer, n)),
+            (name(), any::<bool>()).prop_map(|(n, active)| Input::Activate {
+                id: CommandId(7),
+                service: service(n, Visibility::Everyone).id(),
+                active
+            }),
+            (name(), name()).prop_map(|(old, new)| Input::Edit {
+                id: CommandId(7),
+                old: service(old, Visibility::Everyone).id(),
+                service: Box::new(service(new, Visibility::Everyone))
             }),
         ];
         check_within(

@@ -4,12 +4,16 @@
 //! module with the same ports has the same id everywhere and a receipt can name it.
 
 pub mod catalogue;
+pub mod details;
 pub mod offers;
+pub mod policy;
 pub mod program;
+pub mod search;
 
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, PublicKey};
 use crate::port::{EngineLimits, MountPath, Program};
+use details::{Details, Determinism, Status};
 
 /// Longest name of a service in bytes.
 pub const NAME_MAX: usize = 64;
@@ -74,6 +78,8 @@ pub struct Service {
     pub limits: EngineLimits,
     /// Who may run it. Not part of the id, and not told to others.
     pub visibility: Visibility,
+    /// What else it says of itself.
+    pub details: Details,
 }
 
 impl Service {
@@ -92,7 +98,7 @@ impl Service {
             })
             .collect();
         let len = (self.module_len > 0).then_some(self.module_len);
-        program::write(Dict::new(), &self.program)
+        details::write(program::write(Dict::new(), &self.program), &self.details, &self.program)
             .with("desc", self.description.as_str())
             .with("in", u64::from(self.stdin))
             .with("kind", self.program.kind())
@@ -111,7 +117,7 @@ impl Service {
             .with("ver", self.version.as_str())
     }
 
-    /// Reads what [`Service::to_dict`] wrote; visibility becomes [`Visibility::Everyone`].
+    /// Reads what [`Service::to_dict`] wrote; visibility becomes [`Visibility::Everyone`], the status [`Status::Active`].
     pub fn from_dict(d: &Dict) -> Result<Service, DecodeError> {
         match d.u64("v")? {
             1 => {}
@@ -163,6 +169,7 @@ impl Service {
             mounts.push(Mount { name, direction, path });
         }
         let module_len = d.u64_opt("len")?.unwrap_or_default();
+        let details = details::read(d, &program)?;
         let service = Service {
             name,
             description: d.text("desc", DESCRIPTION_MAX)?,
@@ -173,6 +180,7 @@ impl Service {
             mounts,
             limits: EngineLimits { memory_bytes, time_ms, output_bytes },
             visibility: Visibility::Everyone,
+            details,
         };
         match service.to_dict().encode().len() {
             0..=SERVICE_BYTES_MAX => Ok(service),
@@ -192,6 +200,16 @@ impl Service {
     /// The content-derived id.
     pub fn id(&self) -> Digest {
         Digest::in_domain("rn/service/v1", &[&self.to_dict().encode()])
+    }
+
+    /// Whether executing it twice is the same as once.
+    pub fn determinism(&self) -> Determinism {
+        self.details.determinism.unwrap_or(Determinism::of(&self.program))
+    }
+
+    /// Whether it is offered at all.
+    pub fn is_active(&self) -> bool {
+        self.details.status == Status::Active
     }
 
     /// Whether `peer` may see and run it.

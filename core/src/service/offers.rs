@@ -1,6 +1,7 @@
 //! Who offers what to this node: the view of all catalogues that planning needs.
 
 use super::Service;
+use crate::dht::record::MachineSummary;
 use crate::few::Few;
 use crate::id::PublicKey;
 use crate::port::{Program, Target};
@@ -14,6 +15,8 @@ pub trait Offers {
     fn all(&self) -> Vec<(PublicKey, &Service)>;
     /// Why `peer` cannot run a service that is among its own. Of others only what they can run is here.
     fn misfit(&self, peer: &PublicKey, service: &Service) -> Option<String>;
+    /// What `peer` said of its machine, if it did.
+    fn machine(&self, peer: &PublicKey) -> Option<&MachineSummary>;
 }
 
 /// What this node is, as far as its own services depend on it.
@@ -40,52 +43,75 @@ impl Home {
 /// Catalogues by peer, shared with whoever else looks at them. Bounded by who fills it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Offerings {
-    of: Few<PublicKey, Arc<[Service]>>,
+    services: Few<PublicKey, Arc<[Service]>>,
+    machines: Few<PublicKey, Box<MachineSummary>>,
     home: Option<Home>,
 }
 
 impl Offerings {
     /// None yet, at this node.
     pub fn at(home: Home) -> Self {
-        Self { of: Few::new(), home: Some(home) }
+        Self { home: Some(home), ..Self::default() }
+    }
+
+    /// Says what this node is, beside what is here.
+    pub fn set_home(&mut self, home: Home) {
+        self.home = Some(home);
     }
 
     /// Replaces what `peer` offers; `None` forgets its catalogue.
     pub fn set(&mut self, peer: PublicKey, services: Option<Arc<[Service]>>) {
         match services {
-            Some(services) => self.of.insert(peer, services),
-            None => self.of.remove(&peer),
+            Some(services) => {
+                self.services.insert(peer, services);
+            }
+            None => {
+                self.services.remove(&peer);
+                self.machines.remove(&peer);
+            }
+        }
+    }
+
+    /// What `peer` says of its machine. Forgotten with its catalogue.
+    pub fn set_machine(&mut self, peer: PublicKey, machine: Option<Box<MachineSummary>>) {
+        match machine {
+            Some(machine) => self.machines.insert(peer, machine),
+            None => self.machines.remove(&peer),
         };
     }
 
     /// What `peer` offers, in its order.
     pub fn of(&self, peer: &PublicKey) -> &[Service] {
-        self.of.get(peer).map_or(&[], |services| services)
+        self.services.get(peer).map_or(&[], |services| services)
     }
 
     /// The catalogue of somebody who offers the very same, to be shared: nodes that are set up alike are many.
     pub fn same(&self, services: &[Service]) -> Option<Arc<[Service]>> {
-        self.of.values().find(|s| ***s == *services).cloned()
+        self.services.values().find(|s| ***s == *services).cloned()
     }
 
     /// Catalogues here.
     pub fn len(&self) -> usize {
-        self.of.len()
+        self.services.len()
     }
 
     /// Whether no catalogue is here.
     pub fn is_empty(&self) -> bool {
-        self.of.is_empty()
+        self.services.is_empty()
     }
 }
 
 impl Offers for Offerings {
     fn knows(&self, peer: &PublicKey) -> bool {
-        self.of.contains_key(peer)
+        self.services.contains_key(peer)
     }
 
     fn all(&self) -> Vec<(PublicKey, &Service)> {
-        self.of.iter().flat_map(|(peer, services)| services.iter().map(|s| (*peer, s))).collect()
+        self.services.iter().flat_map(|(peer, services)| services.iter().map(|s| (*peer, s))).collect()
+    }
+
+    fn machine(&self, peer: &PublicKey) -> Option<&MachineSummary> {
+        self.machines.get(peer).map(|m| &**m)
     }
 
     fn misfit(&self, peer: &PublicKey, service: &Service) -> Option<String> {

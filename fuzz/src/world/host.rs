@@ -272,6 +272,7 @@ impl Host {
                 | Command::Services
                 | Command::Plan(_)
                 | Command::Cancel(_)
+                | Command::Pause { .. }
                 | Command::Block { .. }
                 | Command::Keep { .. }
                 | Command::Relay

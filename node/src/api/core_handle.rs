@@ -10,9 +10,10 @@
 //! honestly what it missed ([`NoticeItem::Gap`]). Numbers mean something within one [`CoreHandle::epoch`], the life of
 //! a process.
 
+use crate::ports::docker::Progress;
 use async_channel::{Receiver, Sender, TrySendError};
 use remote_network_core::action::Action;
-use remote_network_core::command::{Command, Notice, Reply};
+use remote_network_core::command::{Command, Notice, Reply, ServiceCommand};
 use remote_network_core::event::Event;
 use remote_network_core::id::CommandId;
 use std::collections::{BTreeMap, VecDeque};
@@ -55,7 +56,16 @@ pub struct Numbered {
     /// Counts from one within an epoch, without holes.
     pub seq: u64,
     /// What happened.
-    pub notice: Notice,
+    pub notice: Told,
+}
+
+/// What can have happened: most of it in the core, some in parts of the node that the core knows nothing of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// The core says so.
+    Core(Notice),
+    /// An image is being pulled.
+    Pull(Progress),
 }
 
 /// What a subscriber gets.
@@ -161,7 +171,7 @@ impl CoreHandle {
                 None
             }
             Action::Notify(notice) => {
-                self.publish(notice);
+                self.publish(Told::Core(notice));
                 None
             }
             Action::Stopped { .. } => {
@@ -217,7 +227,8 @@ impl CoreHandle {
         Ok(Notices { inner: self.inner.clone(), rung, next })
     }
 
-    fn publish(&self, notice: Notice) {
+    /// Tells subscribers, beside what the core has to say.
+    pub fn publish(&self, notice: Told) {
         let mut ring = lock(&self.inner.ring);
         let seq = ring.next_seq;
         ring.next_seq += 1;
@@ -279,13 +290,17 @@ impl Drop for Forget<'_> {
 fn answer_within(command: &Command) -> Duration {
     match command {
         Command::Fetch { .. } => FETCHED_WITHIN,
-        Command::Connect { .. } | Command::Plan(_) | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
+        Command::Connect { .. }
+        | Command::Plan(_)
+        | Command::Service(ServiceCommand::Search { .. })
+        | Command::Shutdown => ANSWER_FROM_AFAR_WITHIN,
         Command::Status
         | Command::Peers
         | Command::Peer(_)
         | Command::AddService(_)
         | Command::RemoveService(_)
         | Command::Services
+        | Command::Service(_)
         | Command::Block { .. }
         | Command::Keep { .. }
         | Command::Relay
@@ -294,7 +309,8 @@ fn answer_within(command: &Command) -> Duration {
         | Command::Submit { .. }
         | Command::Runs
         | Command::Run(_)
-        | Command::Cancel(_) => ANSWER_WITHIN,
+        | Command::Cancel(_)
+        | Command::Pause { .. } => ANSWER_WITHIN,
     }
 }
 

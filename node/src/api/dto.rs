@@ -2,7 +2,11 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
-use super::programs::ProgramDto;
+mod details;
+mod policy;
+mod program;
+mod search;
+
 use super::reach::{PathDto, ReachDto};
 use crate::workflow_text::port_text;
 use remote_network_core::command::{
@@ -14,6 +18,11 @@ use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
 use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+pub use details::{DetailsDto, NeedsDto};
+pub use policy::{PolicyDto, PolicyViewDto};
+pub use program::ProgramDto;
+pub use search::{HitDto, SearchLine};
 
 /// How the node is.
 #[derive(Serialize)]
@@ -148,6 +157,7 @@ pub struct ServiceDto {
     mounts: Vec<MountDto>,
     limits: LimitsDto,
     visibility: VisibilityDto,
+    details: DetailsDto,
 }
 
 impl From<&ServiceView> for ServiceDto {
@@ -178,6 +188,7 @@ impl From<&ServiceView> for ServiceDto {
             mounts: s.mounts.iter().map(MountDto::from).collect(),
             limits: LimitsDto::from(&s.limits),
             visibility: VisibilityDto::from(&s.visibility),
+            details: DetailsDto::from(&s.details),
         }
     }
 }
@@ -217,6 +228,11 @@ impl MountDto {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it lies, if that is said.
+    pub fn path(&self) -> Option<&str> {
+        self.path.as_deref()
     }
 }
 
@@ -337,6 +353,9 @@ pub struct NewServiceDto {
     /// Who may run it.
     #[serde(default)]
     pub visibility: VisibilityDto,
+    /// What else it says of itself.
+    #[serde(default)]
+    pub details: DetailsDto,
 }
 
 const fn yes() -> bool {
@@ -357,6 +376,7 @@ impl NewServiceDto {
             mounts: self.mounts.into_iter().map(Mount::from).collect(),
             limits: self.limits.into(),
             visibility,
+            details: self.details.into(),
         }
     }
 }
@@ -397,6 +417,10 @@ pub struct RunDto {
     results: Vec<ResultDto>,
     tasks_committed: u32,
     tasks_total: u32,
+    tasks_failed: u32,
+    tasks_skipped: u32,
+    paused: Option<u64>,
+    deadline: Option<u64>,
 }
 
 impl From<&RunView> for RunDto {
@@ -424,6 +448,10 @@ impl From<&RunView> for RunDto {
             results,
             tasks_committed: v.progress.0,
             tasks_total: v.progress.1,
+            tasks_failed: v.failed,
+            tasks_skipped: v.skipped,
+            paused: v.paused.map(UnixTime::as_millis),
+            deadline: v.deadline.map(UnixTime::as_millis),
         }
     }
 }
@@ -547,6 +575,10 @@ pub enum Topic {
     Record,
     /// Objects on their way.
     Transfers,
+    /// Container images on their way.
+    Docker,
+    /// Searches that go on.
+    Searches,
 }
 
 impl Topic {
@@ -557,6 +589,7 @@ impl Topic {
             Notice::Run(_) | Notice::Task { .. } => Topic::Runs,
             Notice::Published { .. } => Topic::Record,
             Notice::Transfer { .. } => Topic::Transfers,
+            Notice::Found { .. } => Topic::Searches,
         }
     }
 }
@@ -605,6 +638,17 @@ pub enum NoticeDto {
         /// By so many nodes.
         stored: u32,
     },
+    /// An image is being pulled.
+    #[serde(rename = "docker.pull.progress")]
+    Pull(super::docker::PullDto),
+    /// A search goes on.
+    #[serde(rename = "search.found")]
+    Found {
+        /// Which, within this life of the node.
+        search: u64,
+        /// What is new, best first.
+        hits: Vec<HitDto>,
+    },
     /// An object is being fetched.
     #[serde(rename = "transfer.progress")]
     Transfer {
@@ -636,6 +680,9 @@ impl From<&Notice> for NoticeDto {
                 Self::Task { run: run.to_string(), task: Box::new(TaskDto::from(task.as_ref())) }
             }
             Notice::Published { seq, stored } => Self::Published { record_seq: *seq, stored: *stored },
+            Notice::Found { tag, hits } => {
+                Self::Found { search: *tag, hits: hits.iter().map(HitDto::from).collect() }
+            }
             Notice::Transfer { digest, done, len } => {
                 Self::Transfer { digest: digest.to_string(), done: *done, len: *len }
             }

@@ -118,6 +118,8 @@ impl ApiError {
             | Reply::Submitted(_)
             | Reply::Runs(_)
             | Reply::Run(_)
+            | Reply::Policy(_)
+            | Reply::Found(_)
             | Reply::Relay(_)
             | Reply::Ticket(_) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -143,6 +145,9 @@ impl From<CommandError> for ApiError {
             ),
             CommandError::UnknownRun(_) => {
                 (StatusCode::NOT_FOUND, "unknown_run", "GET /api/v1/runs lists the runs that are kept")
+            }
+            CommandError::RunOver(_) => {
+                (StatusCode::CONFLICT, "run_over", "GET /api/v1/runs/{run} says how it ended")
             }
             CommandError::RunConflict(_) => {
                 (StatusCode::CONFLICT, "run_conflict", "choose a new random run id for another workflow")
@@ -205,9 +210,16 @@ impl From<DockerError> for ApiError {
             DockerError::Version(_) => {
                 (StatusCode::BAD_GATEWAY, "docker_version", "update the Docker engine")
             }
-            DockerError::NoImage(_) => {
-                (StatusCode::NOT_FOUND, "unknown_image", "`docker images` lists what there is")
-            }
+            DockerError::NoImage(_) => (
+                StatusCode::NOT_FOUND,
+                "unknown_image",
+                "`docker images` lists what there is; POST /api/v1/docker/pull brings what is not",
+            ),
+            DockerError::Registry(_, _) => (
+                StatusCode::BAD_GATEWAY,
+                "registry",
+                "look at the name and the way to the registry; without a network, `docker load` an image and use `--no-pull`",
+            ),
             DockerError::Said(_) => (StatusCode::BAD_GATEWAY, "docker", "the engine's own log may say more"),
         };
         Self::new(status, code, e.to_string(), hint)

@@ -10,7 +10,8 @@
 //! cannot be written within ten seconds ends the socket.
 
 use super::auth::Refusal;
-use super::core_handle::{NoticeItem, Notices, Numbered};
+use super::core_handle::{NoticeItem, Notices, Numbered, Told};
+use super::docker::PullDto;
 use super::dto::{NoticeDto, Topic};
 use super::error::ApiError;
 use super::node::Nothing;
@@ -198,7 +199,7 @@ async fn tell(
     loop {
         tokio::select! {
             item = notices.next() => match item {
-                Some(NoticeItem::Notice(n)) if topics.is_none_or(|t| t.contains(&Topic::of(&n.notice))) => {
+                Some(NoticeItem::Notice(n)) if topics.is_none_or(|t| t.contains(&topic(&n.notice))) => {
                     send(socket, &notice(&n)).await?;
                 }
                 Some(NoticeItem::Notice(_)) => {}
@@ -224,8 +225,19 @@ async fn tell(
     }
 }
 
+const fn topic(told: &Told) -> Topic {
+    match told {
+        Told::Core(notice) => Topic::of(notice),
+        Told::Pull(_) => Topic::Docker,
+    }
+}
+
 fn notice(n: &Numbered) -> ToClient {
-    ToClient::Notice { seq: n.seq, notice: NoticeDto::from(&n.notice) }
+    let notice = match &n.notice {
+        Told::Core(notice) => NoticeDto::from(notice),
+        Told::Pull(progress) => NoticeDto::Pull(PullDto::from(progress)),
+    };
+    ToClient::Notice { seq: n.seq, notice }
 }
 
 async fn send(socket: &mut WebSocket, message: &ToClient) -> Result<(), End> {

@@ -1,4 +1,4 @@
-//! Native executables as services: what the API shows of them, and what it looks at before one is offered.
+//! Native executables as services: what is looked at before one is offered.
 
 use super::error::ApiError;
 use super::objects::on_store_thread;
@@ -8,23 +8,8 @@ use crate::ports::native::elf;
 use axum::http::StatusCode;
 use remote_network_core::id::Digest;
 use remote_network_core::port::{Executable, Program};
-use serde::Serialize;
 use std::io::Read as _;
 use std::path::Path;
-
-/// A native executable of a service.
-#[derive(Serialize)]
-pub struct ProgramDto {
-    digest: String,
-    arch: String,
-    os: String,
-}
-
-impl From<&Executable> for ProgramDto {
-    fn from(e: &Executable) -> Self {
-        Self { digest: e.object.to_string(), arch: e.target.arch.clone(), os: e.target.os.clone() }
-    }
-}
 
 /// The program that an object of the store is, its length, and what its owner should know of it. What machine it is for is read from
 /// the file itself.

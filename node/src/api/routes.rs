@@ -5,7 +5,9 @@ use super::auth::Refusal;
 use super::error::ApiError;
 use super::guard::{guard, only};
 use super::state::ApiState;
-use super::{dht, events, node, objects, page, relay, runs, services, sessions, workflows};
+use super::{
+    dht, docker, events, node, objects, page, policy, relay, runs, search, services, sessions, workflows,
+};
 use axum::Router;
 use axum::body::{Body as HttpBody, HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -96,7 +98,18 @@ routes! {
     POST   "/dht/peers"                          Token   Body::Json(SMALL)     => dht::peers;
     GET    "/services"                           Token   Body::None            => services::list;
     POST   "/services"                           Token   Body::Json(SMALL)     => services::add;
+    GET    "/services/{id}"                      Token   Body::None            => services::show;
+    PATCH  "/services/{id}"                      Token   Body::Json(SMALL)     => services::edit;
     DELETE "/services/{id}"                      Token   Body::None            => services::remove;
+    POST   "/docker/inspect"                     Token   Body::Json(SMALL)     => docker::inspect;
+    POST   "/docker/pull"                        Token   Body::Json(SMALL)     => docker::pull;
+    GET    "/docker/pulls"                       Token   Body::None            => docker::pulls;
+    POST   "/services/{id}/activate"             Token   Body::Json(SMALL)     => services::activate;
+    GET    "/services/{id}/export"               Token   Body::None            => services::export;
+    GET    "/services/{id}/module"               Token   Body::None            => services::module;
+    POST   "/search"                             Token   Body::Json(SMALL)     => search::search;
+    GET    "/policy"                             Token   Body::None            => policy::show;
+    PUT    "/policy"                             Token   Body::Json(SMALL)     => policy::set;
     POST   "/objects"                            Token   Body::Octets(OBJECT)  => objects::upload;
     DELETE "/objects/{digest}"                   Token   Body::None            => objects::let_go;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;
@@ -105,6 +118,8 @@ routes! {
     POST   "/runs"                               Token   Body::Json(WORKFLOW)  => runs::submit;
     GET    "/runs/{run}"                         Token   Body::None            => runs::show;
     POST   "/runs/{run}/cancel"                  Token   Body::Json(SMALL)     => runs::cancel;
+    POST   "/runs/{run}/pause"                   Token   Body::Json(SMALL)     => runs::pause;
+    POST   "/runs/{run}/resume"                  Token   Body::Json(SMALL)     => runs::resume;
     GET    "/runs/{run}/results/{sink}/{n}"      Token   Body::None            => runs::result;
     GET    "/runs/{run}/tasks/{task}/logs"       Token   Body::None            => runs::logs;
     GET    "/runs/{run}/tasks/{task}/receipt"    Token   Body::None            => runs::receipt;

@@ -89,6 +89,26 @@ pub async fn cancel(
     Done::of(&state.ask(Command::Cancel(run)).await?)
 }
 
+/// `POST /runs/{run}/pause`: nothing more is dispatched; what runs goes on.
+pub async fn pause(
+    State(state): State<ApiState>,
+    Segments(run): Segments<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Answer<Done>, ApiError> {
+    let run = parse_id("path", &run, RUN_HINT)?;
+    Done::of(&state.ask(Command::Pause { run, paused: true }).await?)
+}
+
+/// `POST /runs/{run}/resume`
+pub async fn resume(
+    State(state): State<ApiState>,
+    Segments(run): Segments<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Answer<Done>, ApiError> {
+    let run = parse_id("path", &run, RUN_HINT)?;
+    Done::of(&state.ask(Command::Pause { run, paused: false }).await?)
+}
+
 /// `GET /runs/{run}/results/{sink}/{n}`: the n-th result that reached a sink, as a download.
 pub async fn result(
     State(state): State<ApiState>,

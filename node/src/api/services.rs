@@ -1,5 +1,7 @@
 //! Services of this node and of connected peers.
 
+mod edit;
+
 use super::dto::{NewServiceDto, ServiceDto, VisibilityDto};
 use super::error::ApiError;
 use super::node::Done;
@@ -17,6 +19,8 @@ use remote_network_core::service::{
     DESCRIPTION_MAX, LISTED_MAX, MOUNTS_MAX, NAME_MAX, Visibility, valid_name,
 };
 use serde::Serialize;
+
+pub use edit::{activate, edit, export, module, show};
 
 const DIGEST_HINT: &str = "a digest is written as 64 hex digits";
 
@@ -79,7 +83,9 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
             }
             let (entrypoint, workdir) = (new.entrypoint.clone(), new.workdir.clone());
             let image = Image { name: name.clone(), id: found.id, entrypoint, workdir };
-            Ok((Program::Image(Box::new(image)), 0, found.hints))
+            let mut hints = super::docker::unmet(&found.suggestion, &new.mounts);
+            hints.extend(found.suggestion.notes);
+            Ok((Program::Image(Box::new(image)), 0, hints))
         }
         _ => Err(ApiError::bad_request(
             "module",

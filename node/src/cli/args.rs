@@ -1,9 +1,18 @@
 //! The words of the command line.
 
+pub mod bench;
+mod policy;
+mod service;
+
+pub use bench::{BenchArgs, BenchCommand, Shape};
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use remote_network_core::id::{Digest, PeerName, RunId};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+pub use policy::PolicyCommand;
+pub use service::{DetailOptions, DeterminismWord, ServiceEdit, ServiceExport, ServiceImport, ServiceSearch};
 
 /// A peer-to-peer compute network without a centre.
 ///
@@ -64,8 +73,11 @@ pub enum Command {
     #[command(subcommand)]
     Data(DataCommand),
     /// Services this node and its peers offer.
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "services")]
     Service(ServiceCommand),
+    /// Who may run what on this node, with how much, how often and when.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Workflows: check, plan and run them.
     #[command(subcommand)]
     Workflow(WorkflowCommand),
@@ -82,6 +94,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run thousands of virtual nodes in virtual time, reproducibly.
     Simulate(SimulateArgs),
+    /// Measure this machine as a node: workflows, guests, transfers, containers. The last line is JSON.
+    Bench(BenchArgs),
     /// Find out what is wrong here and how to mend it.
     Doctor,
     /// Print a completion script for a shell.
@@ -307,6 +321,29 @@ pub enum ServiceCommand {
     Add(ServiceAdd),
     /// Services here and at connected peers.
     List,
+    /// Look for services, here and at peers that offer some, for at most 45 s.
+    Search(ServiceSearch),
+    /// One service: everything it says of itself, and who offers it.
+    Show {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Offer a service again that was set aside.
+    Activate {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Set a service aside: neither told to peers nor run, but kept.
+    Deactivate {
+        /// Its id (64 hex digits).
+        id: Digest,
+    },
+    /// Change a service: it gets a new id, and the old one is withdrawn.
+    Edit(Box<ServiceEdit>),
+    /// Print a service as a file to import elsewhere.
+    Export(ServiceExport),
+    /// Offer a service that was exported.
+    Import(ServiceImport),
     /// Stop offering a service.
     Remove {
         /// Its id (64 hex digits).
@@ -365,8 +402,20 @@ pub struct ServiceAddStandalone {
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ServiceAddDocker {
-    /// Name or id of an image that this machine's Docker engine has.
+    /// Name or id of an image. One that this machine's Docker engine does not have is pulled.
     pub image: String,
+    /// Only show which ports its metadata suggest, and why.
+    #[arg(long)]
+    pub suggest: bool,
+    /// Take nothing from its metadata; else mounts, standard input, name and description that flags do not give are.
+    #[arg(long, conflicts_with = "suggest")]
+    pub no_suggestions: bool,
+    /// Ask the registry in any case: the tag may mean something newer.
+    #[arg(long, conflicts_with = "no_pull")]
+    pub pull: bool,
+    /// Never ask a registry.
+    #[arg(long)]
+    pub no_pull: bool,
     /// A directory it reads, by name, at its path or else at `/NAME` (repeatable).
     #[arg(long = "mount-in", value_name = "NAME[=PATH]")]
     pub mount_in: Vec<String>,
@@ -385,7 +434,7 @@ pub struct ServiceAddDocker {
 }
 
 /// What every service has.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct ServiceOptions {
     /// Name for workflows: a-z, 0-9, `-`, `_`, `.` (default: the file's or image's name).
     #[arg(long)]
@@ -394,7 +443,7 @@ pub struct ServiceOptions {
     #[arg(long, default_value = "")]
     pub description: String,
     /// For people.
-    #[arg(long = "service-version", default_value = "1.0.0")]
+    #[arg(id = "service-version", long = "service-version", value_name = "VERSION", default_value = "1.0.0")]
     pub version: String,
     /// It reads no standard input.
     #[arg(long)]
@@ -414,6 +463,9 @@ pub struct ServiceOptions {
     /// Only this node and these peers may run it (repeatable).
     #[arg(long, value_name = "KEY")]
     pub allow: Vec<remote_network_core::id::PublicKey>,
+    /// What else it says of itself.
+    #[command(flatten)]
+    pub details: DetailOptions,
 }
 
 /// `workflow …`
@@ -474,6 +526,16 @@ pub enum RunsCommand {
         /// Where to.
         #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
         output: PathBuf,
+    },
+    /// Dispatch nothing more of a run; what runs goes on.
+    Pause {
+        /// The run.
+        run: RunId,
+    },
+    /// Let a paused run go on.
+    Resume {
+        /// The run.
+        run: RunId,
     },
     /// Cancel a run.
     Cancel {

@@ -120,6 +120,42 @@ impl Client {
         Self::json(self.send(Method::POST, path, Some("application/json"), whole(body)).await?).await
     }
 
+    /// `POST` that is answered by lines of JSON, each told as it comes.
+    pub async fn post_lines(
+        &self,
+        path: &str,
+        body: &Value,
+        mut tell: impl FnMut(Value),
+    ) -> Result<(), Failure> {
+        let body = whole(body.to_string());
+        let mut response = self.send(Method::POST, path, Some("application/json"), body).await?;
+        let mut rest: Vec<u8> = Vec::new();
+        while let Some(frame) = response.frame().await {
+            let frame = frame.map_err(|e| Failure::node(format!("the node's API broke off: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            rest.extend_from_slice(&data);
+            while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let value = serde_json::from_slice(&line)
+                    .map_err(|e| Failure::node(format!("the node answered no JSON: {e}")))?;
+                tell(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// `PUT` of a resource as JSON.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let body = whole(body.to_string());
+        Self::json(self.send(Method::PUT, path, Some("application/json"), body).await?).await
+    }
+
+    /// `PATCH` of a resource with a JSON body.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let body = whole(body.to_string());
+        Self::json(self.send(Method::PATCH, path, Some("application/json"), body).await?).await
+    }
+
     /// `DELETE` of a resource.
     pub async fn delete(&self, path: &str) -> Result<Value, Failure> {
         Self::json(self.send(Method::DELETE, path, None, whole("")).await?).await

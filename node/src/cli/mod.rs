@@ -6,11 +6,15 @@
 pub mod args;
 mod client;
 mod dht;
+mod docker;
 mod local;
 mod output;
+mod policy;
 mod receipts;
 mod relay;
 mod remote;
+mod search;
+mod service;
 mod standalone;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
@@ -124,7 +128,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Key(c) => local::key(&global, c),
         Command::Config(c) => local::config(&global, c),
         Command::Receipt(c) => local::receipt(&global, &c),
+        Command::Policy(args::PolicyCommand::Check { file }) => policy::check(&file),
         Command::Demo(args) => crate::demo::run(&global, &args),
+        Command::Bench(args) => crate::bench::run(&global, &args),
         Command::Simulate(args) => local::simulate(&global, &args),
         Command::Doctor => local::doctor(&global),
         Command::Completions { shell } => {
@@ -139,6 +145,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         | Command::Dht(_)
         | Command::Data(_)
         | Command::Service(_)
+        | Command::Policy(_)
         | Command::Workflow(_)
         | Command::Runs(_) => remote::run(&global, command),
     }

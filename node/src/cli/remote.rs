@@ -1,11 +1,11 @@
 //! Commands that ask the running node through its API.
 
 use super::args::{
-    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddDocker, ServiceAddWasm,
-    ServiceCommand, ServiceOptions, WorkflowCommand,
+    Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
+    ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, relay, standalone};
+use super::{Client, Failure, configuration, relay, service as services, standalone};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -37,6 +37,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             Command::Data(DataCommand::Add { files }) => data_add(&client, shown, &files).await,
             Command::Data(DataCommand::Remove { digests }) => data_remove(&client, shown, &digests).await,
             Command::Service(c) => service(&client, shown, c).await,
+            Command::Policy(c) => super::policy::run(&client, shown, c).await,
             Command::Workflow(c) => workflow(&client, shown, c).await,
             Command::Runs(c) => runs(&client, shown, c).await,
             Command::Start(_)
@@ -47,6 +48,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             | Command::Simulate(_)
             | Command::Doctor
             | Command::Completions { .. }
+            | Command::Bench(_)
             | Command::Worker => Err(Failure::usage("this command does not ask a running node")),
         }
     })
@@ -273,11 +275,12 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                         } else {
                             short(&text(s, "owner"))
                         };
+                        let set_aside = s["details"]["status"] == json!("inactive");
                         vec![
                             text(s, "name"),
                             text(s, "version"),
                             text(s, "kind"),
-                            owner,
+                            if set_aside { format!("{owner}, set aside") } else { owner },
                             short(&text(s, "id")),
                             text(s, "description"),
                         ]
@@ -289,7 +292,10 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
         ServiceCommand::Add(add) => {
             let answer = match add {
                 ServiceAdd::Wasm(args) => add_wasm(client, &args).await?,
-                ServiceAdd::Docker(args) => add_docker(client, &args).await?,
+                ServiceAdd::Docker(args) => match super::docker::add(client, shown, &args).await? {
+                    Value::Null => return Ok(()),
+                    answer => answer,
+                },
                 ServiceAdd::Standalone(args) => standalone::add(client, &args).await?,
             };
             shown.value(&answer, |a| {
@@ -299,6 +305,15 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                 }
             });
         }
+        ServiceCommand::Search(args) => {
+            super::search::run(client, shown, &args.words, args.kind.as_deref()).await?;
+        }
+        ServiceCommand::Show { id } => services::show(client, shown, &id).await?,
+        ServiceCommand::Activate { id } => services::activate(client, shown, &id, true).await?,
+        ServiceCommand::Deactivate { id } => services::activate(client, shown, &id, false).await?,
+        ServiceCommand::Edit(args) => services::edit(client, shown, &args).await?,
+        ServiceCommand::Export(args) => services::export(client, &args).await?,
+        ServiceCommand::Import(args) => services::import(client, shown, &args).await?,
         ServiceCommand::Remove { id } => {
             let answer = client.delete(&format!("/services/{id}")).await?;
             shown.value(&answer, |_| println!("removed {id}"));
@@ -317,14 +332,6 @@ async fn add_wasm(client: &Client, args: &ServiceAddWasm) -> Result<Value, Failu
     let object = object_ref(&client.upload(std::io::Cursor::new(module)).await?)?;
     let mounts = mounts(&args.mount_in, &args.mount_out);
     add_service(client, &args.common, stem, mounts, json!({"module": object.digest.to_string()})).await
-}
-
-async fn add_docker(client: &Client, args: &ServiceAddDocker) -> Result<Value, Failure> {
-    // `registry:5000/tools/count:1.2@sha256:…` is called `count`.
-    let last = args.image.rsplit('/').next().unwrap_or_default();
-    let name = last.split(['@', ':']).next().unwrap_or_default().to_lowercase();
-    let program = json!({"image": args.image, "entrypoint": args.entrypoint, "workdir": args.workdir});
-    add_service(client, &args.common, name, mounts(&args.mount_in, &args.mount_out), program).await
 }
 
 /// Mounts as `NAME` or `NAME=PATH`.
@@ -346,13 +353,8 @@ pub(super) async fn add_service(
     program: Value,
 ) -> Result<Value, Failure> {
     let name = options.name.clone().unwrap_or(usual_name);
-    let visibility = if options.private {
-        json!("only_me")
-    } else if options.allow.is_empty() {
-        json!("everyone")
-    } else {
-        json!({"listed": options.allow.iter().map(ToString::to_string).collect::<Vec<_>>()})
-    };
+    let mut details = Value::Null;
+    services::apply(&mut details, &options.details)?;
     let mut service = json!({
         "name": name,
         "description": options.description,
@@ -364,7 +366,8 @@ pub(super) async fn add_service(
             "time_ms": options.time_s * 1_000,
             "output_bytes": options.output_mib << 20,
         },
-        "visibility": visibility,
+        "visibility": services::visibility(options.private, &options.allow),
+        "details": details,
     });
     if let (Some(service), Value::Object(program)) = (service.as_object_mut(), program) {
         service.extend(program);
@@ -557,6 +560,9 @@ fn show_run(view: &Value) {
     if !view["why"].is_null() {
         println!("  {}", text(view, "why"));
     }
+    if let Some(since) = view["paused"].as_u64() {
+        println!("  paused {}", ago(Some(since)));
+    }
     let rows: Vec<Vec<String>> = items(view, "tasks")
         .map(|t| {
             let wall = t["usage"]["wall_ms"].as_u64().map_or("-".into(), |ms| format!("{ms} ms"));
@@ -615,6 +621,14 @@ async fn runs(client: &Client, shown: Shown, command: RunsCommand) -> Result<(),
             let view = client.get(&format!("/runs/{run}")).await?;
             let written = fetch(client, &view, &output).await?;
             shown.value(&json!({"files": written}), |_| written.iter().for_each(|f| println!("{f}")));
+        }
+        RunsCommand::Pause { run } => {
+            let answer = client.post(&format!("/runs/{run}/pause"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} is paused"));
+        }
+        RunsCommand::Resume { run } => {
+            let answer = client.post(&format!("/runs/{run}/resume"), &json!({})).await?;
+            shown.value(&answer, |_| println!("{run} goes on"));
         }
         RunsCommand::Cancel { run } => {
             let answer = client.post(&format!("/runs/{run}/cancel"), &json!({})).await?;

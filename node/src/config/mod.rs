@@ -7,15 +7,18 @@
 //! All problems of all sources are told at once, each with its place and its mend.
 
 mod keys;
+mod policy;
 mod relays;
 mod source;
 
+pub use policy::policy_in;
 pub use relays::{RelayAt, resolve_relays};
 pub use source::{ConfigProblem, Place};
 
 use keys::{KEYS, Key, RESERVED};
 use remote_network_core::limits;
 use remote_network_core::relay::server;
+use remote_network_core::service::policy::Policy;
 use source::{Given, suggestion};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -120,6 +123,7 @@ pub struct Settings {
     pub relay_total_rate: u64,
     pub relay_price: u32,
     pub relay_keepalive_interval: u64,
+    pub policy: Option<Policy>,
 }
 
 impl Settings {
@@ -204,6 +208,7 @@ impl Default for Settings {
             relay_total_rate: limits.total_rate,
             relay_price: limits.price,
             relay_keepalive_interval: limits.keepalive.as_secs(),
+            policy: None,
         }
     }
 }
@@ -257,9 +262,16 @@ pub fn load(
 ) -> Result<Config, Vec<ConfigProblem>> {
     let mut problems = Vec::new();
     let mut given = Vec::new();
+    let mut rules = None;
     if let Some(path) = file {
         match std::fs::read_to_string(path) {
-            Ok(text) => source::from_toml(path, &text, &mut given, &mut problems),
+            Ok(text) => {
+                let before = problems.len();
+                source::from_toml(path, &text, &mut given, &mut problems);
+                if problems.len() == before {
+                    rules = policy::from_toml(path, &text, &mut problems);
+                }
+            }
             Err(e) => problems.push(ConfigProblem {
                 place: Place::File { path: path.to_owned(), line: 0 },
                 what: format!("cannot be read: {e}"),
@@ -269,7 +281,9 @@ pub fn load(
     }
     source::from_env(env, &mut given);
     source::from_flags(flags, &mut given);
-    resolve(given, problems)
+    let mut config = resolve(given, problems)?;
+    config.settings.policy = rules;
+    Ok(config)
 }
 
 /// Checks one file alone.
@@ -291,6 +305,7 @@ pub fn generate() -> String {
         }
         out.push_str(&format!("#{} = {}\n", key.name, (key.show)(&defaults)));
     }
+    out.push_str(policy::GENERATED);
     out
 }
 

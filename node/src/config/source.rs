@@ -108,6 +108,9 @@ pub(super) fn from_toml(path: &Path, text: &str, given: &mut Vec<Given>, problem
     entries.sort_by_key(|(key, _)| key.span().start);
     for (key, value) in entries {
         let place = place(key.span().start);
+        if key.get_ref() == super::policy::SECTION && matches!(value.get_ref(), DeValue::Table(_)) {
+            continue;
+        }
         given.push(Given { key: key.into_inner().into_owned(), place, raw: raw(value.into_inner()) });
     }
 }

@@ -6,12 +6,11 @@
 //! public key alone, and the words of each file flow tokenize → count → merge-rank from peer to peer. Every receipt is
 //! verified again, offline, from the bytes that were downloaded.
 
-mod network;
 mod words;
 
 use crate::cli::Failure;
 use crate::cli::args::{DemoArgs, Global};
-use network::Network;
+use crate::processes::Network;
 use remote_network_core::job::receipt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The demo's work: the words of every file, counted on three peers.
 
-use super::network::{Network, NodeProcess};
 use crate::cli::{Failure, random_run_id};
+use crate::processes::{Network, NodeProcess};
 use crate::services::BUNDLED;
 use crate::workflow_text;
 use remote_network_core::id::{PublicKey, RunId};

@@ -1,5 +1,7 @@
 //! From a tree to a workflow: every rule of the text form, all problems at once.
 
+mod rules;
+
 use super::tree::{Raw, Tree, location};
 use super::{Location, PROBLEMS_MAX, ParsedNode, ParsedWorkflow, Problem, SourceItem};
 use remote_network_core::id::PublicKey;
@@ -30,17 +32,18 @@ pub(super) fn workflow(tree: &Tree) -> Result<ParsedWorkflow, Vec<Problem>> {
 }
 
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     problems: Vec<Problem>,
     locations: BTreeMap<String, Location>,
 }
 
 /// A mapping's values by key, with where each key stands.
-type Fields<'t> = BTreeMap<&'t str, &'t Tree>;
+pub(super) type Fields<'t> = BTreeMap<&'t str, &'t Tree>;
 
 impl Reader {
     fn workflow(&mut self, tree: &Tree) -> Option<ParsedWorkflow> {
-        let fields = self.fields("", tree, &["name", "nodes", "edges"])?;
+        let [timeout, on_failure] = rules::RUN_KEYS;
+        let fields = self.fields("", tree, &["name", "nodes", "edges", timeout, on_failure])?;
         let name = match fields.get("name") {
             Some(t) => self.text("name", t)?,
             None => {
@@ -66,7 +69,8 @@ impl Reader {
             Some(t) => self.edges(t, &nodes),
             None => Vec::new(),
         };
-        Some(ParsedWorkflow { name, nodes, edges, locations: BTreeMap::new() })
+        let rules = self.run_rules(&fields);
+        Some(ParsedWorkflow { name, nodes, edges, rules, locations: BTreeMap::new() })
     }
 
     fn nodes(&mut self, tree: &Tree) -> Vec<(String, ParsedNode)> {
@@ -161,8 +165,8 @@ impl Reader {
     }
 
     fn task(&mut self, place: &str, tree: &Tree) -> Option<TaskSpec> {
-        const KEYS: &[&str] = &["service", "peer", "args", "env", "retries", "timeout"];
-        let fields = self.fields(place, tree, KEYS)?;
+        const KEYS: [&str; 7] = ["service", "peer", "args", "env", "retries", "timeout", "place"];
+        let fields = self.fields(place, tree, &[&KEYS[..], &rules::TASK_KEYS[..]].concat())?;
         let mut task = TaskSpec::default();
         match fields.get("service") {
             Some(t) => {
@@ -194,6 +198,10 @@ impl Reader {
         if let Some(t) = fields.get("timeout") {
             task.timeout_ms = self.duration_ms(&format!("{place}.timeout"), t);
         }
+        if let Some(t) = fields.get("place") {
+            task.place = super::place::read(self, &format!("{place}.place"), t)?;
+        }
+        self.task_rules(place, &fields, &mut task);
         Some(task)
     }
 
@@ -281,7 +289,7 @@ impl Reader {
 
     // ------------------------------------------------------------------------------ values
 
-    fn fields<'t>(&mut self, place: &str, tree: &'t Tree, known: &[&str]) -> Option<Fields<'t>> {
+    pub(super) fn fields<'t>(&mut self, place: &str, tree: &'t Tree, known: &[&str]) -> Option<Fields<'t>> {
         let Raw::Map(entries) = tree.raw() else {
             self.wrong(place, tree, "a mapping");
             return None;
@@ -315,12 +323,12 @@ impl Reader {
         Some(out)
     }
 
-    fn texts(&mut self, place: &str, tree: &Tree) -> Option<Vec<String>> {
+    pub(super) fn texts(&mut self, place: &str, tree: &Tree) -> Option<Vec<String>> {
         let items = self.items(place, tree)?;
         items.into_iter().map(|(at, t)| self.scalar(&at, t)).collect()
     }
 
-    fn text(&mut self, place: &str, tree: &Tree) -> Option<String> {
+    pub(super) fn text(&mut self, place: &str, tree: &Tree) -> Option<String> {
         match tree.raw() {
             Raw::Text(text) => Some(text.clone()),
             Raw::Null | Raw::Bool(_) | Raw::Int(_) | Raw::Float(_) | Raw::Seq(_) | Raw::Map(_) => {
@@ -343,7 +351,7 @@ impl Reader {
         }
     }
 
-    fn number(&mut self, place: &str, tree: &Tree, max: u64) -> Option<u64> {
+    pub(super) fn number(&mut self, place: &str, tree: &Tree, max: u64) -> Option<u64> {
         let found = match tree.raw() {
             Raw::Int(n) => u64::try_from(*n).ok().filter(|n| *n <= max),
             Raw::Null | Raw::Bool(_) | Raw::Float(_) | Raw::Text(_) | Raw::Seq(_) | Raw::Map(_) => None,
@@ -375,7 +383,7 @@ impl Reader {
         }
     }
 
-    fn say(&mut self, place: &str, at: Option<Location>, reason: impl Into<String>) {
+    pub(super) fn say(&mut self, place: &str, at: Option<Location>, reason: impl Into<String>) {
         if self.problems.len() < PROBLEMS_MAX {
             let location = at.or_else(|| self.locations.get(place).copied());
             self.problems.push(Problem { place: place.to_owned(), location, reason: reason.into() });

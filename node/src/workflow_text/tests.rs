@@ -1,7 +1,10 @@
 use super::*;
 use proptest::prelude::*;
 use remote_network_core::id::{Digest, Keypair};
+use remote_network_core::job::rules::{Join, OnFailure, Retry, RunRules, TaskRules, Test, When};
+use remote_network_core::job::workflow::Place;
 use remote_network_core::port::Port;
+use remote_network_core::service::details::Needs;
 
 const TOP_WORDS: &str = "\
 name: top-words
@@ -43,6 +46,77 @@ fn the_example_of_the_handbook_becomes_a_workflow_in_declared_order() {
     assert_eq!((task.timeout_ms, task.env["LANG"].as_str()), (Some(30_000), "C"));
     assert_eq!(w.edges[0].from, workflow::End { node: "texts".into(), port: Port::Stdout });
     assert_eq!(w.edges[1].to, workflow::End { node: "top".into(), port: Port::Stdin });
+}
+
+#[test]
+fn times_failures_and_conditions_are_read_as_they_are_written() {
+    let text = "\
+name: careful
+timeout: 2h
+on_failure: continue
+nodes:
+  a: { task: { service: count, memory: 64MiB, queue: 90s,
+      retry: { resource: 3, infra: 0, pause: 500ms, pause_max: 1m, memory_max: service } } }
+  b: { task: { service: count, join: always, when: [
+      { task: a, is: failed }, { task: a, code: -3 }, { task: a, empty: stderr },
+      { task: a, port: stdout, equals: yes } ] } }
+";
+    let w = parse(text, Format::Yaml).expect("parses").compile(resolve).expect("compiles");
+    assert_eq!(w.rules, RunRules { timeout_ms: Some(7_200_000), on_failure: OnFailure::Continue });
+    let NodeKind::Task(a) = &w.nodes[0].1 else { panic!("a task") };
+    assert_eq!((a.memory_bytes, a.rules.queue_ms), (Some(64 << 20), Some(90_000)));
+    let retry = Retry {
+        resource: Some(3),
+        infra: Some(0),
+        pause_ms: Some(500),
+        pause_max_ms: Some(60_000),
+        memory_max: Some(0),
+    };
+    assert_eq!(a.rules.retry, retry);
+    let NodeKind::Task(b) = &w.nodes[1].1 else { panic!("a task") };
+    let tests: Vec<Test> = b.rules.when.iter().map(|w| w.test.clone()).collect();
+    let equals = Test::Is(Port::Stdout, Digest::of(b"yes"));
+    assert_eq!(tests, [Test::Failed, Test::Code(-3), Test::Empty(Port::Stderr), equals]);
+    assert_eq!(b.rules.join, Join::Always);
+}
+
+/// The handbook's examples, as they stand there.
+#[test]
+fn the_examples_of_the_handbook_are_workflows() {
+    let page = include_str!("../../../docs/WORKFLOWS.md");
+    let examples: Vec<&str> =
+        page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 3);
+    for text in examples {
+        let w = parse(text, Format::Yaml).unwrap_or_else(|p| panic!("{p:?}\n{text}"));
+        let w = w.compile(resolve).expect("compiles");
+        let again = parse(&to_yaml(&w).expect("writes"), Format::Yaml).expect("parses");
+        assert_eq!(again.compile(resolve).expect("compiles"), w);
+    }
+}
+
+#[test]
+fn a_rule_that_is_none_is_refused_at_its_place() {
+    for (written, place, words) in [
+        ("join: some", "nodes.t.task.join", "must be `all` or `any` or `always`, found `some`"),
+        ("memory: 64", "nodes.t.task.memory", "a size with its unit"),
+        ("memory: 0MiB", "nodes.t.task.memory", "a size with its unit"),
+        ("retry: { infra: 101 }", "nodes.t.task.retry.infra", "from 0 to 100"),
+        ("retry: { pauze: 1s }", "nodes.t.task.retry.pauze", "did you mean `pause`?"),
+        ("when: [{ is: failed }]", "nodes.t.task.when[0]", "names no task"),
+        ("when: [{ task: a, is: failed, code: 1 }]", "nodes.t.task.when[0]", "is not one question"),
+        ("when: [{ task: a, is: done }]", "nodes.t.task.when[0].is", "`succeeded` or `failed`"),
+        ("when: [{ task: a, empty: stdin }]", "nodes.t.task.when[0].empty", "did you mean `stdout`?"),
+        ("when: [{ task: a, code: x }]", "nodes.t.task.when[0].code", "an exit code"),
+    ] {
+        let found = problems(&format!("name: x\nnodes: {{ t: {{ task: {{ service: s, {written} }} }} }}\n"));
+        assert!(found.len() == 1 && found[0].contains(&format!(" {place}: ")), "{written}: {found:?}");
+        assert!(found[0].contains(words), "{written}: {found:?}");
+    }
+    for (written, words) in [("timeout: 10", "a time with its unit"), ("on_failure: go", "`continue`")] {
+        let found = problems(&format!("name: x\nnodes: {{}}\n{written}\n"));
+        assert!(found[0].contains(words), "{written}: {found:?}");
+    }
 }
 
 #[test]
@@ -185,6 +259,53 @@ fn arb_port_name() -> impl Strategy<Value = Port> {
     ]
 }
 
+fn arb_test() -> impl Strategy<Value = Test> {
+    prop_oneof![
+        Just(Test::Succeeded),
+        Just(Test::Failed),
+        any::<i32>().prop_map(Test::Code),
+        arb_port_name().prop_map(Test::Empty),
+        (arb_port_name(), "[a-z]{0,3}").prop_map(|(port, text)| Test::Is(port, Digest::of(text.as_bytes()))),
+    ]
+}
+
+fn arb_run_rules() -> impl Strategy<Value = RunRules> {
+    let on_failure = proptest::sample::select(vec![OnFailure::Stop, OnFailure::Continue]);
+    (proptest::option::of(1u64..10_000_000), on_failure)
+        .prop_map(|(timeout_ms, on_failure)| RunRules { timeout_ms, on_failure })
+}
+
+prop_compose! {
+    fn arb_task_rules()(
+        (resource, infra) in (proptest::option::of(0u32..=100), proptest::option::of(0u32..=100)),
+        pause_ms in proptest::option::of(1u64..10_000_000),
+        pause_max_ms in proptest::option::of(1u64..10_000_000),
+        memory_max in proptest::option::of(0u64..1 << 40),
+        queue_ms in proptest::option::of(1u64..10_000_000),
+        join in proptest::sample::select(vec![Join::All, Join::Any, Join::Always]),
+        when in proptest::collection::vec(("[a-z]{1,5}", arb_test()), 0..4),
+    ) -> TaskRules<String> {
+        let when = when.into_iter().map(|(task, test)| When { task, test }).collect();
+        let retry = Retry { resource, infra, pause_ms, pause_max_ms, memory_max };
+        TaskRules { retry, queue_ms, join, when }
+    }
+}
+
+prop_compose! {
+    fn arb_place()(
+        labels in proptest::collection::btree_set("[a-z=.]{1,6}", 0..3),
+        arch in proptest::collection::btree_set("[a-z0-9_]{1,6}", 0..3),
+        os in "[a-z]{0,5}",
+        gpu_vendor in "[a-z]{0,5}",
+        cpu_milli in 0u32..3_000,
+        memory_bytes in 0u64..1 << 40,
+        gpus in 0u32..3,
+    ) -> Place {
+        let needs = Needs { arch, os, cpu_milli, memory_bytes, disk_bytes: memory_bytes / 2, gpus, gpu_vendor };
+        Place { labels, needs }
+    }
+}
+
 prop_compose! {
     fn arb_workflow()(
         name in "[ -~]{1,20}",
@@ -193,11 +314,15 @@ prop_compose! {
         seeds in proptest::collection::vec(1u8..200, 0..3),
         retries in 0u32..=100,
         timeout_ms in proptest::option::of(1u64..10_000_000),
+        place in arb_place(),
         port in arb_port_name(),
         texts in proptest::collection::vec("[a-z]{0,5}", 0..3),
+        memory_bytes in proptest::option::of(1u64..1 << 40),
+        (task_rules, run_rules) in (arb_task_rules(), arb_run_rules()),
     ) -> Workflow {
         let peers = seeds.iter().map(|s| Keypair::from_seed(&[*s; 32]).public()).collect();
-        let task = TaskSpec { service: "count".into(), peers, args, env, retries, timeout_ms };
+        let rules = task_rules;
+        let task = TaskSpec { service: "count".into(), peers, args, env, retries, timeout_ms, place, memory_bytes, rules };
         let end = |node: &str, port: Port| workflow::End { node: node.into(), port };
         Workflow {
             name,
@@ -210,6 +335,7 @@ prop_compose! {
                 Edge { from: end("z-in", Port::Stdout), to: end("no", Port::Stdin) },
                 Edge { from: end("no", port), to: end("1", Port::Stdin) },
             ],
+            rules: run_rules,
         }
     }
 }

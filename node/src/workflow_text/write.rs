@@ -1,9 +1,13 @@
 //! From a workflow to its text. Sources are objects by then, so they are written as objects: what was in a file or a
 //! text stays in the store and the text form stays small.
 
+mod rules;
+
 use super::peer_names;
+use super::place::PlaceText;
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::Port;
+use rules::{RetryText, WhenText};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use std::collections::BTreeMap;
@@ -21,6 +25,10 @@ pub fn to_json(workflow: &Workflow) -> Result<String, String> {
 #[derive(Serialize)]
 struct WorkflowText<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_failure: Option<&'static str>,
     nodes: InOrder<'a>,
     edges: Vec<String>,
 }
@@ -30,7 +38,13 @@ impl<'a> WorkflowText<'a> {
         let kind_of: BTreeMap<&str, &NodeKind> =
             workflow.nodes.iter().map(|(id, k)| (id.as_str(), k)).collect();
         let edges = workflow.edges.iter().map(|e| edge_text(e, &kind_of)).collect();
-        Self { name: &workflow.name, nodes: InOrder(&workflow.nodes), edges }
+        Self {
+            name: &workflow.name,
+            timeout: workflow.rules.timeout_ms.map(duration_text),
+            on_failure: rules::on_failure_text(workflow.rules.on_failure),
+            nodes: InOrder(&workflow.nodes),
+            edges,
+        }
     }
 }
 
@@ -92,6 +106,18 @@ struct TaskText<'a> {
     retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<PlaceText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<RetryText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    when: Vec<WhenText<'a>>,
 }
 
 impl<'a> TaskText<'a> {
@@ -103,6 +129,12 @@ impl<'a> TaskText<'a> {
             env: &task.env,
             retries: task.retries,
             timeout: task.timeout_ms.map(duration_text),
+            place: PlaceText::of(&task.place),
+            memory: task.memory_bytes.map(rules::size_text),
+            retry: RetryText::of(&task.rules.retry),
+            queue: task.rules.queue_ms.map(duration_text),
+            join: rules::join_text(task.rules.join),
+            when: task.rules.when.iter().map(WhenText::of).collect(),
         }
     }
 }

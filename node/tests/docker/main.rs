@@ -3,6 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod busybox;
+mod hostile;
+#[path = "../probes/mod.rs"]
+mod probes;
+mod pull;
+mod registry;
 mod rig;
 
 use remote_network_core::port::{EngineLimits, EngineRequest, ExitClass, Image, Port, Program};
@@ -116,6 +122,19 @@ fn time_output_memory_and_processes_are_limited() {
     let exit = rig.run(rig.order("i=0; while [ $i -lt 400 ]; do sleep 30 & i=$((i+1)); done"));
     assert_ne!((exit.class, exit.code), (ExitClass::Success, 0), "a fork bomb ends at its limit");
     assert!(rig.containers().is_empty());
+}
+
+#[test]
+fn what_a_job_used_is_told_as_it_was_last_seen() {
+    let Some(rig) = Rig::new() else { return };
+    let fill = "x=$(/bin/busybox head -c 20000000 /dev/zero | /bin/busybox tr '\\0' x)";
+    let exit =
+        rig.run(rig.order(&format!(
+            "{fill}; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; /bin/busybox sleep 1"
+        )));
+    assert_eq!(exit.class, ExitClass::Success, "{exit:?}");
+    assert!(exit.usage.memory_bytes > 20_000_000 && exit.usage.memory_bytes <= 64 << 20, "{exit:?}");
+    assert!(exit.usage.cpu_ns > 10_000_000 && exit.usage.wall_ms >= 1_000, "{exit:?}");
 }
 
 #[test]
@@ -235,6 +254,7 @@ fn an_engine_that_is_away_is_told_and_nothing_hangs() {
     let port = DockerPort::start(config, std::sync::Arc::new(Nothing), to_core).unwrap();
     port.sweep(Vec::new());
     let order = remote_network_core::port::EngineJob {
+        tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
         program: Program::Image(Box::new(Image {
             name: "x".into(),
             id: [0; 32],

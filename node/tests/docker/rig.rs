@@ -1,5 +1,6 @@
 //! A Docker port over a store in a directory, an image of this machine's busybox, and a way to wait for the end of a job.
 
+use crate::busybox::{self, BUSYBOX, IMAGE};
 use remote_network_core::event::Event;
 use remote_network_core::id::{Digest, JobId};
 use remote_network_core::port::{
@@ -10,16 +11,13 @@ use remote_network_node::ports::docker::{DockerConfig, DockerPort};
 use remote_network_node::ports::engine::EngineBlobs;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Longer than any test takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The image that tests make: one static busybox, nothing else.
-const IMAGE: &str = "rn-test-busybox";
-const BUSYBOX: &str = "/bin/busybox";
 
 pub fn docker(args: &[&str]) -> Output {
     Command::new("docker").args(args).output().unwrap_or_else(|e| panic!("docker: {e}"))
@@ -29,22 +27,9 @@ pub fn docker(args: &[&str]) -> Output {
 pub fn image() -> Option<Image> {
     static ID: OnceLock<Result<[u8; 32], String>> = OnceLock::new();
     let made = ID.get_or_init(|| {
-        let answers = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
-        if !answers.is_ok_and(|o| o.status.success()) {
-            return Err("no Docker engine answers".to_owned());
-        }
-        let is_static = Command::new("ldd").arg(BUSYBOX).output();
-        if !is_static.is_ok_and(|o| String::from_utf8_lossy(&o.stderr).contains("not a dynamic executable")) {
-            return Err(format!("{BUSYBOX} is not there, or not static (package busybox-static)"));
-        }
-        let import = format!("tar -C / -c bin/busybox 2>/dev/null | docker import - {IMAGE}");
-        let out = Command::new("sh").args(["-c", &import]).output().map_err(|e| e.to_string())?;
-        let id = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-        let hex = id.strip_prefix("sha256:").filter(|h| h.len() == 64);
-        let hex =
-            hex.ok_or_else(|| format!("docker import: {id} {}", String::from_utf8_lossy(&out.stderr)))?;
-        let digest: Digest = hex.parse().map_err(|e| format!("{e:?}"))?;
-        Ok(digest.0)
+        let id = busybox::import()?;
+        let hex = id.strip_prefix("sha256:").unwrap_or_default();
+        hex.parse().map(|d: Digest| d.0).map_err(|e| format!("{id}: {e:?}"))
     });
     match made {
         Ok(id) => Some(Image {
@@ -54,11 +39,34 @@ pub fn image() -> Option<Image> {
             workdir: None,
         }),
         Err(why) => {
-            assert!(std::env::var_os("REQUIRE_DOCKER").is_none(), "{why}");
-            println!("SKIPPED: {why}");
+            busybox::skip(why);
             None
         }
     }
+}
+
+/// The id of an image that is made of a directory, everything in it owned by root; `changes` as in a Dockerfile.
+pub fn import(dir: &Path, name: &str, changes: &[&str]) -> [u8; 32] {
+    let mut tar = Command::new("tar")
+        .args(["--owner=0", "--group=0", "-c", "."])
+        .current_dir(dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut import = Command::new("docker");
+    import.arg("import");
+    for change in changes {
+        import.args(["--change", change]);
+    }
+    let out = import.args(["-", name]).stdin(tar.stdout.take().unwrap()).output().unwrap();
+    assert!(
+        tar.wait().unwrap().success() && out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let id = String::from_utf8(out.stdout).unwrap();
+    let digest: Digest = id.trim().strip_prefix("sha256:").unwrap().parse().unwrap();
+    digest.0
 }
 
 pub struct Directory(PathBuf);
@@ -120,6 +128,7 @@ impl Rig {
     /// `busybox sh -c script`: 64 MiB, a minute, 1 MiB, stdout and stderr.
     pub fn order(&self, script: &str) -> EngineJob {
         EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: Program::Image(Box::new(self.image.clone())),
             paths: Vec::new(),
             args: vec!["sh".into(), "-c".into(), script.into()],

@@ -1,8 +1,8 @@
 //! What honest guests get: streams, arguments, mounts, exits, limits, reproducible worlds.
 
-use crate::rig::{Rig, config};
+use crate::rig::{Rig, config, tenant};
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineEvent, EngineRequest, ExitClass, Port};
+use remote_network_core::port::{EngineEvent, EngineJob, EngineRequest, ExitClass, Port};
 use remote_network_node::ports::engine::EnginePort;
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,7 +77,7 @@ fn stdin_comes_out_and_several_inputs_are_one_in_declared_order() {
     assert_eq!(rig.output(&exit, &Port::Stderr), b"");
     assert!(exit.usage.fuel > 0 && exit.usage.cpu_ns > 0, "{:?}", exit.usage);
     assert_eq!(exit.usage.memory_bytes, 2 * 65536);
-    assert!(fs::read_dir(rig.dir.path().join("scratch")).unwrap().next().is_none(), "nothing is left");
+    assert_eq!(rig.left_behind(), Vec::<String>::new(), "nothing is left");
     assert!(rig.workers().is_empty());
 }
 
@@ -301,9 +301,11 @@ fn compiled_code_is_kept_and_damage_to_it_only_costs_time() {
     };
     assert_eq!(code().len(), 1);
     let written = fs::metadata(&code()[0]).unwrap().len();
-    assert_eq!(rig.run(rig.order(ECHO)).class, ExitClass::Success);
+    // A worker of another requester loads it, and one that finds it damaged does not.
+    let of = |n| EngineJob { tenant: tenant(n), ..rig.order(ECHO) };
+    assert_eq!(rig.run(of(2)).class, ExitClass::Success);
     fs::write(&code()[0], b"\x7fELF damaged").unwrap();
-    assert_eq!(rig.run(rig.order(ECHO)).class, ExitClass::Success);
+    assert_eq!(rig.run(of(3)).class, ExitClass::Success);
     assert_eq!(fs::metadata(&code()[0]).unwrap().len(), written, "compiled anew");
 }
 
@@ -311,9 +313,11 @@ fn compiled_code_is_kept_and_damage_to_it_only_costs_time() {
 fn what_a_crash_has_left_is_swept_and_a_wrong_worker_is_refused() {
     let rig = Rig::new();
     fs::create_dir_all(rig.dir.path().join("scratch/job-00/w")).unwrap();
+    fs::create_dir_all(rig.dir.path().join("scratch/worker-00/w")).unwrap();
     let (to_core, _events) = async_channel::bounded(1);
     let again = EnginePort::start(config(rig.dir.path()), rig.blobs.clone(), to_core.clone()).unwrap();
     assert!(!rig.dir.path().join("scratch/job-00").exists());
+    assert!(!rig.dir.path().join("scratch/worker-00").exists());
     assert!(again.confinement().len() >= 3, "{:?}", again.confinement());
     println!("in force here: {:#?}", again.confinement());
     for wrong in ["/bin/true", "/nonexistent"] {

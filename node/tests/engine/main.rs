@@ -7,3 +7,4 @@ mod behaviour;
 mod hostile;
 mod rig;
 mod services;
+mod warm;

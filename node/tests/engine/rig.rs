@@ -1,7 +1,7 @@
 //! A real engine with real workers over a store in a directory, and a way to wait for the end of a job.
 
 use remote_network_core::event::Event;
-use remote_network_core::id::{Digest, JobId};
+use remote_network_core::id::{Digest, JobId, Keypair, PublicKey};
 use remote_network_core::port::{
     EngineEvent, EngineExit, EngineInput, EngineJob, EngineLimits, EngineRequest, Port, Program,
 };
@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 
 /// Longer than any test takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A requester.
+pub fn tenant(n: u8) -> PublicKey {
+    Keypair::from_seed(&[n; 32]).public()
+}
 
 pub struct Directory(pub PathBuf);
 
@@ -90,6 +95,7 @@ impl Rig {
             module.to_vec()
         };
         EngineJob {
+            tenant: tenant(1),
             program: Program::Wasm(self.blobs.put(&module).digest),
             paths: Vec::new(),
             args: Vec::new(),
@@ -160,20 +166,45 @@ impl Rig {
         self.output(exit, &Port::Stdout)
     }
 
+    /// What lies in the scratch directory beside workers that wait, and what these have beside their module.
+    pub fn left_behind(&self) -> Vec<String> {
+        let names = |dir: &Path| -> Vec<PathBuf> {
+            fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect()
+        };
+        let scratch = self.dir.path().join("scratch");
+        let mut left = Vec::new();
+        for path in names(&scratch) {
+            if path.file_name().unwrap().to_string_lossy().starts_with("worker-") {
+                left.extend(["r", "w"].iter().flat_map(|half| names(&path.join(half))));
+            } else {
+                left.push(path);
+            }
+        }
+        let text = left.iter().map(|p| p.strip_prefix(&scratch).unwrap().display().to_string());
+        text.filter(|p| !p.ends_with("r/module.wasm")).collect()
+    }
+
     /// The worker processes of this rig.
     pub fn workers(&self) -> Vec<u32> {
         workers(self.dir.path())
     }
 }
 
-/// Processes, other than this one, with a file open below `dir`: a running worker holds its job's stdin and stdout.
+/// Workers of the rig in `dir` that have a job: they hold its stdin and stdout. (One that waits may hold compiled code, which lies
+/// elsewhere.) By their command line, too: between
+/// `fork` and `exec` a child of this process, of whichever test, has all files open that this process has.
 pub fn workers(dir: &Path) -> Vec<u32> {
+    let dir = &dir.join("scratch");
     let holds = |pid: &u32| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         fds.map(|fd| fs::read_link(fd.path())).any(|to| to.is_ok_and(|to| to.starts_with(dir)))
     };
+    let is_worker = |pid: &u32| {
+        let said = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        said.split(|b| *b == 0).nth(1) == Some(WORKER_ARGUMENT.as_bytes())
+    };
     let pids = fs::read_dir("/proc").unwrap().flatten();
     pids.filter_map(|e| e.file_name().to_string_lossy().parse().ok())
-        .filter(|pid| *pid != std::process::id() && holds(pid))
+        .filter(|pid| is_worker(pid) && holds(pid))
         .collect()
 }

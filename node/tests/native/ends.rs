@@ -1,6 +1,6 @@
 //! How programs end, by themselves and otherwise, and that nothing is left of them.
 
-use super::rig::{Rig, processes_with, until, word};
+use super::rig::{Rig, confinement_of, processes_with, until, word};
 use remote_network_core::port::{EngineRequest, ExitClass};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -71,6 +71,20 @@ fn orphans_are_reaped_while_the_program_runs() {
         cat /proc/[0-9]*/stat | grep -c ' Z '";
     let exit = rig.run(rig.order(script));
     assert_eq!(rig.stdout(&exit), "0\n", "{exit:?}");
+}
+
+#[test]
+fn a_confinement_that_is_killed_takes_all_inside_with_it_before_that_is_told() {
+    let Some(rig) = Rig::new() else { return };
+    let word = word();
+    let job = rig.start(rig.order(&format!("setsid sh -c 'sleep 600; : {word}' & sleep 600; : {word}")));
+    rig.started(job);
+    until("both run", || processes_with(&word) >= 2);
+    rustix::process::kill_process(confinement_of(&word), rustix::process::Signal::KILL).unwrap();
+    let exit = rig.exit(job);
+    assert_eq!((exit.class, exit.detail.as_str()), (ExitClass::Infra, "the sandbox ended without a word"));
+    assert_eq!(processes_with(&word), 0);
+    assert_eq!(rig.left(), 0);
 }
 
 #[test]

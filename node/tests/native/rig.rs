@@ -7,6 +7,7 @@ use remote_network_core::port::{
 };
 use remote_network_node::ports::engine::EngineBlobs;
 use remote_network_node::ports::native::{NativeConfig, NativePort, elf};
+use rustix::process::Pid;
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -84,6 +85,7 @@ impl Rig {
     /// `sh -c script`, with this machine's shell, which is linked dynamically: 64 MiB, a minute, 1 MiB, stdout and stderr.
     pub fn order(&self, script: &str) -> EngineJob {
         EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
             program: self.program(&fs::read("/bin/sh").unwrap()),
             paths: Vec::new(),
             args: vec!["-c".into(), script.into()],
@@ -177,13 +179,33 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Arguments of a process, by its directory in `/proc`.
+fn arguments(process: &Path) -> Vec<String> {
+    let words = fs::read(process.join("cmdline")).unwrap_or_default();
+    words.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
+}
+
+fn all_with(word: &str) -> Vec<PathBuf> {
+    let has = |process: &PathBuf| arguments(process).iter().any(|w| w.contains(word));
+    fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(has).collect()
+}
+
 /// Processes of this machine, in whatever name space, that have a word among their arguments.
 pub fn processes_with(word: &str) -> usize {
-    let has = |pid: &Path| {
-        let words = fs::read(pid.join("cmdline")).unwrap_or_default();
-        words.split(|b| *b == 0).any(|w| String::from_utf8_lossy(w).contains(word))
-    };
-    fs::read_dir("/proc").unwrap().flatten().filter(|entry| has(&entry.path())).count()
+    all_with(word).len()
+}
+
+/// The process that confines the one with a word among its arguments: the ancestor outside.
+pub fn confinement_of(word: &str) -> Pid {
+    let mut process = all_with(word).pop().unwrap();
+    loop {
+        let stat = fs::read_to_string(process.join("stat")).unwrap();
+        let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+        process = Path::new("/proc").join(&parent);
+        if arguments(&process).get(1).is_some_and(|w| w == "confine") {
+            return Pid::from_raw(parent.parse().unwrap()).unwrap();
+        }
+    }
 }
 
 /// A word that no other test uses.

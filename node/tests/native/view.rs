@@ -102,6 +102,13 @@ fn it_is_nobody_sees_itself_only_and_can_write_to_its_own_places() {
 }
 
 #[test]
+fn the_machines_name_is_not_told_and_what_it_needs_can_be_read() {
+    let Some(rig) = Rig::new() else { return };
+    let exit = rig.run(rig.order("uname -n; umask; stat -c %a /etc /etc/passwd /dev /tmp | tr '\\n' ' '"));
+    assert_eq!(rig.stdout(&exit), "service\n0022\n755 644 755 1777 ", "{exit:?}");
+}
+
+#[test]
 fn two_jobs_at_once_share_nothing() {
     let Some(rig) = Rig::new() else { return };
     let script = "echo $$ > /tmp/mine; ls /proc | grep -c '^[0-9]' ; ls /tmp; head -c1 >/dev/null; sleep 1; \

@@ -10,7 +10,8 @@ use std::process::Command;
 const USER: u32 = 54_321;
 
 /// What must hold for everybody.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 11] = [
+    "ends::a_confinement_that_is_killed_takes_all_inside_with_it_before_that_is_told",
     "ends::exit_codes_and_signals_are_told_as_they_are",
     "ends::one_that_will_not_hear_is_killed_with_all_that_it_started",
     "limits::each_output_is_limited_and_what_fits_is_kept",
@@ -20,6 +21,7 @@ const TESTS: [&str; 9] = [
     "view::input_arguments_and_environment_go_in_and_both_streams_come_out",
     "view::it_is_nobody_sees_itself_only_and_can_write_to_its_own_places",
     "view::mounts_lie_at_their_names_and_their_output_is_taken",
+    "view::the_machines_name_is_not_told_and_what_it_needs_can_be_read",
 ];
 
 #[test]

@@ -330,6 +330,7 @@ static int p_io_uring(void) {
     char params[200] = {0};
     return err(syscall(SYS_io_uring_setup, 4, params), "io_uring_setup");
 }
+static int p_io_setup(void) { unsigned long of = 0; return err(syscall(SYS_io_setup, 1, &of), "io_setup"); }
 static int p_keys(void) { return err(syscall(SYS_add_key, "user", "probe", "x", 1, -2), "add_key"); }
 static int p_keyctl(void) { return err(syscall(SYS_keyctl, 0, -3, 1), "keyctl"); }
 static int p_module(void) { return reached(syscall(SYS_finit_module, -1, "", 0), "finit_module", EBADF); }
@@ -399,7 +400,7 @@ static const struct { const char *name; int (*probe)(void); } PROBES[] = {
     P(files), P(core_dump), P(large_file), P(user), P(setuid), P(setgroups), P(capabilities), P(bounding_set),
     P(new_privileges), P(filter), P(unshare_user), P(unshare_mount), P(unshare_net), P(clone_user), P(clone3), P(setns),
     P(mount), P(remount), P(umount_proc), P(fsopen), P(open_tree), P(pivot), P(bpf), P(perf), P(userfaultfd),
-    P(io_uring), P(keys), P(keyctl), P(module), P(kexec), P(reboot), P(swapon), P(syslog), P(clock), P(hostname),
+    P(io_uring), P(io_setup), P(keys), P(keyctl), P(module), P(kexec), P(reboot), P(swapon), P(syslog), P(clock), P(hostname),
     P(personality), P(fanotify), P(core_pattern), P(sysrq), P(kcore), P(kernel_settings), P(foreign_interface),
     P(tty_input), P(inet), P(inet6), P(netlink), P(packet), P(vsock), P(alg), P(connect), P(abstract_socket),
     P(inherited_files), P(environment),

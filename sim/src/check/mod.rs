@@ -135,7 +135,7 @@ impl Checks {
             Action::Notify(Notice::Peer(view)) => self.peer(at_ns, host, view, &host_at),
             Action::Notify(Notice::Task { run, task }) => self.task(at_ns, host, *run, task),
             Action::Notify(Notice::Run(view)) => self.run(at_ns, host, view, false),
-            Action::Notify(Notice::Published { .. } | Notice::Transfer { .. }) => {}
+            Action::Notify(Notice::Published { .. } | Notice::Found { .. } | Notice::Transfer { .. }) => {}
             Action::Stopped { .. } => {}
         }
     }
@@ -184,6 +184,8 @@ impl Checks {
             | Reply::Status(_)
             | Reply::Services(_)
             | Reply::Ticket(_)
+            | Reply::Policy(_)
+            | Reply::Found(_)
             | Reply::Relay(_)
             | Reply::Planned(_)
             | Reply::Error(_) => {}

@@ -179,6 +179,10 @@ fn run_view(state: RunState, digest: Option<Digest>, fence: u32) -> RunView {
         tasks: vec![task],
         results: result.into_iter().collect(),
         progress: (0, 1),
+        failed: 0,
+        skipped: 0,
+        paused: None,
+        deadline: None,
     }
 }
 

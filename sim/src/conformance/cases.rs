@@ -14,6 +14,7 @@ use remote_network_core::id::{Digest, PeerName, RunId};
 use remote_network_core::job::receipt::{Verdict, verify_file};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::port::{EngineLimits, ExitClass, Port, Program};
+use remote_network_core::service::details::Details;
 use remote_network_core::service::{Service, Visibility};
 use remote_network_core::time::Duration;
 use remote_network_core::transfer::tree::PIECE_VALUE_BYTES;
@@ -282,6 +283,7 @@ fn offer<B: Bench>(stage: &mut Stage<B>, host: HostId) {
         mounts: Vec::new(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 600_000, output_bytes: 1 << 20 },
         visibility: Visibility::Everyone,
+        details: Details::default(),
     };
     assert_eq!(stage.ask(host, Command::AddService(Box::new(service))), Reply::Done);
 }
@@ -320,6 +322,7 @@ fn across<B: Bench>(stage: &mut Stage<B>, a: HostId, b: HostId) -> (Workflow, Ex
             edge("here", "both"),
             edge("both", "out"),
         ],
+        ..Workflow::default()
     };
     let expected = evaluate(&workflow, &BTreeMap::from([("formula".to_owned(), Digest::of(&module()))]));
     (workflow, expected)

@@ -11,6 +11,7 @@ use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{
     CommandId, DhtId, Digest, JobId, Keypair, Lsn, OpId, PeerId, PeerName, PublicKey, RunId, Signature,
 };
+use remote_network_core::job::rules::{Join, OnFailure, Retry, RunRules, TaskRules, Test, When};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
@@ -361,12 +362,16 @@ record! {
     EngineReport { job, event }
     Mount { name, direction, path }
     Image { name, id, entrypoint, workdir }
-    Service { name, description, version, program, module_len, stdin, mounts, limits, visibility }
+    Service { name, description, version, program, module_len, stdin, mounts, limits, visibility, details }
     ObjectRef { digest, len }
-    TaskSpec { service, peers, args, env, retries, timeout_ms }
+    Retry { resource, infra, pause_ms, pause_max_ms, memory_max }
+    When<String> { task, test }
+    TaskRules<String> { retry, queue_ms, join, when }
+    RunRules { timeout_ms, on_failure }
+    TaskSpec { service, peers, args, env, retries, timeout_ms, place, memory_bytes, rules }
     End { node, port }
     Edge { from, to }
-    Workflow { name, nodes, edges }
+    Workflow { name, nodes, edges, rules }
     Subject { room, key }
     StoredRecord { lsn, subject, record }
     Journal { id, last, records }
@@ -379,7 +384,7 @@ record! {
     NodeConfig {
         keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
         jobs_running_max, accept_jobs, native, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
-        discover_every,
+        discover_every, machine, policy,
     }
 }
 
@@ -414,11 +419,16 @@ choice! {
     MountDirection { 1 => In, 2 => Out }
     Visibility { 1 => Everyone, 2 => Listed(peers), 3 => OnlyMe }
     NodeKind { 1 => Source(objects), 2 => Task(task), 3 => Sink }
+    OnFailure { 1 => Stop, 2 => Continue }
+    Join { 1 => All, 2 => Any, 3 => Always }
+    Test { 1 => Succeeded, 2 => Failed, 3 => Code(code), 4 => Empty(port), 5 => Is(port, digest) }
     Command {
         1 => Status, 2 => Peers, 3 => Peer(name), 4 => Connect { peer, addr }, 5 => AddService(service),
         6 => RemoveService(digest), 7 => Services, 8 => Plan(workflow), 9 => Submit { run, workflow }, 10 => Runs,
         11 => Run(run), 12 => Cancel(run), 13 => Shutdown, 14 => Share { digest, consumer, valid },
         15 => Fetch { digest, len, from, ticket }, 16 => Block { key, blocked }, 17 => Keep { digest, kept }, 18 => Relay,
-        19 => RelayDisconnect(key),
+        19 => RelayDisconnect(key), 20 => Service(command), 21 => Pause { run, paused },
     }
 }
+
+mod services;

@@ -6,6 +6,7 @@ use crate::job::held::Held;
 use crate::job::message::Message;
 use crate::port::{EngineReport, EngineRequest};
 use crate::service::Service;
+use crate::service::policy::Policy;
 use crate::store::StoreOp;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -68,6 +69,8 @@ pub enum Input {
     },
     /// The engine tells.
     Engine(EngineReport),
+    /// The owner's policy from now on; jobs that were admitted go on.
+    Policy(Box<Policy>),
     /// The user blocks this peer: nothing of it runs any more.
     Blocked(PublicKey),
     /// An execution ended, but what it left is not in the store: it is executed again.

@@ -17,7 +17,7 @@ use crate::time::Duration;
 const BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// A refusal and its words for people.
-type Refused = (Refusal, String);
+pub(super) type Refused = (Refusal, String);
 
 impl Executor {
     pub(super) fn order(&mut self, cx: &mut Cx<'_, Output>, peer: PublicKey, message: Message) {
@@ -68,13 +68,17 @@ impl Executor {
             }
             return self.send(cx, peer, &Message::Accepted { job, incarnation });
         }
-        let admitted = self.admissible(&peer, &order, sources.len()).and_then(|()| self.room(cx, &peer));
+        let admitted = self
+            .admissible(&peer, &order, sources.len())
+            .and_then(|()| self.policy_allows(&peer, &order, cx.wall))
+            .and_then(|()| self.room(cx, &peer));
         if let Err((refusal, words)) = admitted {
             let retry_after = if refusal == Refusal::Busy { BUSY_RETRY } else { Duration::ZERO };
             let words = cut_words(&words, WORDS_BYTES_MAX);
             return self.send(cx, peer, &Message::Rejected { job, refusal, words, retry_after });
         }
         self.record(cx, job, JobRecord::Admitted { order: Box::new(order), sources });
+        self.count_admitted(cx, &job);
         if let Some(held) = self.held.get(&job) {
             let soft = self.soft(held, cx.now, cx.wall);
             self.soft.insert(job, soft);

@@ -20,6 +20,7 @@ impl Executor {
         let Some(held) = self.held.get(job) else { return };
         let o: &Order = &held.order;
         let engine_job = EngineJob {
+            tenant: held.requester(),
             program: o.program.clone(),
             paths: o.paths.clone(),
             args: o.args.clone(),
@@ -103,6 +104,8 @@ impl Executor {
             ended: cx.wall,
         };
         let receipt = Signed::sign(receipt, &self.config.keypair);
+        let left = receipt.outputs.iter().fold(0u64, |sum, o| sum.saturating_add(o.len));
+        self.count_ended(cx, job, &receipt.usage, left);
         // The chain first: if a crash comes between the two, a number is skipped, never used twice.
         self.record(cx, *job, JobRecord::Chain { seq: receipt.seq, digest: receipt.digest() });
         self.record(cx, *job, JobRecord::Sealed { receipt: Box::new(receipt) });

@@ -19,7 +19,7 @@ use crate::service::Visibility;
 use crate::ticket::Ticket;
 use proptest::prelude::*;
 
-fn keypair(n: u8) -> Keypair {
+pub(super) fn keypair(n: u8) -> Keypair {
     Keypair::from_seed(&[n; 32])
 }
 
@@ -34,11 +34,11 @@ fn executor(running_max: usize) -> Executor {
     Executor::restore(config, &[]).unwrap()
 }
 
-fn count() -> Service {
+pub(super) fn count() -> Service {
     service("count", true, &[])
 }
 
-fn rig() -> Rig<Executor> {
+pub(super) fn rig() -> Rig<Executor> {
     let mut r = Rig::new(executor(1), [0; 32]);
     r.tell(Input::Services(vec![count()]));
     r.tell(Input::Started);
@@ -46,7 +46,7 @@ fn rig() -> Rig<Executor> {
     r
 }
 
-fn order(requester: u8, fence: u32) -> Order {
+pub(super) fn order(requester: u8, fence: u32) -> Order {
     let s = count();
     Order {
         requester: keypair(requester).public(),
@@ -68,7 +68,7 @@ fn order(requester: u8, fence: u32) -> Order {
     }
 }
 
-fn dispatch(o: Order, by: u8) -> Input {
+pub(super) fn dispatch(o: Order, by: u8) -> Input {
     let source = Source { holder: o.requester, ticket: Bytes::from_static(b"ticket") };
     let sources = o.inputs.iter().map(|_| vec![source.clone()]).collect();
     let order = Box::new(Signed::sign(o, &keypair(by)));
@@ -79,7 +79,7 @@ fn from(peer: u8, message: Message) -> Input {
     Input::Message { peer: keypair(peer).public(), message: Box::new(message) }
 }
 
-fn said(out: &[Output]) -> Vec<Message> {
+pub(super) fn said(out: &[Output]) -> Vec<Message> {
     let message = |o: &Output| match o {
         Output::Send { frame, .. } => Some(Message::from_frame(frame).unwrap()),
         _ => None,
@@ -87,7 +87,7 @@ fn said(out: &[Output]) -> Vec<Message> {
     out.iter().filter_map(message).collect()
 }
 
-fn refusal(out: &[Output]) -> Option<Refusal> {
+pub(super) fn refusal(out: &[Output]) -> Option<Refusal> {
     said(out).into_iter().find_map(|m| match m {
         Message::Rejected { refusal, .. } => Some(refusal),
         _ => None,
@@ -100,14 +100,14 @@ fn starts(out: &[Output]) -> usize {
 }
 
 /// On whatever right it was wanted.
-fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
+pub(super) fn input_is_here(r: &mut Rig<Executor>) -> Vec<Output> {
     let here = |claim| Input::Fetched { digest: Digest::of(b"in"), claim, new: true };
     let mut out = r.tell(here(None));
     out.extend(r.tell(here(Some(keypair(2).public()))));
     out
 }
 
-fn exit(job: JobId, class: ExitClass) -> Input {
+pub(super) fn exit(job: JobId, class: ExitClass) -> Input {
     let out = |port| EngineOutput { port, digest: Digest::of(b"out"), len: 3, truncated: false };
     let exit = EngineExit {
         class,

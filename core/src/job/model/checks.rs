@@ -7,6 +7,7 @@ use crate::job::message::Message;
 use crate::job::order::Order;
 use crate::job::plan::{InputFrom, Plan};
 use crate::job::receipt::Verdict;
+use crate::job::rules::Join;
 use crate::job::run::{CloseClass, RunRecord};
 use crate::job::signed::Signed;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,9 @@ pub(super) struct Seen {
     /// Digests of the orders.
     ordered: BTreeSet<Digest>,
     committed: BTreeSet<usize>,
+    /// Tasks that are over without a result.
+    over: BTreeSet<usize>,
+    paused: bool,
     /// Digests of the receipts that were committed.
     won: BTreeSet<Digest>,
     /// Outputs of committed tasks.
@@ -43,14 +47,30 @@ impl World {
             RunRecord::Planned { plan } => assert!(seen.plan.replace(plan.clone()).is_none(), "planned once"),
             RunRecord::Attempt { task, order } => {
                 assert!(!seen.cancelled, "an order after the cancel");
+                assert!(!seen.paused, "an order while the run is paused");
                 assert!(!seen.committed.contains(task), "an order for what is done");
+                assert!(!seen.over.contains(task), "an order for what is over");
                 let before = seen.orders.range((*task, 0)..=(*task, u32::MAX)).next_back();
                 assert!(before.is_none_or(|((_, fence), _)| *fence < order.fence), "fences rise");
                 assert!(!seen.liars.contains(&order.executor), "an order to a peer that has lied");
                 let planned = &seen.plan().tasks[*task];
                 assert!(planned.candidates.contains(&order.executor), "an order to somebody else");
-                assert_eq!(planned.inputs.len(), order.inputs.len(), "an order without all its inputs");
-                for (input, planned) in order.inputs.iter().zip(&planned.inputs) {
+                let given = planned.inputs.iter().filter(|i| match &i.from {
+                    InputFrom::Object(_) => true,
+                    InputFrom::Task { task, .. } => seen.committed.contains(task),
+                });
+                let given: Vec<_> = given.collect();
+                let over = |i: &InputFrom| match i {
+                    InputFrom::Object(_) => true,
+                    InputFrom::Task { task, .. } => seen.committed.contains(task) || seen.over.contains(task),
+                };
+                assert!(
+                    planned.inputs.iter().all(|i| over(&i.from)),
+                    "an order before its inputs are decided"
+                );
+                assert!(planned.rules.join != Join::All || given.len() == planned.inputs.len());
+                assert_eq!(given.len(), order.inputs.len(), "an order without all its inputs");
+                for (input, planned) in order.inputs.iter().zip(given) {
                     match &planned.from {
                         InputFrom::Object(o) => assert_eq!(o.digest, input.digest),
                         InputFrom::Task { task, .. } => {
@@ -70,25 +90,33 @@ impl World {
             }
             RunRecord::Committed { task, fence, receipt, .. } => {
                 assert!(seen.committed.insert(*task), "a task is committed once");
+                assert!(!seen.over.contains(task), "a task has one end");
                 assert_eq!(receipt.answers(&seen.orders[&(*task, *fence)]), Ok(()));
                 seen.won.insert(receipt.digest());
                 seen.outputs.extend(receipt.outputs.iter().map(|o| o.digest));
             }
             RunRecord::Ended { state: RunState::Succeeded, .. } => {
                 assert!(!seen.cancelled);
-                assert_eq!(seen.committed.len(), seen.plan().tasks.len(), "a success without all its tasks");
+                let ended = seen.committed.len() + seen.over.len();
+                assert_eq!(ended, seen.plan().tasks.len(), "a success without all its tasks");
                 let run = self.folded.values().next().expect("the run");
+                assert!(run.failed_task().is_none(), "a success although something has failed");
                 for from in seen.plan().sinks.iter().flat_map(|s| &s.inputs) {
                     if let InputFrom::Task { .. } = from {
-                        let (_, kept) = run.output_of(from).expect("committed");
+                        let Some((_, kept)) = run.output_of(from) else { continue };
                         assert!(self.here.contains(&kept.digest), "a success whose result is not here");
                     }
                 }
                 seen.ended = true;
             }
             RunRecord::Ended { .. } => seen.ended = true,
-            RunRecord::CancelRequested => seen.cancelled = true,
-            RunRecord::Submitted { .. } | RunRecord::Accepted { .. } | RunRecord::TaskFailed { .. } => {}
+            RunRecord::CancelRequested | RunRecord::DeadlinePassed => seen.cancelled = true,
+            RunRecord::TaskFailed { task, .. } | RunRecord::Skipped { task, .. } => {
+                assert!(!seen.committed.contains(task) && seen.over.insert(*task), "a task has one end");
+            }
+            RunRecord::Paused => seen.paused = true,
+            RunRecord::Resumed => seen.paused = false,
+            RunRecord::Submitted { .. } | RunRecord::Accepted { .. } => {}
         }
     }
 

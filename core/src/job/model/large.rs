@@ -37,7 +37,7 @@ fn layers(tasks: usize, width: usize, parents: usize) -> Workflow {
             });
         }
     }
-    Workflow { name: "layers".into(), nodes, edges }
+    Workflow { name: "layers".into(), nodes, edges, ..Workflow::default() }
 }
 
 fn play(tasks: usize, width: usize, parents: usize) {

@@ -1,16 +1,17 @@
 //! Random workflows, what they compute by a naive evaluator, and worlds of two to four executors that run them.
 //!
 //! Chains, layers and arbitrary graphs of at most twelve tasks, over standard input, standard error and mounts, pinned, in an
-//! order of preference or anywhere; some have a task that always fails. Each is run undisturbed, with a crash at record
+//! order of preference or anywhere; some have tasks that always fail, and conditions, and go on after a failure. Each is run undisturbed, with a crash at record
 //! boundaries, and in a hostile world; the outcome must be that of the evaluator every time. A plain test run takes
 //! [`WORKFLOWS`] of them and a few boundaries of each, different ones from workflow to workflow; built with
 //! `RN_MODEL_WORKFLOWS=10000` in the environment it takes as many as that says, and every boundary of each.
 
 use super::world::World;
 use super::{FAILS, RUN, computed};
-use crate::command::{RunState, TaskState};
+use crate::command::{ResultView, RunState, TaskState};
 use crate::id::{Digest, PublicKey};
 use crate::job::receipt::verify_file;
+use crate::job::rules::{Join, OnFailure, Test, When};
 use crate::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use crate::port::Port;
 use crate::rng::Rng;
@@ -50,44 +51,123 @@ fn edge(from: (&str, &Port), to: (&str, &Port)) -> Edge {
     Edge { from: end(from), to: end(to) }
 }
 
-/// What the evaluator says of a port: its digest, or nothing because a task before it or of it fails.
-type Known<'a> = BTreeMap<(&'a str, Port), Option<Digest>>;
-
-/// What comes out of a port, by the definition of what a workflow means. Slow and plain.
-fn output<'a>(w: &'a Workflow, known: &mut Known<'a>, node: &'a str, port: &Port) -> Option<Digest> {
-    if let Some(known) = known.get(&(node, port.clone())) {
-        return *known;
-    }
-    let (_, NodeKind::Task(spec)) = w.nodes.iter().find(|(id, _)| id == node).unwrap() else {
-        panic!("{node} is no task")
-    };
-    let inputs = inputs(w, known, node);
-    let out = inputs.filter(|_| !spec.args.iter().any(|a| a == FAILS)).map(|inputs| {
-        let named: Vec<(&Port, Digest)> = inputs.iter().map(|(p, d)| (p, *d)).collect();
-        computed(&spec.args, &named, port)
-    });
-    known.insert((node, port.clone()), out);
-    out
+/// What becomes of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Committed,
+    Failed,
+    Skipped,
 }
 
-/// What goes into a node, in declared order; nothing if a task before it fails.
-fn inputs<'a>(w: &'a Workflow, known: &mut Known<'a>, node: &str) -> Option<Vec<(Port, Digest)>> {
-    let mut all = Vec::new();
-    for e in w.edges.iter().filter(|e| e.to.node == node) {
-        match &w.nodes.iter().find(|(id, _)| *id == e.from.node).unwrap().1 {
-            NodeKind::Source(objects) => all.extend(objects.iter().map(|o| (e.to.port.clone(), o.digest))),
-            NodeKind::Task(_) | NodeKind::Sink => {
-                all.push((e.to.port.clone(), output(w, known, &e.from.node, &e.from.port)?));
+/// What a workflow means, by its definition: each question is answered by asking about what comes before. Slow and plain.
+struct Meaning<'a> {
+    workflow: &'a Workflow,
+    outcomes: BTreeMap<&'a str, Outcome>,
+    outputs: BTreeMap<(&'a str, Port), Digest>,
+}
+
+impl<'a> Meaning<'a> {
+    fn of(workflow: &'a Workflow) -> Meaning<'a> {
+        Meaning { workflow, outcomes: BTreeMap::new(), outputs: BTreeMap::new() }
+    }
+
+    fn task(&self, id: &str) -> Option<(&'a str, &'a TaskSpec)> {
+        let (id, kind) = self.workflow.nodes.iter().find(|(n, _)| n == id).unwrap();
+        match kind {
+            NodeKind::Task(spec) => Some((id, spec)),
+            NodeKind::Source(_) | NodeKind::Sink => None,
+        }
+    }
+
+    fn producers(&self, id: &str) -> Vec<&'a str> {
+        let into = self.workflow.edges.iter().filter(|e| e.to.node == id);
+        into.filter_map(|e| self.task(&e.from.node)).map(|(id, _)| id).collect()
+    }
+
+    fn outcome(&mut self, id: &str) -> Outcome {
+        let (id, spec) = self.task(id).unwrap();
+        if let Some(known) = self.outcomes.get(id) {
+            return *known;
+        }
+        let before: Vec<Outcome> = self.producers(id).into_iter().map(|p| self.outcome(p)).collect();
+        let joined = match spec.rules.join {
+            Join::All => before.iter().all(|o| *o == Outcome::Committed),
+            Join::Any => before.is_empty() || before.contains(&Outcome::Committed),
+            Join::Always => true,
+        };
+        let outcome = if !joined || !spec.rules.when.iter().all(|w| self.holds(w)) {
+            Outcome::Skipped
+        } else if spec.args.iter().any(|a| a == FAILS) {
+            Outcome::Failed
+        } else {
+            Outcome::Committed
+        };
+        self.outcomes.insert(id, outcome);
+        outcome
+    }
+
+    fn holds(&mut self, when: &When<String>) -> bool {
+        let outcome = self.outcome(&when.task);
+        match &when.test {
+            Test::Succeeded => outcome == Outcome::Committed,
+            Test::Failed => outcome == Outcome::Failed,
+            Test::Code(0) => outcome == Outcome::Committed,
+            Test::Code(1) => outcome == Outcome::Failed,
+            // What guests of this world write is never empty, and no other code is theirs.
+            Test::Code(_) | Test::Empty(_) => false,
+            Test::Is(port, digest) => {
+                outcome == Outcome::Committed && self.output(&when.task, port) == *digest
             }
         }
     }
-    Some(all)
+
+    /// What a committed task writes to a port.
+    fn output(&mut self, id: &str, port: &Port) -> Digest {
+        let (id, spec) = self.task(id).unwrap();
+        if let Some(known) = self.outputs.get(&(id, port.clone())) {
+            return *known;
+        }
+        let inputs = self.inputs(id);
+        let named: Vec<(&Port, Digest)> = inputs.iter().map(|(p, d)| (p, *d)).collect();
+        let digest = computed(&spec.args, &named, port);
+        self.outputs.insert((id, port.clone()), digest);
+        digest
+    }
+
+    /// What goes into a node, in declared order, as far as it comes to be.
+    fn inputs(&mut self, id: &str) -> Vec<(Port, Digest)> {
+        let mut all = Vec::new();
+        for e in self.workflow.edges.iter().filter(|e| e.to.node == id) {
+            match &self.workflow.nodes.iter().find(|(n, _)| *n == e.from.node).unwrap().1 {
+                NodeKind::Source(objects) => {
+                    all.extend(objects.iter().map(|o| (e.to.port.clone(), o.digest)));
+                }
+                NodeKind::Task(_) | NodeKind::Sink => {
+                    if self.outcome(&e.from.node) == Outcome::Committed {
+                        all.push((e.to.port.clone(), self.output(&e.from.node, &e.from.port)));
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether some task that is not skipped does what is to be done when this one fails.
+    fn is_handled(&mut self, id: &str) -> bool {
+        let tasks = self.workflow.nodes.iter().filter_map(|(n, _)| self.task(n)).collect::<Vec<_>>();
+        tasks.into_iter().any(|(other, spec)| {
+            let takes = spec.rules.join == Join::Always && self.producers(other).contains(&id);
+            let asks = spec.rules.when.iter().any(|w| {
+                w.task == id && (w.test == Test::Failed || matches!(w.test, Test::Code(n) if n != 0))
+            });
+            (takes || asks) && self.outcome(other) != Outcome::Skipped
+        })
+    }
 }
 
 /// What a task of a workflow that succeeds computes.
 pub(super) fn result(w: &Workflow, node: &str, port: &Port) -> Digest {
-    let (node, _) = w.nodes.iter().find(|(id, _)| id == node).unwrap();
-    output(w, &mut BTreeMap::new(), node, port).unwrap()
+    Meaning::of(w).output(node, port)
 }
 
 /// A workflow, the world it is for, and what is to become of it.
@@ -96,9 +176,10 @@ struct Case {
     executors: usize,
     liar: Option<usize>,
     workflow: Workflow,
-    /// By sink, in declared order: what it keeps; nothing if a task fails.
-    kept: Option<Vec<(String, Vec<Digest>)>>,
-    /// Tasks that fail although everything before them succeeds.
+    /// By sink, in declared order: what it keeps of what comes to be.
+    kept: Vec<(String, Vec<Digest>)>,
+    outcomes: BTreeMap<String, Outcome>,
+    /// Tasks that fail and whose failure nothing handles.
     culprits: Vec<String>,
 }
 
@@ -108,26 +189,24 @@ impl Case {
         let executors = 2 + usize::try_from(rng.below(3)).unwrap();
         let liar = rng.chance_ppm(120_000).then_some(0);
         let workflow = generate(&mut rng, executors, liar);
-        let mut known = BTreeMap::new();
-        let mut kept = Some(Vec::new());
-        let mut culprits = Vec::new();
+        let mut meaning = Meaning::of(&workflow);
+        let (mut kept, mut culprits, mut outcomes) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (id, kind) in &workflow.nodes {
-            let into = inputs(&workflow, &mut known, id);
             match kind {
-                NodeKind::Task(t) if into.is_some() && t.args.iter().any(|a| a == FAILS) => {
-                    culprits.push(id.clone());
+                NodeKind::Task(_) => {
+                    let outcome = meaning.outcome(id);
+                    if outcome == Outcome::Failed && !meaning.is_handled(id) {
+                        culprits.push(id.clone());
+                    }
+                    outcomes.insert(id.clone(), outcome);
                 }
                 NodeKind::Sink => {
-                    let digests = into.map(|all| all.into_iter().map(|(_, d)| d).collect());
-                    kept = kept.zip(digests).map(|(mut all, digests)| {
-                        all.push((id.clone(), digests));
-                        all
-                    });
+                    kept.push((id.clone(), meaning.inputs(id).into_iter().map(|(_, d)| d).collect()));
                 }
-                NodeKind::Task(_) | NodeKind::Source(_) => {}
+                NodeKind::Source(_) => {}
             }
         }
-        Case { seed, executors, liar, kept: kept.filter(|_| culprits.is_empty()), culprits, workflow }
+        Case { seed, executors, liar, kept, outcomes, culprits, workflow }
     }
 
     fn world(&self) -> World {
@@ -148,21 +227,33 @@ impl Case {
         let view = w.requester.view(&RUN).unwrap();
         let how = format!("workflow {}, {how}", self.seed);
         assert!(w.at_rest(), "{how}: {view:#?}");
-        let Some(kept) = &self.kept else {
+        if !self.culprits.is_empty() {
             assert_eq!(view.state, RunState::Failed, "{how}: {view:#?}");
-            let why = view.why.unwrap();
+            let why = view.why.as_ref().unwrap();
             let named = |id: &String| why.starts_with(&format!("task {id} failed: exit code 1"));
             assert!(self.culprits.iter().any(named), "{how}: {why}");
-            return;
-        };
-        assert_eq!(view.state, RunState::Succeeded, "{how}: {view:#?}");
+            if self.workflow.rules.on_failure == OnFailure::Stop {
+                return;
+            }
+        } else {
+            assert_eq!(view.state, RunState::Succeeded, "{how}: {view:#?}");
+        }
         let got: Vec<(&str, Digest)> = view.results.iter().map(|r| (r.sink.as_str(), r.digest)).collect();
         let due: Vec<(&str, Digest)> =
-            kept.iter().flat_map(|(id, all)| all.iter().map(|d| (id.as_str(), *d))).collect();
+            self.kept.iter().flat_map(|(id, all)| all.iter().map(|d| (id.as_str(), *d))).collect();
         assert_eq!(got, due, "{how}");
+        let here = |r: &ResultView| r.from.0.is_empty() || (r.fetched == r.len && w.here.contains(&r.digest));
+        assert!(view.results.iter().all(here), "{how}: {:#?}", view.results);
         for t in &view.tasks {
-            assert_eq!(t.state, TaskState::Committed, "{how}");
-            assert_eq!(verify_file(t.receipt.as_ref().unwrap()).unwrap().task, t.id, "{how}");
+            let state = match self.outcomes[&t.id] {
+                Outcome::Committed => TaskState::Committed,
+                Outcome::Failed => TaskState::Failed,
+                Outcome::Skipped => TaskState::Skipped,
+            };
+            assert_eq!(t.state, state, "{how}: {t:#?}");
+            if state == TaskState::Committed {
+                assert_eq!(verify_file(t.receipt.as_ref().unwrap()).unwrap().task, t.id, "{how}");
+            }
         }
     }
 
@@ -190,7 +281,12 @@ impl Case {
         self.submit(&mut w);
         for _ in 0..STEPS {
             w.step();
+            if w.rng.chance_ppm(30_000) {
+                let paused = w.rng.chance_ppm(600_000);
+                w.pause(paused);
+            }
         }
+        w.pause(false);
         w.settle();
         self.check(&w, "hostile");
     }
@@ -275,7 +371,57 @@ fn generate(rng: &mut Rng, executors: usize, liar: Option<usize>) -> Workflow {
     // The order of declaration says nothing about the order of work; that of edges is the order of inputs.
     shuffle(rng, &mut nodes);
     shuffle(rng, &mut edges);
-    Workflow { name: "random".into(), nodes, edges }
+    let mut workflow = Workflow { name: "random".into(), nodes, edges, ..Workflow::default() };
+    if rng.chance_ppm(500_000) {
+        choose(rng, &mut workflow, count);
+    }
+    workflow
+}
+
+/// Lets some more tasks fail, and says of some tasks under which conditions they run.
+fn choose(rng: &mut Rng, w: &mut Workflow, count: usize) {
+    if rng.chance_ppm(600_000) {
+        w.rules.on_failure = OnFailure::Continue;
+    }
+    let spec = |w: &mut Workflow, n: usize, change: &mut dyn FnMut(&mut TaskSpec)| {
+        let id = format!("t{n}");
+        for (_, kind) in w.nodes.iter_mut().filter(|(at, _)| *at == id) {
+            if let NodeKind::Task(t) = kind {
+                change(t);
+            }
+        }
+    };
+    for n in 0..count {
+        if rng.chance_ppm(200_000) {
+            spec(w, n, &mut |t| t.args.push(FAILS.into()));
+        }
+        let join = *some(rng, &[Join::All, Join::All, Join::Any, Join::Always]);
+        spec(w, n, &mut |t| t.rules.join = join);
+        if n == 0 || !rng.chance_ppm(400_000) {
+            continue;
+        }
+        for _ in 0..1 + rng.below(2) {
+            let task = format!("t{}", rng.below(n as u64));
+            let mut meaning = Meaning::of(w);
+            let stderr = match meaning.outcome(&task) {
+                Outcome::Committed if rng.chance_ppm(500_000) => meaning.output(&task, &Port::Stderr),
+                _ => Digest::of(b"something else"),
+            };
+            let tests = [
+                Test::Succeeded,
+                Test::Succeeded,
+                Test::Failed,
+                Test::Code(0),
+                Test::Code(1),
+                Test::Code(2),
+                Test::Empty(Port::Stderr),
+                Test::Is(Port::Stderr, stderr),
+                Test::Is(Port::Stderr, stderr),
+            ];
+            let when = When { task, test: some(rng, &tests).clone() };
+            spec(w, n, &mut |t| t.rules.when.push(when.clone()));
+        }
+    }
 }
 
 #[test]

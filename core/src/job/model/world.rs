@@ -356,6 +356,10 @@ impl World {
         self.tell_requester(requester::Input::Submit { id: CommandId(1), run: RUN, workflow });
     }
 
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.tell_requester(requester::Input::Pause { id: CommandId(3), run: RUN, paused });
+    }
+
     pub(super) fn state(&self) -> RunState {
         self.requester.run(&RUN).unwrap().state()
     }

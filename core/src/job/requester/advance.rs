@@ -1,30 +1,33 @@
 //! What is due in a run: planning, placing, fetching results, ending. A pure look at state; harmless when nothing is due.
 
 use super::index::source_digests;
-use super::live::Silence;
+use super::live::{Live, Phase, Silence};
 use super::wants::WantState;
 use super::{
-    CANCEL_WAIT_MAX, LOGS_WAIT_MAX, LOST_KEPT_MAX, NEED_AGAIN, Output, RESEND_MIN, Requester, VALIDATING_MAX,
+    CANCEL_WAIT_MAX, EXECUTION_GRACE, LOGS_WAIT_MAX, LOST_KEPT_MAX, NEED_AGAIN, Output, Requester,
+    STAGING_BYTES_PER_SECOND_MIN, STAGING_MAX, VALIDATING_MAX,
 };
 use crate::command::RunState;
 use crate::id::{JobId, PublicKey, RunId};
 use crate::job::message::{JobState, Message, cut_words};
-use crate::job::run::{CloseClass, END_WORDS_MAX, RunRecord};
+use crate::job::rules::{OnFailure, RULE_TIME_MAX_MS, words_of_ms};
+use crate::job::run::{CloseClass, END_WORDS_MAX, Run, RunRecord};
 use crate::job::validate::check;
 use crate::limits::{LOST_AFTER, SUSPECT_AFTER};
 use crate::machine::Cx;
-use crate::time::Deadline;
+use crate::time::{Deadline, Duration};
 
 impl Requester {
     /// Does whatever is due in a run.
     pub(super) fn advance(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
+        self.is_late(cx, id);
         let Some(run) = self.runs.get(&id) else { return };
         match run.state() {
             RunState::Validating => self.validate(cx, id),
             RunState::Cancelling => self.stop(cx, id),
-            RunState::Running => self.place_all(cx, id),
+            RunState::Running | RunState::Paused => self.place_all(cx, id),
             RunState::Finalizing => {}
-            RunState::Paused | RunState::Succeeded | RunState::Failed | RunState::Cancelled => return,
+            RunState::Succeeded | RunState::Failed | RunState::Cancelled => return,
         }
         let Some(run) = self.runs.get(&id) else { return };
         match run.state() {
@@ -58,50 +61,16 @@ impl Requester {
             }
             Err(f) => {
                 let words: Vec<String> = f.problems.iter().map(ToString::to_string).collect();
-                self.end(cx, id, RunState::Failed, &words.join("; "));
+                self.end(cx, id, RunState::Failed, &words.join("; "), false);
             }
         }
     }
 
-    /// Cancel has been asked for: every open attempt is told, repeatedly, until it confirms or is lost.
-    fn stop(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
-        let jobs: Vec<JobId> = self.lives.of_run(&id).copied().collect();
-        let mut waiting = false;
-        for job in jobs {
-            let told = self.lives.change(&job, |l| {
-                if l.cancel_since.is_none() {
-                    l.cancel_since = Some(cx.now);
-                    l.resend_at = Some(cx.now);
-                    l.resend_wait = RESEND_MIN;
-                }
-                let over = l.cancel_since.is_some_and(|since| cx.now >= since + CANCEL_WAIT_MAX);
-                let due = l.up && l.resend_at.is_some_and(|at| at <= cx.now);
-                (l.task, l.fence, over || l.silence == Silence::Lost, due)
-            });
-            let Some((task, fence, over, due)) = told else { continue };
-            if over {
-                let words = "cancelled; the executor did not answer";
-                self.close(cx, id, task, fence, CloseClass::Cancelled, words);
-                continue;
-            }
-            waiting = true;
-            if due {
-                self.resend(cx, &job);
-            }
-        }
-        if !waiting {
-            self.end(cx, id, RunState::Cancelled, "cancelled");
-        }
-    }
-
-    /// All tasks are committed, or one has failed: bring home what is wanted, then end.
+    /// All tasks are over, or one has failed and that ends it: bring home what is wanted, then end.
     fn finalize(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
         let (Some(run), Some(soft)) = (self.runs.get(&id), self.soft.get_mut(&id)) else { return };
         let logs_until = *soft.logs_until.get_or_insert(cx.now + LOGS_WAIT_MAX);
-        let failed = run.failed_task().map(|(i, words)| {
-            let name = run.plan.as_ref().and_then(|p| p.tasks.get(i)).map_or("", |t| t.id.as_str());
-            format!("task {name} failed: {words}")
-        });
+        let failed = failed_words(run);
         let dead = soft.absent.dead.last().and_then(|digest| match self.wants.get(digest) {
             Some(w) => match &w.state {
                 WantState::Dead(why) => {
@@ -113,17 +82,33 @@ impl Requester {
         });
         let results = soft.absent.results.is_empty();
         let logs_done = soft.absent.logs.is_empty() || cx.now >= logs_until;
+        // A run that goes on after a failure keeps what could be computed; one that stops keeps nothing for certain.
+        let waits = run.rules().on_failure == OnFailure::Continue;
         match (failed, dead) {
-            (Some(words), _) if logs_done => self.end(cx, id, RunState::Failed, &words),
-            (None, Some(words)) => self.end(cx, id, RunState::Failed, &words),
-            (None, None) if results && logs_done => self.end(cx, id, RunState::Succeeded, ""),
+            (Some(words), dead) if waits => {
+                if results && logs_done {
+                    let kept = dead.is_none();
+                    let words = dead.map_or(words.clone(), |dead| format!("{words}; {dead}"));
+                    self.end(cx, id, RunState::Failed, &words, kept);
+                }
+            }
+            (Some(words), _) if logs_done => self.end(cx, id, RunState::Failed, &words, false),
+            (None, Some(words)) => self.end(cx, id, RunState::Failed, &words, false),
+            (None, None) if results && logs_done => self.end(cx, id, RunState::Succeeded, "", false),
             (Some(_), _) | (None, None) => {}
         }
     }
 
     /// The end: journaled, then everything of the run is released.
-    fn end(&mut self, cx: &mut Cx<'_, Output>, id: RunId, state: RunState, words: &str) {
-        self.record(cx, id, RunRecord::Ended { state, words: cut_words(words, END_WORDS_MAX) });
+    pub(super) fn end(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        id: RunId,
+        state: RunState,
+        words: &str,
+        kept: bool,
+    ) {
+        self.record(cx, id, RunRecord::Ended { state, words: cut_words(words, END_WORDS_MAX), kept });
         let soft = self.soft.remove(&id);
         for job in self.lives.of_run(&id).copied().collect::<Vec<_>>() {
             self.lives.remove(&job);
@@ -149,7 +134,8 @@ impl Requester {
             let asked = peers.filter_map(|p| self.peers.get(p)).filter(|p| !p.up).filter_map(|p| p.needed);
             asked.min().map(|at| Deadline::new(at + NEED_AGAIN, "ask for a peer again"))
         };
-        match run.state() {
+        let late = soft.deadline.map(|at| Deadline::new(at, "run: deadline"));
+        let due = match run.state() {
             RunState::Validating => Deadline::earlier(
                 Some(Deadline::new(soft.since + VALIDATING_MAX, "validating: give up")),
                 need(&mut soft.findings.absent.iter()),
@@ -167,12 +153,12 @@ impl Requester {
                 .logs_until
                 .filter(|at| *at > self.looked)
                 .map(|at| Deadline::new(at, "stop waiting for logs")),
-            RunState::Paused
-            | RunState::Cancelling
-            | RunState::Succeeded
-            | RunState::Failed
-            | RunState::Cancelled => None,
-        }
+            RunState::Paused => None,
+            RunState::Cancelling | RunState::Succeeded | RunState::Failed | RunState::Cancelled => {
+                return None;
+            }
+        };
+        Deadline::earlier(due, late)
     }
 
     /// Timers of one open attempt; says which run is to be looked at.
@@ -199,17 +185,67 @@ impl Requester {
             self.close(cx, l.run, l.task, l.fence, CloseClass::Infra, &words);
             return Some(l.run);
         }
+        if let Some((phase, _)) = l.phase.filter(|_| l.phase_ends().is_some_and(|d| d.at <= now)) {
+            self.give_up(cx, job, &l, phase);
+            return Some(l.run);
+        }
         if l.resend_at.is_some_and(|at| at <= now) && l.up {
             self.resend(cx, job);
         }
         touched.then_some(l.run)
     }
 
+    /// An executor is heard of, but gets nowhere with an attempt: somebody else shall have it.
+    fn give_up(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, l: &Live, phase: Phase) {
+        let order =
+            self.runs.get(&l.run).and_then(|r| r.tasks.get(l.task)?.attempt(l.fence)).map(|a| &a.order);
+        let words = match (phase, order) {
+            (Phase::Running, Some(order)) => {
+                let limit = words_of_ms(order.limits.time_ms);
+                format!("{}: it still runs long after its time limit of {limit}", l.peer)
+            }
+            (Phase::Running, None) | (Phase::Staging, _) => {
+                format!("{}: its inputs are not there after a time in which anybody has them", l.peer)
+            }
+        };
+        self.close(cx, l.run, l.task, l.fence, CloseClass::Infra, &words);
+        self.send(cx, l.peer, &Message::Cancel { job: *job });
+    }
+
+    /// How long an attempt may be in the phase that its executor tells of.
+    fn phase_of(&self, l: &Live, state: JobState) -> Option<(Phase, Duration)> {
+        let order = || Some(&self.runs.get(&l.run)?.tasks.get(l.task)?.attempt(l.fence)?.order);
+        match state {
+            JobState::Staging | JobState::Starting => {
+                let bytes = order()?.inputs.iter().fold(0u64, |sum, i| sum.saturating_add(i.len));
+                let needed = Duration::from_secs(bytes / STAGING_BYTES_PER_SECOND_MIN);
+                Some((Phase::Staging, STAGING_MAX + needed))
+            }
+            JobState::Running | JobState::Stopping => {
+                let limit = order()?.limits.time_ms.min(RULE_TIME_MAX_MS);
+                Some((Phase::Running, Duration::from_millis(limit + limit / 10) + EXECUTION_GRACE))
+            }
+            JobState::Admitted | JobState::Sealed | JobState::Retained | JobState::Orphaned => None,
+        }
+    }
+
     /// Marks an attempt as heard of.
     pub(super) fn heard(&mut self, cx: &mut Cx<'_, Output>, job: &JobId, state: Option<JobState>) {
+        let told = self.lives.get(job).zip(state).and_then(|(l, state)| self.phase_of(l, state));
         let heard = self.lives.change(job, |l| {
             let (changed, was) =
                 (l.silence != Silence::None || (state.is_some() && l.state != state), l.silence);
+            l.phase = match (l.phase, told) {
+                // Who comes back from silence may have ended in the meantime and is about to say so.
+                (Some((phase, at)), Some((same, _))) if phase == same && was != Silence::None => {
+                    Some((phase, at.max(cx.now + EXECUTION_GRACE)))
+                }
+                (Some((phase, at)), Some((same, _))) if phase == same => Some((phase, at)),
+                (_, Some((phase, within))) => Some((phase, cx.now + within)),
+                // A result is on its way; nothing else stops the clock but going back into a queue.
+                (phase, None) if state != Some(JobState::Admitted) => phase,
+                (_, None) => None,
+            };
             l.heard = cx.now;
             l.silence = Silence::None;
             if state.is_some() {
@@ -228,4 +264,11 @@ impl Requester {
             self.look_at(&run, task);
         }
     }
+}
+
+/// Why a run has failed, if a task has and nothing handles that.
+fn failed_words(run: &Run) -> Option<String> {
+    let (task, words) = run.failed_task()?;
+    let name = run.plan.as_ref().and_then(|p| p.tasks.get(task)).map_or("", |t| t.id.as_str());
+    Some(format!("task {name} failed: {words}"))
 }

@@ -33,7 +33,7 @@ impl Requester {
             Message::SealedOffer { receipt } => self.sealed(cx, peer, *receipt),
             Message::CancelAck { job } => {
                 if let Some((id, task, fence)) = self.ours(&job, &peer)
-                    && self.runs.get(&id).is_some_and(|r| r.cancel.is_some())
+                    && self.runs.get(&id).is_some_and(|r| r.stopping.is_some())
                 {
                     self.close(cx, id, task, fence, CloseClass::Cancelled, "cancelled");
                     self.advance(cx, id);
@@ -139,7 +139,7 @@ impl Requester {
         let Some(task) = self.runs.get(&found.0).and_then(|r| r.tasks.get(found.1)) else { return };
         let proof = match &task.end {
             Some(TaskEnd::Committed { fence: won, commit, .. }) if *won == fence => Some((**commit).clone()),
-            Some(TaskEnd::Committed { .. } | TaskEnd::Failed { .. }) | None => {
+            Some(TaskEnd::Committed { .. } | TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => {
                 let closed = task.attempt(fence).and_then(|a| a.closed.as_ref());
                 closed.and_then(|c| c.proof.as_ref()).map(|(_, commit)| commit.clone())
             }
@@ -207,7 +207,7 @@ impl Requester {
         }
         let Some(run) = self.runs.get(&id) else { return };
         let open = run.tasks.get(task).is_some_and(|t| t.open().any(|a| a.order.fence == fence));
-        if !open || run.cancel.is_some() {
+        if !open || run.stopping.is_some() {
             self.close(cx, id, task, fence, CloseClass::Cancelled, "cancelled");
             self.say(cx, peer, &receipt, Verdict::Superseded);
             return self.advance(cx, id);
@@ -225,7 +225,7 @@ impl Requester {
         let task = self.runs.get(&found.0)?.tasks.get(found.1)?;
         let won = match &task.end {
             Some(TaskEnd::Committed { commit, .. }) => Some(&**commit),
-            Some(TaskEnd::Failed { .. }) | None => None,
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => None,
         };
         let closed = task.attempt(found.2).and_then(|a| a.closed.as_ref()?.proof.as_ref()).map(|(_, c)| c);
         won.into_iter().chain(closed).find(|c| c.receipt == receipt.digest()).cloned()
@@ -251,18 +251,27 @@ impl Requester {
     /// The one commit point.
     fn commit(&mut self, cx: &mut Cx<'_, Output>, found: (RunId, usize, u32), receipt: Signed<Receipt>) {
         let (id, task, fence) = found;
-        let losers: Vec<(JobId, PublicKey)> = self
-            .runs
-            .get(&id)
-            .and_then(|r| r.tasks.get(task))
-            .into_iter()
-            .flat_map(|t| t.open().filter(|a| a.order.fence != fence).map(|a| (a.job, a.peer())))
-            .collect();
+        let losers = self.open_at(id, task);
         let (job, peer) = (receipt.job, receipt.executor);
         let commit = self.verdict(cx, &receipt, Verdict::Won);
         self.record(cx, id, RunRecord::Committed { task, fence, receipt, commit: commit.clone() });
         self.lives.remove(&job);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
+        self.let_go(cx, losers.into_iter().filter(|(loser, _)| *loser != job));
+    }
+
+    /// Open attempts of a task.
+    pub(super) fn open_at(&self, id: RunId, task: usize) -> Vec<(JobId, PublicKey)> {
+        let task = self.runs.get(&id).and_then(|r| r.tasks.get(task));
+        task.into_iter().flat_map(|t| t.open().map(|a| (a.job, a.peer()))).collect()
+    }
+
+    /// Attempts of a task that is over are not needed any more.
+    pub(super) fn let_go(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        losers: impl IntoIterator<Item = (JobId, PublicKey)>,
+    ) {
         for (job, peer) in losers {
             self.lives.remove(&job);
             self.send(cx, peer, &Message::Release { job });

@@ -58,7 +58,7 @@ impl Requester {
         match applied {
             Applied::Planned => soft.sched = Sched::new(run.tasks.len()),
             Applied::Lied { .. } => soft.index.ready().iter().for_each(|task| soft.sched.look_at(*task)),
-            Applied::Committed { task } | Applied::Failed { task } => {
+            Applied::Ended { task } => {
                 if let Some(plan) = &run.plan {
                     let candidates = plan.tasks.get(task).map_or(&[][..], |t| &t.candidates);
                     soft.sched.take(task, candidates);
@@ -121,9 +121,24 @@ impl Requester {
         loop {
             let freed = self.lives.take_freed();
             let due = |soft: &Soft| soft.sched.is_marked() || freed.iter().any(|p| soft.sched.parks_at(p));
-            let runs: Vec<RunId> = self.soft.iter().filter(|(_, s)| due(s)).map(|(id, _)| *id).collect();
-            let running = |id: &RunId| self.runs.get(id).is_some_and(|r| r.state() == RunState::Running);
-            let runs: Vec<RunId> = runs.into_iter().filter(running).collect();
+            let doomed = |soft: &Soft| soft.index.doomed().is_some();
+            let runs = self.soft.iter().filter(|(_, s)| due(s) || doomed(s));
+            let runs: Vec<(RunId, bool)> = runs.map(|(id, s)| (*id, doomed(s))).collect();
+            let state = |id: &RunId| self.runs.get(id).map(Run::state);
+            let goes_on = |(id, doomed): &(RunId, bool)| match state(id) {
+                Some(RunState::Running) => true,
+                Some(RunState::Paused) => *doomed,
+                Some(
+                    RunState::Validating
+                    | RunState::Cancelling
+                    | RunState::Finalizing
+                    | RunState::Succeeded
+                    | RunState::Failed
+                    | RunState::Cancelled,
+                )
+                | None => false,
+            };
+            let runs: Vec<RunId> = runs.into_iter().filter(goes_on).map(|(id, _)| id).collect();
             self.work += self.soft.len() as u64;
             if runs.is_empty() {
                 break;
@@ -136,7 +151,7 @@ impl Requester {
         self.ask(cx);
     }
 
-    /// Committed tasks whose outputs nobody will take any more are released, so that executors hold no more of a run than
+    /// Tasks that are over and whose outputs nobody will take any more are released, so that executors hold no more of a run than
     /// what it still needs.
     fn release_spent(&mut self, cx: &mut Cx<'_, Output>) {
         let mut release = Vec::new();
@@ -164,7 +179,7 @@ impl Requester {
     }
 }
 
-/// Whether nobody needs the outputs of a task any more: it is committed, all tasks that take them are, and what is to be
+/// Whether nobody needs what a task left behind any more: it is over, all tasks that take its outputs are, and what is to be
 /// here is here or was given up.
 pub(super) fn is_spent(run: &Run, index: &Index, wants: &Wants, task: usize) -> bool {
     let here = |d: &Digest| {
@@ -173,8 +188,8 @@ pub(super) fn is_spent(run: &Run, index: &Index, wants: &Wants, task: usize) -> 
             WantState::Asked | WantState::Again(_) => false,
         })
     };
-    let committed = run.tasks.get(task).is_some_and(|t| t.receipt().is_some());
-    committed && !index.is_needed(task) && index.wanted_of(run, task).iter().all(|w| here(&w.digest))
+    let over = run.tasks.get(task).is_some_and(|t| t.end.is_some());
+    over && !index.is_needed(task) && index.wanted_of(run, task).iter().all(|w| here(&w.digest))
 }
 
 #[cfg(test)]
@@ -194,10 +209,10 @@ impl Requester {
             let committed = run.tasks.iter().filter(|t| t.receipt().is_some()).count();
             assert_eq!(run.committed(), committed);
             let mut absent = Absent::default();
-            for (digest, required) in soft.index.wanted().iter().filter(|_| run.cancel.is_none()) {
+            for (digest, required) in soft.index.wanted().iter().filter(|_| run.stopping.is_none()) {
                 absent.note(*digest, *required, &self.wants.get(digest).expect("it is wanted").state);
             }
-            if run.cancel.is_none() {
+            if run.stopping.is_none() {
                 assert_eq!(soft.absent, absent);
             }
             let Some(plan) = &run.plan else { continue };

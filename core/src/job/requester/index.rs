@@ -5,6 +5,7 @@
 
 use super::LOG_BYTES_MAX;
 use crate::id::{Digest, PublicKey};
+use crate::job::outcome::{self, Fate, fate};
 use crate::job::plan::{InputFrom, Plan};
 use crate::job::run::{CloseClass, Run, RunRecord, Task};
 use crate::job::workflow::ObjectRef;
@@ -46,16 +47,18 @@ pub(super) struct Wanted {
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Index {
-    /// By task: the inputs of other tasks that it feeds, as (task, input).
-    feeds: Vec<Vec<(u32, u32)>>,
+    /// By task: the tasks whose inputs it feeds or whose conditions ask about it, once for each.
+    dependents: Vec<Vec<u32>>,
     /// By task: the ports that sinks keep.
     kept: Vec<Vec<Port>>,
-    /// By task: inputs whose producers have not committed.
-    missing: Vec<u32>,
-    /// By task: inputs of tasks that have not committed and that it feeds.
+    /// By task: inputs and conditions that depend on a task without an end.
+    waiting: Vec<u32>,
+    /// By task: inputs of tasks without an end that it feeds.
     needed: Vec<u32>,
-    /// Tasks without an end that miss nothing.
+    /// Tasks without an end that wait for nothing before them.
     ready: BTreeSet<usize>,
+    /// Tasks without an end that will never run.
+    doomed: BTreeSet<usize>,
     /// Peers that lied anywhere in this run: they get nothing more of it.
     banned: BTreeSet<PublicKey>,
     /// Objects that are to be here in the end, and whether the run fails without them.
@@ -72,16 +75,20 @@ impl Index {
         let mut x = Index::default();
         let Some(plan) = &run.plan else { return x };
         let count = run.tasks.len();
-        x.feeds = vec![Vec::new(); count];
+        x.dependents = vec![Vec::new(); count];
         x.kept = vec![Vec::new(); count];
-        x.missing = vec![0; count];
+        x.waiting = vec![0; count];
         x.needed = vec![0; count];
-        for (consumer, planned) in plan.tasks.iter().enumerate() {
-            for (input, from) in planned.inputs.iter().enumerate() {
-                let InputFrom::Task { task, .. } = &from.from else { continue };
-                x.feeds[*task].push((small(consumer), small(input)));
-                x.missing[consumer] += u32::from(run.output_of(&from.from).is_none());
-                x.needed[*task] += u32::from(run.tasks[consumer].receipt().is_none());
+        let open = |task: usize| u32::from(run.tasks[task].end.is_none());
+        for consumer in 0..count {
+            for task in producers(plan, consumer) {
+                x.dependents[task].push(small(consumer));
+                x.waiting[consumer] += open(task);
+                x.needed[task] += open(consumer);
+            }
+            for when in &plan.tasks[consumer].rules.when {
+                x.dependents[when.task].push(small(consumer));
+                x.waiting[consumer] += open(when.task);
             }
         }
         for from in plan.sinks.iter().flat_map(|s| &s.inputs) {
@@ -90,9 +97,7 @@ impl Index {
             }
         }
         for (i, task) in run.tasks.iter().enumerate() {
-            if task.end.is_none() && x.missing[i] == 0 {
-                x.ready.insert(i);
-            }
+            x.judge(run, i);
             let lied = task.attempts.iter().filter(|a| {
                 let class = a.closed.as_ref().map(|c| c.class);
                 class == Some(CloseClass::Byzantine)
@@ -114,35 +119,29 @@ impl Index {
                 self.banned.insert(*peer);
                 Vec::new()
             }
-            Applied::Failed { task } => {
+            Applied::Ended { task } => {
                 self.ready.remove(task);
+                self.doomed.remove(task);
                 self.want_of(run, *task);
-                Vec::new()
-            }
-            Applied::Committed { task } => {
-                self.ready.remove(task);
-                self.want_of(run, *task);
-                self.committed(run, *task)
+                self.ended(run, *task)
             }
             Applied::Other => Vec::new(),
         }
     }
 
-    fn committed(&mut self, run: &Run, task: usize) -> Vec<usize> {
+    /// A task is over: who waited for it, and who will never run for it.
+    fn ended(&mut self, run: &Run, task: usize) -> Vec<usize> {
         let Some(plan) = &run.plan else { return Vec::new() };
-        let mut ready = Vec::new();
-        let feeds = self.feeds.get(task).map_or(&[][..], Vec::as_slice);
-        for (consumer, input) in feeds {
-            let at = *consumer as usize;
-            let from = plan.tasks.get(at).and_then(|t| t.inputs.get(*input as usize)).map(|i| &i.from);
-            let (Some(from), Some(missing)) = (from, self.missing.get_mut(at)) else { continue };
-            if run.output_of(from).is_none() {
-                continue;
-            }
-            *missing -= 1;
-            if *missing == 0 && run.tasks.get(at).is_some_and(|t| t.end.is_none()) {
-                self.ready.insert(at);
-                ready.push(at);
+        let failed = run.tasks.get(task).is_none_or(|t| t.receipt().is_none());
+        let mut look = BTreeSet::new();
+        for dependent in self.dependents.get(task).map_or(&[][..], Vec::as_slice) {
+            let at = *dependent as usize;
+            let Some(waiting) = self.waiting.get_mut(at) else { continue };
+            *waiting -= 1;
+            // A success decides nothing for who waits for others as well, unless a condition asks for something else.
+            let asks = plan.tasks.get(at).is_some_and(|t| !t.rules.when.is_empty());
+            if *waiting == 0 || failed || asks {
+                look.insert(at);
             }
         }
         for producer in producers(plan, task) {
@@ -150,7 +149,23 @@ impl Index {
                 *needed -= 1;
             }
         }
-        ready
+        look.into_iter().filter(|at| self.judge(run, *at)).collect()
+    }
+
+    /// What is to become of a task; says whether it has become ready.
+    fn judge(&mut self, run: &Run, task: usize) -> bool {
+        let open = run.tasks.get(task).is_some_and(|t| t.end.is_none());
+        if !open || self.doomed.contains(&task) {
+            return false;
+        }
+        match fate(run, task) {
+            Fate::Waits => false,
+            Fate::Runs => self.ready.insert(task),
+            Fate::Skipped(_) => {
+                self.doomed.insert(task);
+                false
+            }
+        }
     }
 
     fn want_of(&mut self, run: &Run, task: usize) {
@@ -189,9 +204,14 @@ impl Index {
         self.kept_of(run, index).chain(log).map(|(_, o)| o.digest).collect()
     }
 
-    /// Tasks without an end whose inputs are all there.
+    /// Tasks without an end that could run.
     pub(super) fn ready(&self) -> &BTreeSet<usize> {
         &self.ready
+    }
+
+    /// A task without an end that will never run.
+    pub(super) fn doomed(&self) -> Option<usize> {
+        self.doomed.first().copied()
     }
 
     /// Peers that get nothing more of this run.
@@ -204,7 +224,7 @@ impl Index {
         &self.wanted
     }
 
-    /// Whether some task that has not committed takes an output of this one.
+    /// Whether some task that is not over takes an output of this one.
     pub(super) fn is_needed(&self, task: usize) -> bool {
         self.needed.get(task).is_some_and(|n| *n > 0)
     }
@@ -212,19 +232,14 @@ impl Index {
 
 /// Tasks whose outputs a task takes, once for each input.
 pub(super) fn producers(plan: &Plan, task: usize) -> impl Iterator<Item = usize> + '_ {
-    let inputs = plan.tasks.get(task).into_iter().flat_map(|t| &t.inputs);
-    inputs.filter_map(|i| match i.from {
-        InputFrom::Object(_) => None,
-        InputFrom::Task { task, .. } => Some(task),
-    })
+    plan.tasks.get(task).into_iter().flat_map(outcome::producers)
 }
 
 /// What a record means for an [`Index`].
 pub(super) enum Applied {
     Planned,
     Lied { peer: PublicKey },
-    Failed { task: usize },
-    Committed { task: usize },
+    Ended { task: usize },
     Other,
 }
 
@@ -239,13 +254,17 @@ impl Applied {
                     None => Applied::Other,
                 }
             }
-            RunRecord::Committed { task, .. } => Applied::Committed { task: *task },
-            RunRecord::TaskFailed { task, .. } => Applied::Failed { task: *task },
+            RunRecord::Committed { task, .. }
+            | RunRecord::TaskFailed { task, .. }
+            | RunRecord::Skipped { task, .. } => Applied::Ended { task: *task },
             RunRecord::Submitted { .. }
             | RunRecord::Attempt { .. }
             | RunRecord::Accepted { .. }
             | RunRecord::Closed { .. }
             | RunRecord::CancelRequested
+            | RunRecord::DeadlinePassed
+            | RunRecord::Paused
+            | RunRecord::Resumed
             | RunRecord::Ended { .. } => Applied::Other,
         }
     }

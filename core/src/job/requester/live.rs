@@ -18,6 +18,15 @@ pub(super) enum Silence {
     Lost,
 }
 
+/// What an executor says it does with an attempt, as far as that may not take for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Phase {
+    /// It gathers inputs and makes ready.
+    Staging,
+    /// The program runs.
+    Running,
+}
+
 /// Soft side of an open attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Live {
@@ -33,6 +42,8 @@ pub(super) struct Live {
     pub(super) resend_at: Option<Instant>,
     pub(super) resend_wait: Duration,
     pub(super) cancel_since: Option<Instant>,
+    /// What its executor says it does, and until when it is believed to get anywhere with it.
+    pub(super) phase: Option<(Phase, Instant)>,
     /// Whether its executor is connected.
     pub(super) up: bool,
 }
@@ -50,8 +61,18 @@ impl Live {
             resend_at: Some(now),
             resend_wait: RESEND_MIN,
             cancel_since: None,
+            phase: None,
             up: true,
         }
+    }
+
+    /// When it is given up although its executor is heard of. Of one that is silent nothing is known: its lease decides.
+    pub(super) fn phase_ends(&self) -> Option<Deadline> {
+        let (phase, at) = self.phase.filter(|_| self.silence == Silence::None && self.up)?;
+        Some(match phase {
+            Phase::Staging => Deadline::new(at, "staging: give up"),
+            Phase::Running => Deadline::new(at, "execution: give up"),
+        })
     }
 
     fn deadline(&self) -> Option<Deadline> {
@@ -62,7 +83,7 @@ impl Live {
         };
         let resend = self.resend_at.filter(|_| self.up).map(|at| Deadline::new(at, "send again"));
         let cancel = self.cancel_since.map(|at| Deadline::new(at + CANCEL_WAIT_MAX, "cancel: give up"));
-        [resend, cancel].into_iter().fold(Some(silence), Deadline::earlier)
+        [resend, cancel, self.phase_ends()].into_iter().fold(Some(silence), Deadline::earlier)
     }
 }
 

@@ -10,13 +10,15 @@ use crate::command::RunState;
 use crate::id::{JobId, PublicKey, RunId};
 use crate::job::message::{Message, Source, cut_words};
 use crate::job::order::Order;
+use crate::job::outcome::{Fate, fate};
 use crate::job::plan::{InputFrom, PlannedTask};
+use crate::job::rules::words_of_ms;
 use crate::job::run::{CloseClass, END_WORDS_MAX, Run, RunRecord, Task};
 use crate::job::signed::Signed;
 use crate::job::ticket::ticket_for;
 use crate::machine::Cx;
-use crate::port::EngineInput;
-use crate::time::{Deadline, Instant};
+use crate::port::{EngineInput, EngineLimits};
+use crate::time::{Deadline, Duration, Instant};
 use std::collections::BTreeSet;
 
 /// Why a task cannot succeed any more, by what its attempts have shown.
@@ -25,13 +27,19 @@ fn hopeless(task: &Task, planned: &PlannedTask) -> Option<String> {
         let closed = task.attempts.iter().rev().find_map(|a| a.closed.as_ref());
         closed.map_or_else(String::new, |c| c.words.clone())
     };
-    let own = task.closed_for(&[CloseClass::User, CloseClass::Resource]);
+    let retry = &planned.rules.retry;
+    let limits = task.closed_for(&[CloseClass::Resource]);
+    let user = task.closed_for(&[CloseClass::User]);
+    // Without a budget of their own, attempts that hit a limit count among those of the task's own making.
+    let own = if retry.resource.is_some() { user } else { user + limits };
     let infra = task.closed_for(&[CloseClass::Infra]);
     if task.closed_for(&[CloseClass::Permanent]) > 0 {
         Some(last())
     } else if own > planned.retries as usize {
         Some(format!("{} (attempt {own} of {})", last(), planned.retries + 1))
-    } else if infra > INFRA_RETRIES {
+    } else if let Some(most) = retry.resource.filter(|most| limits > *most as usize) {
+        Some(format!("{} (attempt {limits} of {} that may hit a limit)", last(), most + 1))
+    } else if infra > infra_retries(planned) {
         Some(format!(
             "given up after {infra} attempts that machines or the network spoiled; the last: {}",
             last()
@@ -41,6 +49,25 @@ fn hopeless(task: &Task, planned: &PlannedTask) -> Option<String> {
     } else {
         None
     }
+}
+
+/// Attempts that machines or the network may spoil.
+fn infra_retries(planned: &PlannedTask) -> usize {
+    planned.rules.retry.infra.map_or(INFRA_RETRIES, |n| n as usize)
+}
+
+/// How long a task waits for an executor.
+fn queue_timeout(planned: &PlannedTask) -> Duration {
+    planned.rules.queue_ms.map_or(QUEUE_TIMEOUT, Duration::from_millis)
+}
+
+/// Limits of the next attempt: after one that hit a limit there is twice the memory, as far as that was asked for.
+fn limits_of(task: &Task, planned: &PlannedTask) -> EngineLimits {
+    let Some(most) = planned.rules.retry.memory_max else { return planned.limits };
+    let times = u32::try_from(task.closed_for(&[CloseClass::Resource])).unwrap_or(u32::MAX);
+    let factor = 1u64.checked_shl(times).unwrap_or(u64::MAX);
+    let first = planned.limits.memory_bytes;
+    EngineLimits { memory_bytes: first.saturating_mul(factor).min(most.max(first)), ..planned.limits }
 }
 
 /// Whether a peer gets no further attempt of this task.
@@ -94,11 +121,13 @@ impl Requester {
     pub(super) fn place_all(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
         let Some(soft) = self.soft.get_mut(&id) else { return };
         soft.sched.wake(cx.now);
+        self.skip_doomed(cx, id);
         while self.runs.get(&id).is_some_and(|r| r.state() == RunState::Running) {
             let Some(soft) = self.soft.get(&id) else { return };
             self.work += soft.sched.parked().count() as u64 + 1;
             let Some(task) = soft.sched.next(|p| self.has_room(p, cx.now)) else { break };
             self.place(cx, id, task);
+            self.skip_doomed(cx, id);
         }
         let needed: Vec<PublicKey> = self
             .soft
@@ -173,10 +202,11 @@ impl Requester {
         }
         let Some(t) = soft.sched.task(index) else { return Next::Nothing };
         let since = t.idle_since.unwrap_or(now);
-        let give_up = (!choice.open).then(|| Deadline::new(since + QUEUE_TIMEOUT, "queue: give up"));
+        let give_up = (!choice.open).then(|| Deadline::new(since + queue_timeout(planned), "queue: give up"));
         if give_up.is_some_and(|d| now >= d.at) {
             let usable: Vec<PublicKey> = chosen(choice.usable, &planned.candidates).copied().collect();
-            return Next::Fail(format!("not placed within 10 minutes: {}", self.waiting_for(&usable)));
+            let within = words_of_ms(planned.rules.queue_ms.unwrap_or(QUEUE_TIMEOUT.as_secs() * 1_000));
+            return Next::Fail(format!("not placed within {within}: {}", self.waiting_for(&usable)));
         }
         if choice.exhausted {
             return Next::Wait(Wait { clock: give_up, ..Wait::default() });
@@ -211,7 +241,7 @@ impl Requester {
             occupied.insert(a.peer());
             working |= self.lives.get(&a.job).is_some_and(|l| l.silence != Silence::Lost);
         }
-        let exhausted = occupied.len() + task.closed_for(&[CloseClass::Infra]) > INFRA_RETRIES;
+        let exhausted = occupied.len() + task.closed_for(&[CloseClass::Infra]) > infra_retries(planned);
         let (mut usable, mut free, mut untried): (Mask, Mask, Mask) = (0, 0, 0);
         let mut best: Option<((usize, usize, usize), PublicKey)> = None;
         let mut wished = best;
@@ -291,7 +321,7 @@ impl Requester {
             env: planned.env.clone(),
             inputs: inputs.collect(),
             outputs: planned.outputs.clone(),
-            limits: planned.limits,
+            limits: limits_of(task, planned),
             nonce: cx.rng.bytes(),
             issued: cx.wall,
         };
@@ -320,14 +350,13 @@ impl Requester {
         let source = |from: &InputFrom| {
             let (holder, digest) = match from {
                 InputFrom::Object(o) => (self.me, o.digest),
-                InputFrom::Task { .. } => match run.output_of(from) {
-                    Some((holder, o)) => (holder, o.digest),
-                    None => return Vec::new(),
-                },
+                InputFrom::Task { .. } => run.output_of(from).map(|(holder, o)| (holder, o.digest))?,
             };
-            vec![Source { holder, ticket: ticket_for(&self.keypair, &digest, &peer, cx.wall) }]
+            Some(vec![Source { holder, ticket: ticket_for(&self.keypair, &digest, &peer, cx.wall) }])
         };
-        let sources = planned.into_iter().flat_map(|p| p.inputs.iter().map(|i| source(&i.from))).collect();
+        let inputs = planned.into_iter().flat_map(|p| &p.inputs);
+        // As in the order: what is not there is left out.
+        let sources = inputs.filter_map(|i| source(&i.from)).collect();
         let message = Message::Dispatch { order: Box::new(attempt.order.clone()), sources };
         self.send(cx, peer, &message);
     }
@@ -364,7 +393,15 @@ impl Requester {
         let spoiled = of_run.map_or(0, |t| t.attempts.len());
         let open = of_run.is_some_and(|t| t.open().next().is_some());
         let times = u32::try_from(spoiled.saturating_sub(1)).unwrap_or(u32::MAX);
-        let pause = cx.rng.jitter(doubled(BACKOFF_MIN, times, BACKOFF_MAX), 20);
+        let retry = self.runs.get(&id).and_then(|r| r.plan.as_ref()?.tasks.get(task)).map(|t| t.rules.retry);
+        let (first, longest) = retry.map_or((BACKOFF_MIN, BACKOFF_MAX), |r| {
+            let longest = r.pause_max_ms.map(Duration::from_millis);
+            let first = r.pause_ms.map(Duration::from_millis);
+            // Who names only one of them does not contradict himself by it.
+            let usual = (BACKOFF_MIN.min(longest.unwrap_or(BACKOFF_MIN)), BACKOFF_MAX);
+            (first.unwrap_or(usual.0), longest.unwrap_or(usual.1.max(first.unwrap_or(usual.0))))
+        });
+        let pause = cx.rng.jitter(doubled(first, times, longest), 20);
         let Some(soft) = self.soft.get_mut(&id) else { return };
         if let Some(t) = soft.sched.task_mut(task) {
             t.backoff_until = Some(cx.now + pause);
@@ -376,8 +413,23 @@ impl Requester {
     }
 
     fn fail_task(&mut self, cx: &mut Cx<'_, Output>, id: RunId, task: usize, words: &str) {
+        let losers = self.open_at(id, task);
         let words = cut_words(words, END_WORDS_MAX);
         self.record(cx, id, RunRecord::TaskFailed { task, words });
+        self.let_go(cx, losers);
+    }
+
+    /// Records that tasks will never run, and what follows from that for others.
+    fn skip_doomed(&mut self, cx: &mut Cx<'_, Output>, id: RunId) {
+        while let Some(task) = self.soft.get(&id).and_then(|s| s.index.doomed()) {
+            let fate = self.runs.get(&id).map(|run| fate(run, task));
+            let words = match fate {
+                Some(Fate::Skipped(words)) => cut_words(&words, END_WORDS_MAX),
+                Some(Fate::Waits | Fate::Runs) | None => break,
+            };
+            self.record(cx, id, RunRecord::Skipped { task, words });
+            self.work += 1;
+        }
     }
 }
 

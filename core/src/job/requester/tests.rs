@@ -13,6 +13,8 @@ use crate::port::{EngineOutput, ExitClass, Port, Usage};
 use crate::time::UnixTime;
 use proptest::prelude::*;
 
+mod rules;
+
 fn key(n: u8) -> PublicKey {
     Keypair::from_seed(&[n; 32]).public()
 }
@@ -32,6 +34,7 @@ fn workflow(peers: &[PublicKey]) -> Workflow {
             Edge { from: end("in", Port::Stdout), to: end("a", Port::Stdin) },
             Edge { from: end("a", Port::Stdout), to: end("out", Port::Stdin) },
         ],
+        ..Workflow::default()
     }
 }
 
@@ -337,6 +340,11 @@ fn the_requester_obeys_the_laws() {
         Just(Input::Started),
         (1u8..4, prop::collection::vec(peer(), 0..2)).prop_map(|(run, peers)| submit(run, &peers)),
         (1u8..5).prop_map(|run| Input::Cancel { id: CommandId(2), run: RunId([run; 16]) }),
+        (1u8..5, any::<bool>()).prop_map(|(run, paused)| Input::Pause {
+            id: CommandId(2),
+            run: RunId([run; 16]),
+            paused
+        }),
         peer().prop_map(offer),
         peer().prop_map(|peer| Input::Offers { peer, services: None }),
         peer().prop_map(Input::PeerUp),

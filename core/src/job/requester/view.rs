@@ -1,12 +1,14 @@
 //! How runs look to people: every waiting state says what it waits for.
 
 use super::Requester;
+use super::halt::deadline_words;
 use super::live::Silence;
 use crate::command::{ResultView, RunState, RunView, TaskState, TaskView};
 use crate::id::RunId;
+use crate::job::outcome::producers;
 use crate::job::plan::InputFrom;
 use crate::job::receipt::Bundle;
-use crate::job::run::{Attempt, CloseClass, Run, Task, TaskEnd};
+use crate::job::run::{Attempt, CloseClass, Run, StopReason, Task, TaskEnd};
 use crate::port::Port;
 use bytes::Bytes;
 
@@ -41,10 +43,12 @@ impl Requester {
                 receipt: (**receipt).clone(),
                 commit: (**commit).clone(),
             }),
-            Some(TaskEnd::Failed { .. }) | None => task.attempts.iter().rev().find_map(|a| {
-                let (receipt, commit) = a.closed.as_ref()?.proof.clone()?;
-                Some(Bundle { order: a.order.clone(), receipt, commit })
-            }),
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => {
+                task.attempts.iter().rev().find_map(|a| {
+                    let (receipt, commit) = a.closed.as_ref()?.proof.clone()?;
+                    Some(Bundle { order: a.order.clone(), receipt, commit })
+                })
+            }
         }
     }
 
@@ -60,6 +64,10 @@ impl Requester {
             tasks: Vec::new(),
             results: self.results(run),
             progress: (count(run.committed()), count(run.tasks.len())),
+            failed: count(run.failed()),
+            skipped: count(run.skipped()),
+            paused: run.paused.filter(|_| run.ended.is_none()),
+            deadline: run.deadline().filter(|_| run.ended.is_none()),
         }
     }
 
@@ -71,7 +79,11 @@ impl Requester {
             }
             RunState::Cancelling => {
                 let n = self.lives.of_run(&run.id).count();
-                Some(format!("{n} executor(s) have not yet confirmed that they stopped"))
+                let words = format!("{n} executor(s) have not yet confirmed that they stopped");
+                match run.stopping {
+                    Some((StopReason::Deadline, _)) => Some(format!("{}; {words}", deadline_words(run))),
+                    Some((StopReason::Cancel, _)) | None => Some(words),
+                }
             }
             RunState::Finalizing => match run.failed_task() {
                 Some((_, words)) => Some(format!("fetching logs; a task failed: {words}")),
@@ -81,13 +93,17 @@ impl Requester {
                 }
             },
             RunState::Failed | RunState::Cancelled => run.ended.as_ref().map(|(_, words, _)| words.clone()),
-            RunState::Running | RunState::Paused | RunState::Succeeded => None,
+            RunState::Paused => {
+                let n = self.lives.of_run(&run.id).count();
+                Some(format!("paused; {n} task(s) that were ordered before go on"))
+            }
+            RunState::Running | RunState::Succeeded => None,
         }
     }
 
     fn results(&self, run: &Run) -> Vec<ResultView> {
         let Some(plan) = &run.plan else { return Vec::new() };
-        let finished = run.state() == RunState::Succeeded;
+        let finished = run.kept;
         let mut out = Vec::new();
         for sink in &plan.sinks {
             for from in &sink.inputs {
@@ -115,7 +131,7 @@ impl Requester {
         let receipt = task.last_receipt();
         let winner = match &task.end {
             Some(TaskEnd::Committed { fence, .. }) => task.attempt(*fence),
-            Some(TaskEnd::Failed { .. }) | None => None,
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => None,
         };
         let shown: Option<&Attempt> = winner.or_else(|| task.open().last()).or_else(|| task.attempts.last());
         let bundle = self.bundle(id, index);
@@ -143,6 +159,7 @@ impl Requester {
         match &task.end {
             Some(TaskEnd::Committed { .. }) => return (TaskState::Committed, None),
             Some(TaskEnd::Failed { words }) => return (TaskState::Failed, Some(words.clone())),
+            Some(TaskEnd::Skipped { words }) => return (TaskState::Skipped, Some(words.clone())),
             None => {}
         }
         match run.state() {
@@ -162,13 +179,14 @@ impl Requester {
         let Some(planned) = run.plan.as_ref().and_then(|p| p.tasks.get(index)) else {
             return (TaskState::Blocked, None);
         };
-        let missing = planned.inputs.iter().find_map(|i| match &i.from {
-            InputFrom::Task { task, .. } if run.output_of(&i.from).is_none() => Some(*task),
-            InputFrom::Task { .. } | InputFrom::Object(_) => None,
-        });
-        if let Some(producer) = missing {
+        let open = |task: &usize| run.tasks.get(*task).is_some_and(|t| t.end.is_none());
+        let asked = planned.rules.when.iter().map(|w| w.task);
+        if let Some(producer) = producers(planned).chain(asked).find(open) {
             let name = run.plan.as_ref().and_then(|p| p.tasks.get(producer)).map_or("", |t| t.id.as_str());
             return (TaskState::Blocked, Some(format!("waits for {name}")));
+        }
+        if run.paused.is_some() {
+            return (TaskState::Ready, Some("the run is paused".into()));
         }
         let last = task.attempts.iter().rev().find_map(|a| a.closed.as_ref());
         match last {

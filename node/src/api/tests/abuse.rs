@@ -164,7 +164,12 @@ fn methods_outside_the_table_are_405_on_every_path() {
     let rig = Rig::start();
     for route in ROUTES {
         let path = path_of(route);
+        let in_table =
+            |method: &str| ROUTES.iter().any(|r| r.path == route.path && r.method.as_str() == method);
         for method in ["PUT", "PATCH", "OPTIONS", "TRACE", "BREW"] {
+            if in_table(method) {
+                continue;
+            }
             let headers = [("Host", &*rig.host()), ("Authorization", &*rig.bearer())];
             let answer = rig.send(method, &path, &headers, b"");
             answer.assert_hardened(&format!("{method} {path}"));

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod relay;
+mod services;
 mod socket;
 mod usage;
 
@@ -162,6 +163,10 @@ fn run_view() -> RunView {
             fetched: RESULT.len() as u64,
         }],
         progress: (1, 1),
+        failed: 0,
+        skipped: 0,
+        paused: None,
+        deadline: None,
     }
 }
 
@@ -181,10 +186,12 @@ fn answer(command: &Command) -> Reply {
         | Command::Block { .. }
         | Command::Keep { .. }
         | Command::Cancel(_)
+        | Command::Pause { .. }
         | Command::Shutdown => Reply::Done,
         Command::RelayDisconnect(peer) if *peer == key(2) => Reply::Done,
         Command::RelayDisconnect(peer) => Reply::Error(CommandError::NoSession(*peer)),
-        Command::Services => Reply::Services(Vec::new()),
+        Command::Services => Reply::Services(vec![services::view()]),
+        Command::Service(command) => services::answer(command),
         Command::Relay => Reply::Relay(Box::new(relay::relay_view())),
         Command::Plan(w) if w.name == "cycle" => Reply::Planned(Err(vec![Problem {
             place: "nodes.count.service".into(),
@@ -302,6 +309,12 @@ impl Rig {
         let (host, bearer) = (self.host(), self.bearer());
         let headers = [("Host", &*host), ("Authorization", &*bearer), ("Content-Type", content_type)];
         self.send("POST", path, &headers, body)
+    }
+
+    fn with_json(&self, method: &str, path: &str, json: &str) -> Answer {
+        let (host, bearer) = (self.host(), self.bearer());
+        let headers = [("Host", &*host), ("Authorization", &*bearer), ("Content-Type", "application/json")];
+        self.send(method, path, &headers, json.as_bytes())
     }
 
     fn commands(&self) -> usize {

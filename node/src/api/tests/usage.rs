@@ -211,8 +211,16 @@ fn a_run_is_submitted_in_declared_order_with_its_texts_in_the_store() {
     let conflict = rig.post("/api/v1/runs", &body("other", Some(&run)));
     assert_eq!((conflict.status, &*conflict.code()), (409, "run_conflict"));
     assert_eq!(rig.post("/api/v1/runs", &body("words", Some("12"))).status, 400);
-    let cancelled = rig.post(&format!("/api/v1/runs/{run}/cancel"), "{}");
-    assert_eq!(cancelled.json(), json!({"done": true}));
+    for what in ["pause", "resume", "cancel"] {
+        let done = rig.post(&format!("/api/v1/runs/{run}/{what}"), "{}");
+        assert_eq!(done.json(), json!({"done": true}), "{what}");
+    }
+    let seen = rig.seen.lock().unwrap();
+    let pauses = seen.iter().filter_map(|c| match c {
+        Command::Pause { paused, .. } => Some(*paused),
+        _ => None,
+    });
+    assert_eq!(pauses.collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

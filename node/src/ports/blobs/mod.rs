@@ -11,6 +11,7 @@
 //!
 //! [`BlobStore`] is the same store for threads that need files rather than requests: engine and API.
 
+mod engines;
 mod files;
 mod folder;
 

@@ -114,7 +114,7 @@ fn an_imported_object_is_found_and_read_at_any_place() {
 #[test]
 fn an_object_comes_piece_by_piece_and_only_whole_ones_are_sealed() {
     let mut s = store();
-    for len in [0, 5, P, 2 * P + 9] {
+    for len in [1, 5, P, 2 * P + 9] {
         let bytes = content(len);
         let (digest, info) = named(&bytes);
         let begun = s.ask(BlobRequest::Create { digest, info: info.clone() });
@@ -308,5 +308,21 @@ fn a_piece_list_of_another_object_starts_nothing() {
     let (_, info) = named(&content(2 * P));
     let (digest, _) = named(&content(2 * P + 1));
     assert!(matches!(s.ask(BlobRequest::Create { digest, info }), Err(BlobFailed::Io(_))));
+    assert!(files_under(s.dir.path()).is_empty());
+}
+
+#[test]
+fn the_empty_object_is_always_here_and_takes_no_file() {
+    let mut s = store_with(0);
+    let (digest, info) = named(b"");
+    assert_eq!(s.ask(BlobRequest::Open { digest }), Ok(BlobAnswer::Info(info.clone())));
+    let stored = s.store.import(&mut io::empty()).unwrap();
+    assert_eq!((stored.digest, stored.len), (digest, 0));
+    assert_eq!(s.ask(BlobRequest::Create { digest, info: info.clone() }), Ok(BlobAnswer::Info(info.clone())));
+    assert_eq!(s.ask(BlobRequest::Read { digest, offset: 0, len: 0 }), Ok(BlobAnswer::Bytes(Bytes::new())));
+    assert_eq!(s.ask(BlobRequest::Remove { digest }), Ok(BlobAnswer::Removed));
+    assert_eq!(s.store.verify(&digest), Ok(info));
+    let mut bytes = Vec::new();
+    assert_eq!(s.store.open_reader(&digest).unwrap().read_to_end(&mut bytes).unwrap(), 0);
     assert!(files_under(s.dir.path()).is_empty());
 }

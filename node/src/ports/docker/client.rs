@@ -4,6 +4,7 @@
 //! its updates. So the version is settled once, between the oldest that has all that is used here and the newest that was
 //! tried, and put before every path.
 
+use super::inspect::{Suggestion, suggest};
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ImageInspect;
@@ -17,6 +18,9 @@ const API_MIN: (u32, u32) = (1, 41);
 const API_MAX: (u32, u32) = (1, 53);
 /// An engine that does not answer a question about itself within this time is no engine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Longest word for the engine in a receipt.
+const ENGINE_CHARS_MAX: usize = 60;
 
 /// Why there is no engine, or no image.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -33,6 +37,9 @@ pub enum DockerError {
     /// It has no such image.
     #[error("the Docker engine has no image {0}: pull or build it first")]
     NoImage(String),
+    /// A registry does not have an image, cannot be reached, or broke off.
+    #[error("the image {0} cannot be pulled: {1}")]
+    Registry(String, String),
     /// It refused.
     #[error("the Docker engine says: {0}")]
     Said(String),
@@ -69,6 +76,10 @@ pub struct Client {
     pub docker: Docker,
     /// What it is, for people: `Docker 20.10.24, API 1.41`.
     pub about: String,
+    /// The same for receipts: `docker 20.10.24`.
+    pub engine: String,
+    /// Whether it takes a list of system calls with a container.
+    pub takes_seccomp: bool,
 }
 
 /// An image, as the engine has it.
@@ -78,8 +89,8 @@ pub struct Found {
     pub id: [u8; 32],
     /// Whether it says what to run.
     pub runs: bool,
-    /// What its metadata ask for that a job does not have by itself, in words for people.
-    pub hints: Vec<String>,
+    /// What its metadata say of how it wants to be used.
+    pub suggestion: Suggestion,
 }
 
 impl Client {
@@ -94,7 +105,10 @@ impl Client {
         let least = version.min_api_version.as_deref().and_then(number).unwrap_or(API_MIN);
         let newest = number(&said).filter(|v| *v >= API_MIN && least <= API_MAX);
         let spoken = newest.ok_or(DockerError::Version(said))?.min(API_MAX);
-        let about = format!("Docker {}, API {}.{}", version.version.unwrap_or_default(), spoken.0, spoken.1);
+        let parts = version.components.unwrap_or_default();
+        let podman = parts.iter().any(|c| c.name.contains("Podman"));
+        let release = version.version.unwrap_or_default();
+        let (kind, name) = if podman { ("Podman", "podman") } else { ("Docker", "docker") };
         let docker = docker.with_request_modifier(move |mut request| {
             let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
             let mut parts = request.uri().clone().into_parts();
@@ -104,7 +118,22 @@ impl Client {
             }
             request
         });
-        Ok(Self { docker, about })
+        let asked = tokio::time::timeout(ANSWER_WITHIN, docker.info()).await;
+        let info = asked.map_err(|_| DockerError::Away("it does not answer in time".to_owned()))??;
+        let walls = info.security_options.unwrap_or_default();
+        let seccomp = walls.iter().any(|wall| wall.starts_with("name=seccomp"));
+        let without = if seccomp { "" } else { ", without seccomp: containers may call all of the kernel" };
+        Ok(Self {
+            docker,
+            about: format!("{kind} {release}, API {}.{}{without}", spoken.0, spoken.1),
+            engine: format!("{name} {release}")
+                .chars()
+                .filter(char::is_ascii)
+                .take(ENGINE_CHARS_MAX)
+                .collect(),
+            // Podman takes the path of a file instead, and its own list is young enough.
+            takes_seccomp: seccomp && !podman,
+        })
     }
 
     /// Whether it still answers.
@@ -124,7 +153,7 @@ impl Client {
             Ok(image) => {
                 let id = image.id.as_deref().and_then(sha256);
                 let id = id.ok_or_else(|| DockerError::Said("an image without a SHA-256 id".to_owned()))?;
-                Ok(Found { id, runs: runs(&image), hints: hints(&image) })
+                Ok(Found { id, runs: runs(&image), suggestion: suggest(&image) })
             }
             Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
                 Err(DockerError::NoImage(name.to_owned()))
@@ -141,7 +170,7 @@ fn number(version: &str) -> Option<(u32, u32)> {
 }
 
 /// `sha256:…` as bytes.
-fn sha256(id: &str) -> Option<[u8; 32]> {
+pub(super) fn sha256(id: &str) -> Option<[u8; 32]> {
     let hex = id.strip_prefix("sha256:").filter(|h| h.len() == 64 && h.is_ascii())?;
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
@@ -154,28 +183,6 @@ fn sha256(id: &str) -> Option<[u8; 32]> {
 fn runs(image: &ImageInspect) -> bool {
     let said = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
     image.config.as_ref().is_some_and(|c| said(&c.entrypoint) || said(&c.cmd))
-}
-
-/// What an image's metadata say of how it wants to be used, in words for people.
-fn hints(image: &ImageInspect) -> Vec<String> {
-    let Some(config) = &image.config else { return Vec::new() };
-    let list = |items: &Option<Vec<String>>| items.clone().unwrap_or_default();
-    let mut hints = Vec::new();
-    for volume in list(&config.volumes) {
-        hints.push(format!(
-            "it declares the volume {volume}: --mount-in NAME={volume} or --mount-out NAME={volume}"
-        ));
-    }
-    for port in list(&config.exposed_ports) {
-        hints.push(format!("it exposes {port}, but jobs have no network"));
-    }
-    if config.user.as_deref().is_none_or(|u| u.is_empty() || u.starts_with('0') || u.starts_with("root")) {
-        hints.push(
-            "it expects to be root; jobs run as user 65534 and write to their mounts and /tmp only"
-                .to_owned(),
-        );
-    }
-    hints
 }
 
 #[cfg(test)]
@@ -195,20 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn metadata_become_hints_and_what_is_left_out_is_no_fault() {
-        let with = |config| hints(&ImageInspect { config: Some(config), ..ImageInspect::default() });
-        assert!(hints(&ImageInspect::default()).is_empty());
-        let bare = with(ImageConfig::default());
-        assert_eq!(bare.len(), 1, "{bare:?}");
-        assert!(!runs(&ImageInspect { config: Some(ImageConfig::default()), ..ImageInspect::default() }));
-        let full = with(ImageConfig {
-            user: Some("1000".into()),
-            volumes: Some(vec!["/data".into()]),
-            exposed_ports: Some(vec!["80/tcp".into()]),
-            cmd: Some(vec!["serve".into()]),
-            ..ImageConfig::default()
-        });
-        assert!(full[0].contains("--mount-in NAME=/data") && full[1].contains("80/tcp"), "{full:?}");
-        assert_eq!(full.len(), 2);
+    fn an_image_runs_when_it_says_what() {
+        let with = |config| runs(&ImageInspect { config: Some(config), ..ImageInspect::default() });
+        let words = Some(vec!["serve".to_owned()]);
+        assert!(with(ImageConfig { cmd: words.clone(), ..ImageConfig::default() }));
+        assert!(with(ImageConfig { entrypoint: words, ..ImageConfig::default() }));
+        assert!(!with(ImageConfig { cmd: Some(Vec::new()), ..ImageConfig::default() }));
+        assert!(!runs(&ImageInspect::default()));
     }
 }

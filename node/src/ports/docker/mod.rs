@@ -5,19 +5,25 @@
 //! goes on with it, its output read again from the beginning; one whose input may not have been written to its end is run anew
 //! (`run`). What belongs to this node and to no job that goes on is removed ([`DockerPort::sweep`]).
 //!
-//! The rooms: `client` the way to the engine; `profile` what a container may do; `run` one job. One thread with a runtime of its
+//! The rooms: `client` the way to the engine; `profile` and `seccomp` what a container may do; `run` one job, `usage` what it used;
+//! `inspect` what an image says of itself; `image` how one comes that is not here. One thread with a runtime of its
 //! own does it all; the engine is looked for when the first job needs it, and again when it was away.
 //!
 //! **Order.** [`DockerPort::submit`] never blocks. Every accepted start is answered by exactly one `Exited`, with its outputs
 //! durable in the store before; a start of a job that waits or runs is ignored, and so is a stop of one that does neither.
 
 pub mod client;
+mod image;
+pub mod inspect;
 mod profile;
 mod run;
+mod seccomp;
+mod usage;
 
 use crate::ports::workdir::{EngineBlobs, exit_of};
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder};
 use client::{Client, DockerError, Found};
+pub use image::Progress;
 use remote_network_core::event::Event;
 use remote_network_core::id::JobId;
 use remote_network_core::limits::JOBS_MAX;
@@ -28,13 +34,21 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Requests that wait for the thread: a start and a stop of every job the core may hold.
 const REQUESTS_MAX: usize = 2 * JOBS_MAX + 64;
+
+/// Images that are pulled at once: more only share the same line.
+const PULLS_MAX: usize = 2;
+/// Pulls that are under way or wait for their turn.
+const PULLS_LISTED_MAX: usize = 16;
+/// News of a pull that wait for whoever asked; what does not fit is told by the next.
+const NEWS_MAX: usize = 8;
 
 /// Where and for whom containers run.
 #[derive(Clone, Debug)]
@@ -55,6 +69,7 @@ enum Request {
     Sweep(BTreeSet<JobId>),
     Image(String, oneshot::Sender<Result<Found, DockerError>>),
     About(oneshot::Sender<Result<String, DockerError>>),
+    Pull(String, mpsc::Sender<Progress>, oneshot::Sender<Result<String, DockerError>>),
 }
 
 /// The port. Dropping it ends the thread; containers that run go on, as after a crash.
@@ -62,17 +77,39 @@ enum Request {
 pub struct DockerPort {
     requests: mpsc::Sender<Request>,
     events: async_channel::Sender<Event>,
+    pulls: Pulls,
 }
+
+/// Pulls that are under way, by number.
+type Pulls = Arc<std::sync::Mutex<BTreeMap<u64, Progress>>>;
 
 /// Asks about images, from anywhere.
 #[derive(Clone, Debug)]
-pub struct DockerHandle(mpsc::Sender<Request>);
+pub struct DockerHandle {
+    requests: mpsc::Sender<Request>,
+    pulls: Pulls,
+}
+
+/// Takes a pull off the list, also when its caller's future is dropped.
+struct Listed<'a>(&'a Pulls, u64);
+
+impl Listed<'_> {
+    fn set(&self, progress: Progress) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(self.1, progress);
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
 
 impl DockerHandle {
     /// Asks nobody.
     #[cfg(test)]
     pub fn off() -> Self {
-        Self(mpsc::channel(1).0)
+        Self { requests: mpsc::channel(1).0, pulls: Pulls::default() }
     }
 
     /// What the engine knows of an image.
@@ -85,13 +122,40 @@ impl DockerHandle {
         self.ask(Request::About).await
     }
 
+    /// Pulls an image; `tell` hears how far it is. Returns its name with the digest that came. A caller that goes away ends it.
+    pub async fn pull(&self, name: String, mut tell: impl FnMut(Progress)) -> Result<String, DockerError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let listed = Listed(&self.pulls, NUMBER.fetch_add(1, Ordering::Relaxed));
+        if self.pulls().len() >= PULLS_LISTED_MAX {
+            return Err(DockerError::Registry(name, "too many images are pulled already".to_owned()));
+        }
+        listed.set(Progress { image: name.clone(), ..Progress::default() });
+        let (news, mut told) = mpsc::channel(NEWS_MAX);
+        let mut asked = std::pin::pin!(self.ask(|answer| Request::Pull(name, news, answer)));
+        loop {
+            tokio::select! {
+                biased;
+                Some(progress) = told.recv() => {
+                    listed.set(progress.clone());
+                    tell(progress);
+                }
+                answered = &mut asked => return answered,
+            }
+        }
+    }
+
+    /// How far the pulls are that are under way or wait for their turn.
+    pub fn pulls(&self) -> Vec<Progress> {
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, DockerError>>) -> Request,
     ) -> Result<T, DockerError> {
         let (answer, answered) = oneshot::channel();
         let gone = || DockerError::Away("the node is about to stop".to_owned());
-        self.0.send(request(answer)).await.map_err(|_| gone())?;
+        self.requests.send(request(answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -108,6 +172,7 @@ impl DockerPort {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::new(Shared {
             slots: Semaphore::new(config.running_max.max(1)),
+            pulls: Semaphore::new(PULLS_MAX),
             config,
             blobs,
             events: events.clone(),
@@ -116,12 +181,12 @@ impl DockerPort {
         std::thread::Builder::new()
             .name("docker".into())
             .spawn(move || runtime.block_on(serve(shared, inbox)))?;
-        Ok(Self { requests, events })
+        Ok(Self { requests, events, pulls: Pulls::default() })
     }
 
     /// For questions about images.
     pub fn handle(&self) -> DockerHandle {
-        DockerHandle(self.requests.clone())
+        DockerHandle { requests: self.requests.clone(), pulls: self.pulls.clone() }
     }
 
     /// Takes a request. Never blocks.
@@ -151,6 +216,7 @@ impl DockerPort {
 struct Shared {
     config: DockerConfig,
     slots: Semaphore,
+    pulls: Semaphore,
     blobs: Arc<dyn EngineBlobs>,
     events: async_channel::Sender<Event>,
     client: Mutex<Option<Client>>,
@@ -168,6 +234,12 @@ impl Shared {
         let fresh = Client::connect(&self.config.host).await;
         *known = fresh.as_ref().ok().cloned();
         fresh
+    }
+
+    async fn pull(&self, name: &str, news: &mpsc::Sender<Progress>) -> Result<String, DockerError> {
+        let client = self.client().await?;
+        let _turn = self.pulls.acquire().await.map_err(|e| DockerError::Away(e.to_string()))?;
+        image::pull(&client, name, |progress| drop(news.try_send(progress))).await
     }
 
     async fn report(&self, job: JobId, event: EngineEvent) {
@@ -244,6 +316,15 @@ async fn serve(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Request>) {
                             Err(e) => Err(e),
                         };
                         let _nobody_waits = answer.send(found);
+                    });
+                }
+                Some(Request::Pull(name, news, mut answer)) => {
+                    let shared = shared.clone();
+                    asides.spawn(async move {
+                        tokio::select! {
+                            pulled = shared.pull(&name, &news) => drop(answer.send(pulled)),
+                            () = answer.closed() => tracing::info!(image = %name, "a pull is given up"),
+                        }
                     });
                 }
                 Some(Request::About(answer)) => {

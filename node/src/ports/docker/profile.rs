@@ -1,8 +1,8 @@
 //! What a container of a job may do: as little as possible, the same on every machine.
 //!
 //! No network, no capabilities, no new privileges, a root file system that cannot be written, a user of no rights, bounded memory,
-//! processes, files and scratch space, and of the host's files the job's own mounts only. One function, so that a test can
-//! show all of it.
+//! processes, files and scratch space, of the kernel's calls a list ([`super::seccomp`]), and of the host's files the job's own
+//! mounts only. One function, so that a test can show all of it.
 
 use crate::ports::workdir::Staged;
 use bollard::models::{
@@ -28,7 +28,7 @@ pub(super) const LABEL_NODE: &str = "rn.node";
 /// The job that it runs.
 pub(super) const LABEL_JOB: &str = "rn.job";
 
-/// What a container of this job is made of.
+/// What a container of this job is made of; with a list of system calls of our own where the engine takes one.
 pub(super) fn body(
     node: &str,
     job: JobId,
@@ -36,6 +36,7 @@ pub(super) fn body(
     image: &Image,
     dir: &Path,
     mounts: &[Staged],
+    seccomp: bool,
 ) -> ContainerCreateBody {
     let stdin = takes_stdin(order);
     ContainerCreateBody {
@@ -56,12 +57,12 @@ pub(super) fn body(
             (LABEL_NODE.to_owned(), node.to_owned()),
             (LABEL_JOB.to_owned(), job.to_string()),
         ])),
-        host_config: Some(host(order, dir, mounts)),
+        host_config: Some(host(order, dir, mounts, seccomp)),
         ..ContainerCreateBody::default()
     }
 }
 
-fn host(order: &EngineJob, dir: &Path, mounts: &[Staged]) -> HostConfig {
+fn host(order: &EngineJob, dir: &Path, mounts: &[Staged], seccomp: bool) -> HostConfig {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let memory = signed(order.limits.memory_bytes);
     let limit = |name: &str, most: i64| ResourcesUlimits {
@@ -76,6 +77,10 @@ fn host(order: &EngineJob, dir: &Path, mounts: &[Staged]) -> HostConfig {
         read_only: Some(!m.writable),
         ..Mount::default()
     };
+    let mut walls = vec!["no-new-privileges:true".to_owned()];
+    if seccomp {
+        walls.push(format!("seccomp={}", super::seccomp::profile()));
+    }
     HostConfig {
         memory: Some(memory),
         memory_swap: Some(memory),
@@ -91,7 +96,7 @@ fn host(order: &EngineJob, dir: &Path, mounts: &[Staged]) -> HostConfig {
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("none".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+        security_opt: Some(walls),
         readonly_rootfs: Some(true),
         tmpfs: Some(HashMap::from([("/tmp".to_owned(), TMP.to_owned())])),
         mounts: Some(mounts.iter().map(mount).collect()),
@@ -115,6 +120,13 @@ fn guest_path(paths: &[MountPath], name: &str) -> String {
     paths.iter().find(|m| m.name == name).map_or_else(|| format!("/{name}"), |m| m.path.clone())
 }
 
+/// Whether a working directory is a plain place. Below `/proc` it may be a descriptor that the engine's runtime left
+/// open, and with it the host's root (CVE-2024-21626); nobody works there.
+pub(super) fn plain_workdir(path: &str) -> bool {
+    let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    !clean.contains(&"..") && !clean.first().is_some_and(|top| ["proc", "sys", "dev"].contains(top))
+}
+
 /// Whether something is written to its standard input.
 pub(super) fn takes_stdin(order: &EngineJob) -> bool {
     order.inputs.iter().any(|i| i.port == Port::Stdin)
@@ -126,6 +138,20 @@ mod tests {
     use remote_network_core::id::Digest;
     use remote_network_core::port::{EngineInput, EngineLimits, Program};
 
+    fn order() -> EngineJob {
+        EngineJob {
+            tenant: remote_network_core::id::Keypair::from_seed(&[1; 32]).public(),
+            program: Program::Wasm(Digest([0; 32])),
+            paths: vec![MountPath { name: "in".into(), path: "/data/in".into() }],
+            args: vec!["-v".into()],
+            env: vec![("A".into(), "b=c".into())],
+            inputs: vec![EngineInput { port: Port::Stdin, digest: Digest([0; 32]), len: 0 }],
+            outputs: vec![Port::Stdout, Port::Mount("out".into())],
+            limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 1, output_bytes: 1 << 20 },
+            seed: [0; 32],
+        }
+    }
+
     #[test]
     fn a_job_has_no_network_no_rights_and_no_files_but_its_own() {
         let image = Image {
@@ -134,19 +160,10 @@ mod tests {
             entrypoint: vec!["/bin/tool".into()],
             workdir: Some("/work".into()),
         };
-        let order = EngineJob {
-            program: Program::Image(Box::new(image.clone())),
-            paths: vec![MountPath { name: "in".into(), path: "/data/in".into() }],
-            args: vec!["-v".into()],
-            env: vec![("A".into(), "b=c".into())],
-            inputs: vec![EngineInput { port: Port::Stdin, digest: Digest([0; 32]), len: 0 }],
-            outputs: vec![Port::Stdout, Port::Mount("out".into())],
-            limits: EngineLimits { memory_bytes: 64 << 20, time_ms: 1, output_bytes: 1 << 20 },
-            seed: [0; 32],
-        };
+        let order = EngineJob { program: Program::Image(Box::new(image.clone())), ..order() };
         let mounts =
             [Staged { name: "in".into(), writable: false }, Staged { name: "out".into(), writable: true }];
-        let body = body("node", JobId([2; 16]), &order, &image, Path::new("/scratch/job"), &mounts);
+        let body = body("node", JobId([2; 16]), &order, &image, Path::new("/scratch/job"), &mounts, true);
         let json = serde_json::to_value(&body).unwrap();
         let host = &json["HostConfig"];
         assert_eq!(json["User"], "65534:65534");
@@ -159,7 +176,9 @@ mod tests {
         );
         assert_eq!(host["NetworkMode"], "none");
         assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
-        assert_eq!(host["SecurityOpt"], serde_json::json!(["no-new-privileges:true"]));
+        let walls = host["SecurityOpt"].as_array().unwrap();
+        assert_eq!(walls[0], "no-new-privileges:true");
+        assert!(walls[1].as_str().unwrap().starts_with("seccomp={\"archMap\"") && walls.len() == 2);
         assert_eq!(host["ReadonlyRootfs"], true);
         assert_eq!((&host["Memory"], &host["MemorySwap"]), (&(64 << 20).into(), &(64 << 20).into()));
         assert_eq!(host["PidsLimit"], 256);
@@ -172,5 +191,92 @@ mod tests {
         assert_eq!((&all[1]["Target"], &all[1]["ReadOnly"]), (&"/out".into(), &false.into()));
         assert!(all.iter().all(|m| m["Source"].as_str().unwrap().starts_with("/scratch/job/")));
         assert!(!takes_stdin(&EngineJob { inputs: Vec::new(), ..order }));
+    }
+
+    /// Guest paths of every odd shape.
+    fn odd_path(random: &mut impl FnMut() -> u64) -> String {
+        const PARTS: [&str; 24] = [
+            "",
+            ".",
+            "..",
+            "...",
+            "a",
+            "etc",
+            "proc",
+            "sys",
+            "dev",
+            "self",
+            "fd",
+            "root",
+            "x y",
+            "\u{e4}",
+            "\0",
+            "\n",
+            ":ro",
+            ",source=/etc",
+            "%2e%2e",
+            "\\",
+            "~",
+            "$HOME",
+            "\u{202e}",
+            "\u{2025}",
+        ];
+        let mut path = String::new();
+        for _ in 0..random() % 8 {
+            path.push_str(if random().is_multiple_of(8) { "" } else { "/" });
+            path.push_str(PARTS[(random() % PARTS.len() as u64) as usize]);
+        }
+        path
+    }
+
+    #[test]
+    fn whatever_path_a_mount_is_given_its_source_is_in_the_directory_of_its_job() {
+        let mut state = 7u64;
+        let mut random = move || {
+            // Vigna's splitmix64.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let tries = std::env::var("MOUNT_PATHS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+        let (dir, mut order) = (Path::new("/scratch/job"), order());
+        let (mut valid, mut names) = (0, 0);
+        for _ in 0..tries {
+            let (path, name) = (odd_path(&mut random), odd_path(&mut random));
+            // What the core lets through, and what it does not: the source must not depend on either.
+            valid += usize::from(remote_network_core::service::program::valid_mount_path(&path));
+            order.paths = vec![MountPath { name: "in".into(), path }];
+            let staged = Staged { name: "in".into(), writable: random().is_multiple_of(2) };
+            let mounts = host(&order, dir, std::slice::from_ref(&staged), false).mounts.unwrap();
+            let source = Path::new(mounts[0].source.as_ref().unwrap());
+            let below = if staged.writable { "/scratch/job/w/mnt" } else { "/scratch/job/r/mnt" };
+            assert_eq!((source.parent(), source.file_name()), (Some(Path::new(below)), Some("in".as_ref())));
+            // A name is part of the source, so what is laid out takes plain ones only.
+            order.outputs = vec![Port::Mount(name.clone())];
+            let plain = crate::ports::workdir::stage::names_a_place(&order);
+            names += usize::from(plain);
+            assert!(!plain || (!name.contains(['/', '\0']) && name != "." && name != ".."), "{name:?}");
+        }
+        assert!(valid > tries / 100 && names > 0, "{valid} paths and {names} names of {tries} are plain");
+    }
+
+    #[test]
+    fn nobody_works_below_proc() {
+        for good in ["", "/", "/work", "/data/proc", "/process", "relative"] {
+            assert!(plain_workdir(good), "{good}");
+        }
+        for bad in [
+            "/proc",
+            "/proc/self/fd/7",
+            "//proc/1",
+            "/./proc",
+            "/a/../proc/self/fd/8",
+            "proc/self",
+            "/dev/fd",
+            "/sys/",
+        ] {
+            assert!(!plain_workdir(bad), "{bad}");
+        }
     }
 }

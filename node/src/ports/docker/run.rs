@@ -14,7 +14,9 @@
 
 use super::Shared;
 use super::client::Client;
-use super::profile::{body, takes_stdin};
+use super::profile::{body, plain_workdir, takes_stdin};
+use super::usage::Meter;
+use crate::failpoints::pass;
 use crate::ports::workdir::{READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage};
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -191,9 +193,16 @@ impl<'a> Execution<'a> {
     async fn fresh(&mut self, image: &Image) -> Result<Running, Refused> {
         self.remove().await.map_err(engine)?;
         let mounts = self.lay_out().await?;
+        pass("docker.laid-out");
         let docker = &self.client.docker;
         match docker.inspect_image(&image.id_text()).await {
-            Ok(_) => {}
+            Ok(found) => {
+                let own = found.config.and_then(|c| c.working_dir).unwrap_or_default();
+                let workdir = image.workdir.as_deref().unwrap_or(&own);
+                if !plain_workdir(workdir) {
+                    return Err(Refused::permanent(format!("`{workdir}` is no place to work in")));
+                }
+            }
             Err(e) if is(&e, 404) => {
                 return Err(Refused::permanent(format!(
                     "the image {} ({}) is not here any more",
@@ -203,17 +212,20 @@ impl<'a> Execution<'a> {
             }
             Err(e) => return Err(engine(e)),
         }
-        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts);
+        let seccomp = self.client.takes_seccomp;
+        let body = body(&self.shared.config.node, self.job, self.order, image, &self.dir, &mounts, seccomp);
         let options = CreateContainerOptionsBuilder::new().name(&self.name).build();
         docker.create_container(Some(options), body).await.map_err(|e| match e {
             // The image has no entry point, or a path in the order cannot be.
             Error::DockerResponseServerError { status_code: 400, message } => Refused::permanent(message),
             e => engine(e),
         })?;
+        pass("docker.created");
         let stdin = takes_stdin(self.order);
         let options =
             AttachContainerOptionsBuilder::new().stream(true).stdin(stdin).stdout(true).stderr(true);
         let attached = docker.attach_container(&self.name, Some(options.build())).await.map_err(engine)?;
+        pass("docker.attached");
         docker.start_container(&self.name, None::<StartContainerOptions>).await.map_err(|e| match e {
             // No such program in the image, or one that cannot be executed.
             Error::DockerResponseServerError { status_code: 400 | 404, message } => {
@@ -221,6 +233,7 @@ impl<'a> Execution<'a> {
             }
             e => engine(e),
         })?;
+        pass("docker.started");
         let since = Instant::now();
         let input = stdin.then(|| tokio::spawn(write_input(self.dir.clone(), attached.input)));
         let limit = Duration::from_millis(self.order.limits.time_ms);
@@ -255,6 +268,7 @@ impl<'a> Execution<'a> {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut stopped = self.stopped.clone();
+        let mut meter = self.state().await?.pid.filter(|pid| *pid > 0).and_then(Meter::of);
         let (mut cause, mut kill_at, mut heard_all) = (None, None::<Instant>, false);
         let code = loop {
             let overdue = kill_at.unwrap_or(running.deadline);
@@ -275,6 +289,7 @@ impl<'a> Execution<'a> {
                     break exit_code(gone.map_err(|_| Refused::infra("the container does not end"))?)?;
                 }
                 _ = look.tick(), if !ending => {
+                    meter.iter_mut().for_each(Meter::look);
                     let limit = self.order.limits.output_bytes;
                     let fits = |m: &Staged| directory_fits(&m.dir(&self.dir), limit);
                     if !running.mounts.iter().filter(|m| m.writable).all(fits) {
@@ -295,16 +310,22 @@ impl<'a> Execution<'a> {
             }
         };
         drop(wait);
+        pass("docker.exited");
         if let Some(input) = running.input.take() {
             // Whatever is not written by now, nobody reads any more.
             input.abort();
         }
         self.drain(running.output, running.again, &mut outputs, heard_all).await?;
         outputs.close().await.map_err(disk)?;
+        pass("docker.drained");
         let state = self.state().await?;
         let mut exit = self.judge(code, cause, &outputs, &state);
+        if let Some(seen) = meter {
+            (exit.usage.cpu_ns, exit.usage.memory_bytes) = (seen.cpu_ns, seen.memory_bytes);
+        }
         exit.usage.wall_ms = u64::try_from(running.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.remove().await.map_err(engine)?;
+        pass("docker.removed");
         self.collected(exit).await
     }
 
@@ -379,6 +400,7 @@ impl<'a> Execution<'a> {
         let (order, dir, blobs) = (self.order.clone(), self.dir.clone(), self.shared.blobs.clone());
         let work = move || {
             collect(&dir, &order, &*blobs, &mut exit);
+            pass("docker.collected");
             exit
         };
         let collected = tokio::task::spawn_blocking(work).await;
@@ -425,6 +447,7 @@ async fn write_input(dir: PathBuf, mut to: Input) -> io::Result<()> {
     let closed = to.shutdown().await;
     if written.is_ok() && closed.is_ok() {
         File::create(dir.join(WRITTEN_MARK)).await?;
+        pass("docker.input-written");
     }
     Ok(())
 }

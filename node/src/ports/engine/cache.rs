@@ -36,6 +36,11 @@ impl CodeCache {
         Ok(Self { dir: dir.to_owned(), key, bytes_max, writing: Mutex::new(()) })
     }
 
+    /// As [`CodeCache::get`]; nothing for a worker that has the code already.
+    pub(super) fn get_unless(&self, has_it: bool, module: &Digest, version: &str) -> Option<PathBuf> {
+        if has_it { None } else { self.get(module, version) }
+    }
+
     /// The code of `module` for `version`, verified. Damaged code is removed.
     pub(super) fn get(&self, module: &Digest, version: &str) -> Option<PathBuf> {
         let name = entry_name(module, version);

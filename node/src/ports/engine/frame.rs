@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! node                                worker
-//!   Job(spec) ────────────────────────▶  confines itself to the job's directory
-//!             ◀──────────────────────── Ready
+//!   Job(spec) ────────────────────────▶  the first: confines itself to its directories
+//!             ◀──────────────────────── Ready           the first time only
 //!             ◀──────────────────────── Compiled        only when no compiled code was given
 //!   Run ──────────────────────────────▶  (the node has put the code in its cache)
 //!             ◀──────────────────────── Started
 //!   Stop ─────────────────────────────▶  only when asked for
-//!             ◀──────────────────────── Ended           and the worker exits
+//!             ◀──────────────────────── Ended           and the next Job may come
 //! ```
 //! A frame is a big-endian `u32` length and that many bytes of JSON: both ends are the same binary, so nothing here is a
 //! protocol of the network. What comes from a worker is still not believed: it may have been taken over by its guest.
@@ -24,7 +24,11 @@ use std::path::PathBuf;
 pub(super) const TO_WORKER_BYTES_MAX: u32 = 64 << 20;
 /// Largest frame from a worker: one detail text and a few numbers.
 pub(super) const FROM_WORKER_BYTES_MAX: u32 = 64 << 10;
-/// Frames a worker may send in its life; an honest one sends four.
+/// Compiled code that a worker hands over, beside what it writes for its job.
+pub(super) const CODE: &str = "code.cwasm";
+/// The module, in what a worker reads.
+pub(super) const MODULE: &str = "module.wasm";
+/// Frames a worker may send about one job; an honest one sends four.
 pub(super) const FROM_WORKER_FRAMES_MAX: usize = 8;
 
 /// From the node to a worker.
@@ -35,7 +39,7 @@ pub(super) enum ToWorker {
         /// An existing directory.
         dir: PathBuf,
     },
-    /// The one job of this worker.
+    /// A job. All jobs of a worker have one module and the same limits of memory and output.
     Job(Box<Spec>),
     /// The code is safe in the cache (or the cache failed): go on.
     Run,
@@ -43,12 +47,16 @@ pub(super) enum ToWorker {
     Stop,
 }
 
-/// A job as a worker sees it: no digests, only files in the job's directory (see [`super::stage`]).
+/// A job as a worker sees it: no digests, only files in directories of its own.
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) struct Spec {
-    /// The job's directory.
-    pub dir: PathBuf,
-    /// Compiled code, verified by the node.
+    /// The worker's own directory, which it confines itself to.
+    pub root: PathBuf,
+    /// Beneath it, what the job reads.
+    pub read: PathBuf,
+    /// Beneath it, what the job writes.
+    pub written: PathBuf,
+    /// Compiled code, verified by the node; a worker's first job needs it.
     pub code: Option<PathBuf>,
     /// Arguments after the program's name.
     pub args: Vec<String>,
@@ -91,6 +99,8 @@ pub(super) struct Ended {
     pub class: Class,
     /// Exit code, for `Success` and `User`.
     pub code: i32,
+    /// Whether the guest trapped.
+    pub trapped: bool,
     /// Words for people, not yet cleaned.
     pub detail: String,
     /// Processor time of the guest's thread.
@@ -106,7 +116,16 @@ pub(super) struct Ended {
 impl Ended {
     /// An end before any guest instruction.
     pub(super) fn unstarted(class: Class, detail: impl Into<String>) -> Self {
-        Self { class, code: 0, detail: detail.into(), cpu_ns: 0, fuel: 0, memory_bytes: 0, wall_ms: 0 }
+        Self {
+            class,
+            code: 0,
+            trapped: false,
+            detail: detail.into(),
+            cpu_ns: 0,
+            fuel: 0,
+            memory_bytes: 0,
+            wall_ms: 0,
+        }
     }
 }
 

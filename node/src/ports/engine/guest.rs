@@ -1,25 +1,23 @@
-//! Running one guest inside a worker: settings of the engine, limits, and how an end is told.
+//! Running guests inside a worker: settings of the engine, limits, and how an end is told.
 //!
 //! Always strict (SPEC 6.4): a run depends on the module, its arguments and its inputs, on nothing else. NaNs are canonical,
 //! there are no threads and no relaxed SIMD, fuel is counted, clocks are virtual and randomness comes from the order's seed
 //! (see [`super::wasi`]). What a guest of *mounts* can still see of the machine is the number and creation time of its files and
 //! the order in which a directory lists them: services that must be bit-reproducible over mounts open files by name.
 //!
-//! Time is limited by epochs: a thread raises a counter every few milliseconds and compiled code looks at it in every loop
+//! Time is limited by epochs: a thread (`watch`) raises a counter every few milliseconds and compiled code looks at it in every loop
 //! and call. No host call can block for long, since all are on plain files or on virtual time.
 
 use super::frame::{Class, Ended, Spec};
 use super::wasi::{self, Cause, Guest};
-use crate::ports::workdir::directory_fits;
+use super::watch::{Watch, Watched};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wasmtime::{Config, Engine, Linker, Module, OptLevel, Store, Strategy, Trap, UpdateDeadline};
+use wasmtime::{
+    Config, Engine, InstancePre, Linker, Module, OptLevel, Store, Strategy, Trap, UpdateDeadline,
+};
 use wasmtime_wasi::{I32Exit, p1};
 
-/// How often running code is asked whether it may go on: fine enough to end 100 ms after a deadline on a busy machine.
-const EPOCH: Duration = Duration::from_millis(5);
-/// How many epochs lie between two looks at the size of output directories.
-const EPOCHS_PER_LOOK: u64 = 10;
 /// The guest's stack of calls. Deeper recursion is a trap.
 const STACK_BYTES: usize = 1 << 20;
 /// Where guests start in WASI preview 1.
@@ -50,14 +48,6 @@ pub(super) fn code_version(engine: &Engine) -> String {
     format!("{}-{:016x}", env!("CARGO_PKG_VERSION"), hasher.finish())
 }
 
-/// Runs the module to its end. Call it on a thread of its own: processor time is that thread's.
-pub(super) fn run(engine: &Engine, module: &Module, spec: &Spec, cause: &Arc<Cause>) -> Ended {
-    match prepare(engine, spec, cause) {
-        Ok((store, linker)) => execute(module, spec, cause, store, &linker),
-        Err(e) => Ended::unstarted(Class::Infra, format!("{e:#}")),
-    }
-}
-
 /// Refuses what could never run, before it is said to have started.
 pub(super) fn check(module: &Module) -> Result<(), String> {
     match module.get_export(START) {
@@ -67,19 +57,87 @@ pub(super) fn check(module: &Module) -> Result<(), String> {
     }
 }
 
-fn prepare(
-    engine: &Engine,
-    spec: &Spec,
-    cause: &Arc<Cause>,
-) -> wasmtime::Result<(Store<Guest>, Linker<Guest>)> {
-    let mut linker: Linker<Guest> = Linker::new(engine);
-    p1::add_to_linker_async(&mut linker, |guest| &mut guest.wasi)?;
-    wasi::make_strict(&mut linker)?;
-    let mut store = Store::new(engine, Guest::new(spec, cause)?);
-    store.limiter(|guest| &mut guest.memory);
-    store.set_fuel(u64::MAX)?;
-    watch(engine, spec, cause);
-    Ok((store, linker))
+/// What all guests of a worker have in common: code that is linked, a clock, and a runtime for what is asynchronous.
+pub(super) struct House {
+    engine: Engine,
+    pre: InstancePre<Guest>,
+    watch: Watch,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl House {
+    /// Links the module. An import that is not there means that it can never run here.
+    pub(super) fn new(engine: Engine, module: &Module) -> Result<Self, Ended> {
+        let infra = |e: &dyn std::fmt::Display| Ended::unstarted(Class::Infra, format!("no engine: {e}"));
+        let mut linker: Linker<Guest> = Linker::new(&engine);
+        p1::add_to_linker_async(&mut linker, |guest| &mut guest.wasi).map_err(|e| infra(&e))?;
+        wasi::make_strict(&mut linker).map_err(|e| infra(&e))?;
+        let unlinked = |e: wasmtime::Error| Ended::unstarted(Class::Permanent, e.root_cause().to_string());
+        let pre = linker.instantiate_pre(module).map_err(unlinked)?;
+        let watch = Watch::start(engine.clone()).map_err(|e| infra(&e))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        Ok(Self { engine, pre, watch, runtime: runtime.map_err(|e| infra(&e))? })
+    }
+
+    /// Runs a guest to its end, on this thread: processor time is the thread's. Nothing of it is left on return.
+    pub(super) fn run(&self, spec: &Spec, cause: &Arc<Cause>) -> Ended {
+        let store = match self.store(spec, cause) {
+            Ok(store) => store,
+            Err(e) => return Ended::unstarted(Class::Infra, format!("{e:#}")),
+        };
+        let dirs = spec.mounts.iter().filter(|m| m.writable).map(|m| m.within(&spec.read, &spec.written));
+        self.watch.begin(Watched {
+            dirs: dirs.collect(),
+            bytes_max: spec.output_bytes,
+            cause: Arc::clone(cause),
+        });
+        let ended = self.execute(spec, cause, store);
+        self.watch.end();
+        ended
+    }
+
+    fn store(&self, spec: &Spec, cause: &Arc<Cause>) -> wasmtime::Result<Store<Guest>> {
+        let mut store = Store::new(&self.engine, Guest::new(spec, cause)?);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_fuel(u64::MAX)?;
+        Ok(store)
+    }
+
+    fn execute(&self, spec: &Spec, cause: &Arc<Cause>, mut store: Store<Guest>) -> Ended {
+        let started = Instant::now();
+        let cpu_before = thread_cpu();
+        let limit = Duration::from_millis(spec.time_ms);
+        interrupt_at(started + limit, &mut store, cause);
+        let (result, instantiated) = self.runtime.block_on(async {
+            let mut instantiated = false;
+            let guest = async {
+                let instance = self.pre.instantiate_async(&mut store).await?;
+                instantiated = true;
+                instance.get_typed_func::<(), ()>(&mut store, START)?.call_async(&mut store, ()).await
+            };
+            let result = tokio::time::timeout(limit, guest).await;
+            (result, instantiated)
+        });
+        let cpu_ns = thread_cpu().saturating_sub(cpu_before);
+        let result = result.unwrap_or_else(|_| {
+            cause.set(Cause::TIME);
+            Err(wasmtime::Error::msg("timed out"))
+        });
+        let fuel = store.get_fuel().map_or(0, |left| u64::MAX - left);
+        let trapped = matches!(&result, Err(e) if e.downcast_ref::<I32Exit>().is_none());
+        let guest = store.into_data();
+        let (class, code, detail) = judge(result, instantiated, cause, &guest, spec);
+        Ended {
+            class,
+            code,
+            trapped,
+            detail,
+            cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX),
+            fuel,
+            memory_bytes: guest.memory.peak,
+            wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Ends running code at `deadline`, or when there is another cause to.
@@ -92,68 +150,6 @@ fn interrupt_at(deadline: Instant, store: &mut Store<Guest>, cause: &Arc<Cause>)
         }
         Ok(if cause.get() == Cause::NONE { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })
     });
-}
-
-/// The thread that raises the epoch and looks after output directories. It ends with the process.
-fn watch(engine: &Engine, spec: &Spec, cause: &Arc<Cause>) {
-    let (engine, cause) = (engine.clone(), Arc::clone(cause));
-    let written: Vec<_> = spec.mounts.iter().filter(|m| m.writable).map(|m| m.dir(&spec.dir)).collect();
-    let bytes_max = spec.output_bytes;
-    std::thread::spawn(move || {
-        for epoch in 1u64.. {
-            std::thread::sleep(EPOCH);
-            engine.increment_epoch();
-            if epoch.is_multiple_of(EPOCHS_PER_LOOK)
-                && written.iter().any(|dir| !directory_fits(dir, bytes_max))
-            {
-                cause.set(Cause::DIRECTORY);
-            }
-        }
-    });
-}
-
-fn execute(
-    module: &Module,
-    spec: &Spec,
-    cause: &Arc<Cause>,
-    mut store: Store<Guest>,
-    linker: &Linker<Guest>,
-) -> Ended {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return Ended::unstarted(Class::Infra, format!("no runtime: {e}")),
-    };
-    let started = Instant::now();
-    let cpu_before = thread_cpu();
-    let limit = Duration::from_millis(spec.time_ms);
-    interrupt_at(started + limit, &mut store, cause);
-    let (result, instantiated) = runtime.block_on(async {
-        let mut instantiated = false;
-        let guest = async {
-            let instance = linker.instantiate_async(&mut store, module).await?;
-            instantiated = true;
-            instance.get_typed_func::<(), ()>(&mut store, START)?.call_async(&mut store, ()).await
-        };
-        let result = tokio::time::timeout(limit, guest).await;
-        (result, instantiated)
-    });
-    let cpu_ns = thread_cpu().saturating_sub(cpu_before);
-    let result = result.unwrap_or_else(|_| {
-        cause.set(Cause::TIME);
-        Err(wasmtime::Error::msg("timed out"))
-    });
-    let fuel = store.get_fuel().map_or(0, |left| u64::MAX - left);
-    let guest = store.into_data();
-    let (class, code, detail) = judge(result, instantiated, cause, &guest, spec);
-    Ended {
-        class,
-        code,
-        detail,
-        cpu_ns: u64::try_from(cpu_ns).unwrap_or(u64::MAX),
-        fuel,
-        memory_bytes: guest.memory.peak,
-        wall_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-    }
 }
 
 fn thread_cpu() -> u128 {

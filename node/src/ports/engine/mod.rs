@@ -1,13 +1,14 @@
 //! The WebAssembly engine (SPEC 6.4): the core's orders become processes, their ends become events.
 //!
 //! **A guest never runs in the node.** The node holds the keys; a guest is a stranger's program, and no sandbox is without
-//! holes for long. So every job gets a fresh *worker*: this same binary under a hidden argument, with an empty environment, which
-//! confines itself before it reads anything a stranger wrote (`sandbox`). One worker runs one job and ends: no requester's
-//! guest ever shares a process with another's, limits of the process are limits of the job, and killing it is always
-//! right. Starting one costs a few milliseconds; what is expensive, compiling, is done once (`cache`).
+//! holes for long. So guests run in *workers*: this same binary under a hidden argument, with an empty environment, which
+//! confines itself before it reads anything a stranger wrote (`sandbox`). A worker runs one job at a time, and only jobs of one
+//! requester with one module and the same limits: no requester's guest ever shares a process with another's, limits of the process are
+//! limits of the job, and killing it costs one job. What is expensive is done once: compiling (`cache`), starting and loading (`pool`).
 //!
 //! The rooms: `frame` what node and worker say; `module` what is compiled; `run` a job in the node, whose files are of
-//! [`crate::ports::workdir`]; `cache` compiled code; `worker` the other process: `sandbox` its walls, `guest` its run, `wasi` the guest's world.
+//! [`crate::ports::workdir`]; `cache` compiled code; `process` a worker as the node has it, `pool` those without work; `worker` the
+//! other process: `sandbox` its walls, `guest` its run, `watch` its clock, `wasi` the guest's world.
 //!
 //! **Order.** [`EnginePort::submit`] never blocks. At most `running_max` jobs run, others wait in order. Every accepted start is
 //! answered by exactly one `Exited`, with its outputs durable in the store before; a start of a job that waits or runs is
@@ -17,20 +18,25 @@ mod cache;
 mod frame;
 mod guest;
 mod module;
+mod pool;
+mod process;
 mod run;
 mod sandbox;
 mod wasi;
+mod watch;
 pub mod worker;
 
 pub use crate::ports::workdir::EngineBlobs;
 use crate::ports::workdir::exit_of;
 use cache::CodeCache;
 use frame::{FromWorker, ToWorker};
+use pool::Pool;
+use process::Worker;
 use remote_network_core::event::Event;
 use remote_network_core::id::JobId;
 use remote_network_core::limits::{JOBS_MAX, JOBS_RUNNING_MAX};
 use remote_network_core::port::{EngineEvent, EngineJob, EngineReport, EngineRequest, ExitClass};
-use run::{Control, Execution, Signal, Worker};
+use run::{Control, Execution, Signal};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -100,6 +106,9 @@ pub struct EnginePort {
 struct Shared {
     config: EngineConfig,
     cache: CodeCache,
+    pool: Pool,
+    /// Whether what confines workers here keeps one job's files from the next.
+    reuse: bool,
     code_version: String,
     blobs: Arc<dyn EngineBlobs>,
     events: async_channel::Sender<Event>,
@@ -132,8 +141,11 @@ impl EnginePort {
             .map_err(failed(&config.scratch_dir))?;
         let cache = CodeCache::open(&config.cache_dir, CACHE_BYTES_MAX).map_err(failed(&config.cache_dir))?;
         let (confinement, code_version) = probe(&config)?;
+        let reuse = confinement.iter().any(|c| c.starts_with(sandbox::LANDLOCK_IN_FORCE));
         let jobs = Mutex::default();
-        let shared = Arc::new(Shared { config, cache, code_version, blobs, events, jobs });
+        let pool =
+            Pool::start(config.clone()).map_err(|e| EngineStartError::Worker(config.worker.clone(), e))?;
+        let shared = Arc::new(Shared { config, cache, pool, reuse, code_version, blobs, events, jobs });
         Ok(Self { shared, confinement })
     }
 
@@ -159,6 +171,8 @@ impl Drop for EnginePort {
         for control in jobs.running.values() {
             control.stop(Duration::ZERO);
         }
+        drop(jobs);
+        self.shared.pool.close();
     }
 }
 
@@ -210,8 +224,9 @@ impl Shared {
         while let Some((job, order, control, signals)) = next.take() {
             let exit = catch_unwind(AssertUnwindSafe(|| {
                 Execution {
-                    config: &self.config,
                     cache: &self.cache,
+                    pool: &self.pool,
+                    reuse: self.reuse,
                     code_version: &self.code_version,
                     blobs: &*self.blobs,
                     job: &order,
@@ -259,11 +274,12 @@ fn enter(jobs: &mut Jobs, job: JobId) -> (Arc<Control>, Receiver<Signal>) {
     (control, signals)
 }
 
-/// Removes the directories of jobs that a crash has left. Their workers died with the node.
+/// Removes the directories that a crash has left. Their workers died with the node.
 fn sweep(scratch: &Path) -> io::Result<()> {
     for entry in fs::read_dir(scratch)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("job-") {
+        let name = entry.file_name();
+        if ["job-", "worker-"].iter().any(|kind| name.to_string_lossy().starts_with(kind)) {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -274,7 +290,8 @@ fn sweep(scratch: &Path) -> io::Result<()> {
 fn probe(config: &EngineConfig) -> Result<(Vec<String>, String), EngineStartError> {
     let (said, signals) = mpsc::channel();
     let mut worker =
-        Worker::spawn(config, said).map_err(|e| EngineStartError::Worker(config.worker.clone(), e))?;
+        Worker::spawn(config, None).map_err(|e| EngineStartError::Worker(config.worker.clone(), e))?;
+    worker.attach(said);
     worker.tell(&ToWorker::Probe { dir: config.scratch_dir.clone() });
     let wrong = |why: String| Err(EngineStartError::Answer(config.worker.clone(), why));
     let deadline = Instant::now() + PROBE_TIME_MAX;

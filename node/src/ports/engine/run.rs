@@ -1,24 +1,22 @@
-//! One job from the node's side: stage, start a worker, listen to it, collect the outputs.
+//! One job from the node's side: stage, find a worker, listen to it, collect the outputs.
 //!
 //! The worker is not trusted with time: each of its phases has a deadline here, after which it is killed. Its death by
 //! itself is this machine's trouble, unless a limit killed it.
 
-use super::EngineConfig;
 use super::cache::CodeCache;
-use super::frame::{
-    self, Class, Ended, FROM_WORKER_BYTES_MAX, FROM_WORKER_FRAMES_MAX, FromWorker, Spec, ToWorker,
-};
+use super::frame::{CODE, Class, Ended, FromWorker, MODULE, Spec, ToWorker};
 use super::module::stage_module;
-use crate::ports::workdir::{
-    EngineBlobs, READ, Refused, WRITTEN, collect, exit_of, seal::open_beneath, stage::stage,
-};
+use super::pool::{Kind, Pool};
+use super::process::Worker;
+use crate::failpoints::pass;
+use crate::ports::workdir::{EngineBlobs, READ, Refused, collect, exit_of, seal::open_beneath, stage::stage};
 use remote_network_core::id::Digest;
 use remote_network_core::port::{EngineExit, EngineJob, ExitClass, Program, Usage};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -66,10 +64,12 @@ impl Control {
 
 /// All that one execution needs.
 pub(super) struct Execution<'a> {
-    pub config: &'a EngineConfig,
     pub cache: &'a CodeCache,
     pub code_version: &'a str,
     pub blobs: &'a dyn EngineBlobs,
+    pub pool: &'a Pool,
+    /// Whether workers are kept at all.
+    pub reuse: bool,
     pub job: &'a EngineJob,
     pub dir: &'a Path,
     pub control: &'a Control,
@@ -90,14 +90,18 @@ impl Execution<'_> {
 
     fn staged(&self, started: &mut dyn FnMut()) -> Result<EngineExit, Refused> {
         let _ = fs::remove_dir_all(self.dir);
-        let module = self.module()?;
+        let kind = self.kind()?;
         let mounts = stage(self.job, self.dir, self.blobs, &|| self.control.stopped().is_some())?;
-        stage_module(&module, &self.dir.join(READ).join("module.wasm"), self.blobs)?;
-        let infra = |e: io::Error| Refused { class: ExitClass::Infra, detail: format!("worker: {e}") };
-        let mut worker = Worker::spawn(self.config, self.control.to_job.clone()).map_err(infra)?;
+        let mut worker = self.worker(&kind)?;
+        // Counted before its room is named: each job has a room of its own.
+        worker.attach(self.control.to_job.clone());
+        let (read, written) = worker.enter(self.dir).map_err(infra)?;
+        pass("wasm.staged");
         worker.tell(&ToWorker::Job(Box::new(Spec {
-            dir: self.dir.to_owned(),
-            code: self.cache.get(&module, self.code_version),
+            root: worker.dir().to_owned(),
+            read,
+            written,
+            code: self.cache.get_unless(worker.is_used(), &kind.module, self.code_version),
             args: self.job.args.clone(),
             env: self.job.env.clone(),
             mounts,
@@ -107,8 +111,18 @@ impl Execution<'_> {
             seed: self.job.seed,
         })));
         let mut ran = None;
-        let ended = self.listen(&module, &mut worker, &mut ran, started);
-        drop(worker);
+        let (ended, fit) = self.listen(&kind.module, &mut worker, &mut ran, started);
+        pass("wasm.ended");
+        worker.detach(ended.trapped);
+        if !fit {
+            worker.kill();
+        }
+        let moved = worker.leave(self.dir);
+        if fit && moved.is_ok() && self.reuse && worker.may_go_on() {
+            self.pool.give(kind, worker);
+        } else {
+            drop(worker);
+        }
         let mut exit = exit_of(ended.class.into(), &ended.detail);
         exit.code = if matches!(ended.class, Class::User | Class::Success) { ended.code } else { 0 };
         exit.usage = Usage {
@@ -119,8 +133,29 @@ impl Execution<'_> {
         };
         if ran.is_some() {
             collect(self.dir, self.job, self.blobs, &mut exit);
+            pass("wasm.collected");
         }
         Ok(exit)
+    }
+
+    /// What a worker must be for, to be right for this job.
+    fn kind(&self) -> Result<Kind, Refused> {
+        Ok(Kind {
+            tenant: self.job.tenant,
+            module: self.module()?,
+            memory_bytes: self.job.limits.memory_bytes,
+            output_bytes: self.job.limits.output_bytes,
+        })
+    }
+
+    /// One that waits for work, or a new one with the module laid out for it.
+    fn worker(&self, kind: &Kind) -> Result<Worker, Refused> {
+        if let Some(worker) = self.pool.take(kind) {
+            return Ok(worker);
+        }
+        let worker = self.pool.fresh().map_err(infra)?;
+        stage_module(&kind.module, &worker.dir().join(READ).join(MODULE), self.blobs)?;
+        Ok(worker)
     }
 
     fn module(&self) -> Result<Digest, Refused> {
@@ -132,14 +167,15 @@ impl Execution<'_> {
         }
     }
 
-    /// Listens until the worker has told the end, has died, or has overrun a deadline.
+    /// Listens until the worker has told the end, has died, or has overrun a deadline. With it whether, by what it told, the
+    /// worker may have another job.
     fn listen(
         &self,
         module: &Digest,
         worker: &mut Worker,
         ran: &mut Option<Instant>,
         started: &mut dyn FnMut(),
-    ) -> Ended {
+    ) -> (Ended, bool) {
         let mut deadline = Instant::now() + COMPILE_TIME_MAX;
         let mut stopping = false;
         loop {
@@ -153,8 +189,9 @@ impl Execution<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.signals.recv_timeout(left) {
                 Ok(Signal::Said(FromWorker::Ready { .. }) | Signal::Stop) => {}
-                Ok(Signal::Said(FromWorker::Compiled)) if ran.is_none() => {
-                    self.keep_code(module);
+                // A worker that has run a guest compiles nothing: what it offers may be the guest's, and the cache is everybody's.
+                Ok(Signal::Said(FromWorker::Compiled)) if ran.is_none() && !worker.is_used() => {
+                    self.keep_code(module, worker);
                     worker.tell(&ToWorker::Run);
                 }
                 Ok(Signal::Said(FromWorker::Started)) if ran.is_none() => {
@@ -164,21 +201,25 @@ impl Execution<'_> {
                         deadline = Instant::now() + limit.saturating_add(OVERRUN_MAX);
                     }
                     started();
+                    pass("wasm.started");
                 }
                 // Said twice: a guest that has taken over its worker gains no time by it.
                 Ok(Signal::Said(FromWorker::Compiled | FromWorker::Started)) => {}
-                Ok(Signal::Said(FromWorker::Ended(ended))) => return ended,
-                Ok(Signal::Silent) | Err(RecvTimeoutError::Disconnected) => {
-                    return self.died(worker.wait(), stopping, *ran);
+                Ok(Signal::Said(FromWorker::Ended(ended))) => {
+                    let own = matches!(ended.class, Class::Success | Class::User);
+                    return (ended, own && ran.is_some() && !stopping);
                 }
-                Err(RecvTimeoutError::Timeout) => return self.overran(stopping, *ran),
+                Ok(Signal::Silent) | Err(RecvTimeoutError::Disconnected) => {
+                    return (self.died(worker.wait(), stopping, *ran), false);
+                }
+                Err(RecvTimeoutError::Timeout) => return (self.overran(stopping, *ran), false),
             }
         }
     }
 
     /// Takes the code the worker has compiled. A cache that fails costs time, not jobs.
-    fn keep_code(&self, module: &Digest) {
-        let kept = open_beneath(&self.dir.join(WRITTEN), "code.cwasm", "code")
+    fn keep_code(&self, module: &Digest, worker: &Worker) {
+        let kept = open_beneath(&worker.written(), CODE, "code")
             .map_err(io::Error::other)
             .and_then(|code: File| self.cache.insert(module, self.code_version, code));
         if let Err(e) = kept {
@@ -215,6 +256,10 @@ impl Execution<'_> {
     }
 }
 
+fn infra(e: io::Error) -> Refused {
+    Refused::infra(format!("worker: {e}"))
+}
+
 fn wall_ms(ran: Option<Instant>) -> u64 {
     ran.map_or(0, |at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
@@ -229,68 +274,5 @@ impl From<Class> for ExitClass {
             Class::Infra => Self::Infra,
             Class::Cancelled => Self::Cancelled,
         }
-    }
-}
-
-/// A worker process. Dropping it kills and reaps it.
-pub(super) struct Worker {
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl Worker {
-    /// Starts a worker whose words go to `signals`. It dies with the calling *thread* (Linux's parent death signal), which
-    /// therefore keeps it.
-    pub(super) fn spawn(config: &EngineConfig, signals: Sender<Signal>) -> io::Result<Self> {
-        let mut child = Command::new(&config.worker)
-            .args(&config.worker_args)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take();
-        let worker = Self { child, stdin };
-        let mut stdout = stdout.ok_or(io::ErrorKind::BrokenPipe)?;
-        std::thread::Builder::new().name("engine-listen".into()).spawn(move || {
-            for _ in 0..FROM_WORKER_FRAMES_MAX {
-                let Ok(Some(said)) = frame::read(&mut stdout, FROM_WORKER_BYTES_MAX) else { break };
-                if signals.send(Signal::Said(said)).is_err() {
-                    return;
-                }
-            }
-            let _ = signals.send(Signal::Silent);
-        })?;
-        Ok(worker)
-    }
-
-    /// Tells the worker something. A worker that cannot hear is about to be found dead.
-    pub(super) fn tell(&mut self, frame: &ToWorker) {
-        if let Some(stdin) = &mut self.stdin {
-            let _ = frame::write(stdin, frame);
-        }
-    }
-
-    /// The status of a worker that said its last; one that lives on after that is killed.
-    fn wait(&mut self) -> Option<ExitStatus> {
-        self.stdin = None;
-        for _ in 0..20 {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        None
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -30,6 +30,9 @@ const OVERHEAD_BYTES: u64 = 1 << 30;
 /// The newest Landlock interface used here; older kernels give what they have.
 const LANDLOCK: ABI = ABI::V6;
 
+/// How the words begin that tell that Landlock is in force.
+pub(super) const LANDLOCK_IN_FORCE: &str = "landlock";
+
 /// Why a worker would rather not run.
 #[derive(Debug, Error)]
 pub(super) enum SandboxError {
@@ -42,8 +45,8 @@ pub(super) enum SandboxError {
     /// Landlock was refused for another reason than that the kernel has none.
     #[error("landlock: {0}")]
     Landlock(#[from] RulesetError),
-    /// The job's directory cannot be opened.
-    #[error("job directory: {0}")]
+    /// The worker's directory cannot be opened.
+    #[error("worker's directory: {0}")]
     Path(#[from] landlock::PathFdError),
 }
 
@@ -69,7 +72,7 @@ pub(super) fn confine_process(in_force: &mut Vec<String>) -> Result<(), SandboxE
     Ok(())
 }
 
-/// The part that depends on the job: memory, and the only files it may touch.
+/// The part that depends on the worker's jobs: memory, and the only files it may touch.
 pub(super) fn confine_to_job(
     dir: &Path,
     code: Option<&Path>,
@@ -79,8 +82,12 @@ pub(super) fn confine_to_job(
     // Not the address space: wasmtime reserves many GiB of it for every memory without using them.
     limit(Resource::Data, memory_bytes.saturating_add(OVERHEAD_BYTES))?;
     match restrict_files(dir, code)? {
-        RulesetStatus::FullyEnforced => in_force.push("landlock: only the job's files, no network".into()),
-        RulesetStatus::PartiallyEnforced => in_force.push("landlock, as far as this kernel has it".into()),
+        RulesetStatus::FullyEnforced => {
+            in_force.push(format!("{LANDLOCK_IN_FORCE}: only the worker's files, no network"))
+        }
+        RulesetStatus::PartiallyEnforced => {
+            in_force.push(format!("{LANDLOCK_IN_FORCE}, as far as this kernel has it"))
+        }
         RulesetStatus::NotEnforced => {}
     }
     Ok(())
@@ -113,7 +120,7 @@ pub(super) fn confine_outputs(output_bytes: u64) -> Result<(), SandboxError> {
     limit(Resource::Fsize, output_bytes.saturating_add(1))
 }
 
-/// What may be done in the written half of the job's directory: plain files and directories, no links to elsewhere.
+/// What may be done in the written half of the worker's directory: plain files and directories, no links to elsewhere.
 fn writing() -> BitFlags<AccessFs> {
     AccessFs::WriteFile
         | AccessFs::Truncate

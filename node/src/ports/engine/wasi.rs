@@ -9,7 +9,6 @@
 //! - **Output** beyond its limit ends the guest; what came before is kept.
 
 use super::frame::Spec;
-use crate::ports::workdir::{READ, WRITTEN};
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -74,9 +73,8 @@ pub(super) struct Guest {
 impl Guest {
     pub(super) fn new(spec: &Spec, cause: &Arc<Cause>) -> wasmtime::Result<Self> {
         let clock = VirtualClock::default();
-        let written = spec.dir.join(WRITTEN);
         let output = |name| -> wasmtime::Result<Limited> {
-            let file = OpenOptions::new().write(true).open(written.join(name))?;
+            let file = OpenOptions::new().write(true).open(spec.written.join(name))?;
             Ok(Limited::new(file, spec.output_bytes, cause))
         };
         let outputs = [output("stdout")?, output("stderr")?];
@@ -85,7 +83,7 @@ impl Guest {
             .arg(PROGRAM)
             .args(&spec.args)
             .envs(&spec.env)
-            .stdin(InputFile::new(File::open(spec.dir.join(READ).join("stdin"))?))
+            .stdin(InputFile::new(File::open(spec.read.join("stdin"))?))
             .stdout(outputs[0].clone())
             .stderr(outputs[1].clone())
             .wall_clock(clock.clone())
@@ -97,7 +95,8 @@ impl Guest {
             .allow_blocking_current_thread(true);
         for mount in &spec.mounts {
             let perms = if mount.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-            builder.preopened_dir(mount.dir(&spec.dir), format!("/{}", mount.name), perms)?;
+            let dir = mount.within(&spec.read, &spec.written);
+            builder.preopened_dir(dir, format!("/{}", mount.name), perms)?;
         }
         let memory = Memory { bytes_max: spec.memory_bytes, peak: 0, refused: false };
         Ok(Self { wasi: builder.build_p1(), memory, clock, outputs })

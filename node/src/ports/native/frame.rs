@@ -3,6 +3,7 @@
 //! ```text
 //! node                      confine (its child)              init (process 1 inside)
 //!   Enter ───────────────────▶ leaves the name spaces, starts ──▶
+//!             ◀── Inside(pid) ──────── (process 1 is there)
 //!   Job(spec) ────────────────────────────────────────────────▶ builds the walls
 //!             ◀──────────────────────────────────────────────── Confined
 //!             ◀──────────────────────────────────────────────── Started
@@ -11,7 +12,7 @@
 //!             ◀──────────────────────────────────────────────── Ended
 //! ```
 //! A frame is a big-endian `u32` length and that many bytes of JSON. It is read byte for byte, without a buffer: two processes read from
-//! one socket in turn. No program of a job ever holds the socket; lengths are bounded all the same.
+//! one socket in turn, and write to it in turn. No program of a job ever holds the socket; lengths are bounded all the same.
 
 use crate::ports::workdir::Staged;
 use serde::de::DeserializeOwned;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 pub(super) const TO_INSIDE_BYTES_MAX: u32 = 64 << 20;
 /// Largest frame from one: a sentence and a few numbers.
 pub(super) const FROM_INSIDE_BYTES_MAX: u32 = 64 << 10;
-/// Frames of one in its life; an honest one sends three.
+/// Frames of one in its life; an honest one sends four.
 pub(super) const FROM_INSIDE_FRAMES_MAX: usize = 8;
 
 /// From the node.
@@ -59,6 +60,8 @@ pub(super) struct Spec {
 /// From the confinement.
 #[derive(Serialize, Deserialize, Debug)]
 pub(super) enum FromInside {
+    /// Process 1 has this number outside. Said by `confine`, before process 1 can say anything.
+    Inside(u32),
     /// All walls stand: these.
     Confined(Vec<String>),
     /// The program runs.

@@ -8,6 +8,7 @@
 //! Both are the node's own binary under hidden arguments, each started by `exec` with an empty environment: no code runs between
 //! `fork` and `exec`, and nothing of the node's memory is in them. A new process name space holds only for children, hence two.
 //! When process 1 ends, the kernel ends all that is inside, and only then tells its parent: so the end of `confine` is the end of everything.
+//! One that is killed before its child tells nothing; so the node holds process 1 too, and waits for its end.
 //!
 //! Both die with who started them (parent death signal), and process 1 also when the node's socket closes; so a node that is killed leaves
 //! no process, and with the last process its mounts are gone. The program is a child of process 1 like any other; it cannot
@@ -33,6 +34,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 pub const INIT_ARGUMENT: &str = "confined";
 /// Exit code of a process that was not spoken to as a node would, or that would not run a program unconfined.
 const NOT_RUN: u8 = 3;
+/// How gladly the machine gives it up when memory is short: as gladly as a container.
+const OOM_SCORE: &str = "500";
 /// Bytes of the words for people.
 const WORDS_MAX: usize = 1_000;
 /// What the program sees as the machine's name.
@@ -88,12 +91,15 @@ fn failed(wrong: Wrong) -> FromInside {
 /// The node's socket, which comes as standard input.
 fn socket() -> io::Result<UnixStream> {
     raw::close_inherited_descriptors()?;
+    raw::hear_signals();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 fn confine(socket: &UnixStream) -> io::Result<()> {
     let mut socket = socket.try_clone()?;
+    // The machine that runs out of memory ends a guest before anything of its owner's, the node included.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // Until then the node may put this process, and with it all that come of it, into control groups.
     let ToInside::Enter = frame::read(&mut socket, TO_INSIDE_BYTES_MAX)? else {
         return Err(io::ErrorKind::InvalidData.into());
@@ -105,7 +111,11 @@ fn confine(socket: &UnixStream) -> io::Result<()> {
         init.map_err(|e| Wrong::wall("process 1", &e))
     });
     match started {
-        Ok(mut init) => init.wait().map(drop),
+        Ok(mut init) => {
+            // That the node is gone, process 1 hears itself.
+            let _ = frame::write(&mut socket, &FromInside::Inside(init.id()));
+            init.wait().map(drop)
+        }
         Err(wrong) => frame::write(&mut socket, &failed(wrong)),
     }
 }
@@ -156,10 +166,10 @@ fn init(spec: &Spec, socket: &UnixStream) -> Result<Option<Ended>, Wrong> {
     if !root {
         in_force.push("own name space of users".to_owned());
     }
-    // Only root of the machine may: to others the machine's name is no secret, they share its user.
-    let _ = fs::write("/proc/sys/kernel/hostname", HOST_NAME);
-    root::change(&spec.dir, &spec.mounts, &mut in_force)?;
+    raw::name_host(HOST_NAME).map_err(|e| Wrong::wall("host name", &e))?;
+    // Before the root is made: what the node keeps to itself, nobody would not see in there.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    root::change(&spec.dir, &spec.mounts, &mut in_force)?;
     rustix::process::setsid().map_err(|e| Wrong::wall("session", &e))?;
     if root {
         give_outputs_away().map_err(|e| Wrong::wall("standard output", &e))?;

@@ -1,4 +1,4 @@
-//! The three system calls of confinement that no safe wrapper gives.
+//! The system calls of confinement that no safe wrapper gives.
 //!
 //! Each is called by a process of ours that has one thread and nothing of value, before it runs anything else; nothing of the node calls
 //! them.
@@ -14,6 +14,39 @@ pub(super) fn close_inherited_descriptors() -> io::Result<()> {
     // SAFETY: closing a descriptor is unsound only if somebody believes to own it. This is the first statement of a new
     // process with one thread; all that is open above 2 was opened by the program before `exec`, and no value here owns it.
     match unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes this process, and with it all that come of it, hear again what the node's starter may have made it ignore: a program
+/// is to be stopped by SIGTERM, and its end to be told to who waits for it.
+pub(super) fn hear_signals() {
+    const IGNORABLE: [i32; 13] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGALRM,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGCHLD,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGXCPU,
+        libc::SIGXFSZ,
+    ];
+    for signal in IGNORABLE {
+        // SAFETY: the default is no handler, so no code of ours runs on a signal; and nobody here relies on another.
+        let _was = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Names the machine, in a name space of its own.
+pub(super) fn name_host(name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads `name.len()` bytes of a text that lives as long as the call, and keeps no pointer.
+    match unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

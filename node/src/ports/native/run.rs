@@ -13,17 +13,19 @@ use crate::ports::workdir::{
 use remote_network_core::id::Digest;
 use remote_network_core::port::{EngineExit, EngineJob, ExitClass, Program};
 use remote_network_core::service::program::valid_native_mount;
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal as Kill, pidfd_open, pidfd_send_signal};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -210,7 +212,7 @@ impl Execution<'_> {
                 }
             };
             match signal {
-                Signal::Said(FromInside::Confined(_)) | Signal::Stop => {}
+                Signal::Said(FromInside::Inside(_) | FromInside::Confined(_)) | Signal::Stop => {}
                 Signal::Said(FromInside::Started) if course.started.is_none() => {
                     let at = Instant::now();
                     course.started = Some(at);
@@ -338,6 +340,8 @@ fn open_to_nobody(dir: &Path, writable: bool) -> io::Result<()> {
 struct Sandbox {
     child: Child,
     socket: UnixStream,
+    /// Process 1 inside, once it is there.
+    inside: Arc<OnceLock<OwnedFd>>,
 }
 
 impl Sandbox {
@@ -349,17 +353,24 @@ impl Sandbox {
             .arg(CONFINE_ARGUMENT)
             .env_clear()
             .current_dir("/")
+            // A key that interrupts the node in its terminal is for the node, which ends its jobs in order.
+            .process_group(0)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut sandbox = Self { child, socket: ours };
-        let pid = i32::try_from(sandbox.child.id()).ok().and_then(Pid::from_raw);
-        group.take(pid.ok_or(io::ErrorKind::NotFound)?)?;
+        let mut sandbox = Self { child, socket: ours, inside: Arc::default() };
+        let confine = pid_of(sandbox.child.id()).ok_or(io::ErrorKind::NotFound)?;
+        group.take(confine)?;
         let (mut from, signals) = (sandbox.socket.try_clone()?, signals.clone());
+        let inside = Arc::clone(&sandbox.inside);
         std::thread::Builder::new().name("native-listen".into()).spawn(move || {
             for _ in 0..FROM_INSIDE_FRAMES_MAX {
                 let Ok(said) = frame::read(&mut from, FROM_INSIDE_BYTES_MAX) else { break };
+                if let FromInside::Inside(pid) = said {
+                    let _ = hold(pid, confine).map(|held| inside.set(held));
+                    continue;
+                }
                 if signals.send(Signal::Said(said)).is_err() {
                     return;
                 }
@@ -397,16 +408,33 @@ impl Sandbox {
     fn end(&mut self) {
         let _ = self.socket.shutdown(Shutdown::Write);
         let until = Instant::now() + GONE_WITHIN;
-        while Instant::now() < until {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-                Ok(Some(_)) | Err(_) => return,
-            }
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
         }
-        // Process 1 dies with it.
+        // What is left hears nothing (a program may keep process 1 from the processor), or `confine` has gone first: the kernel,
+        // for want of memory, takes whom it likes. What comes next touches files by their names, so nobody may be left.
+        if let Some(inside) = self.inside.get() {
+            let _ = pidfd_send_signal(inside, Kill::KILL);
+            // Process 1 has ended only when all others inside have.
+            while poll(&mut [PollFd::new(inside, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn pid_of(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
+}
+
+/// A hold on process 1: a child of `confine`.
+fn hold(number: u32, confine: Pid) -> Option<OwnedFd> {
+    let held = pidfd_open(pid_of(number)?, PidfdFlags::empty()).ok()?;
+    // Looked at only now: a number that is somebody else's by then is not taken for it.
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    // Behind its name, which may be anything: its state, its parent.
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+    (parent == confine.as_raw_nonzero().to_string()).then_some(held)
 }
 
 impl Drop for Sandbox {

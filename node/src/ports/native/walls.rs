@@ -193,8 +193,8 @@ fn every_interface(rules: BTreeMap<i64, Vec<SeccompRule>>) -> BTreeMap<i64, Vec<
 
 /// The bit that marks a number of x32.
 const X32: i64 = 0x4000_0000;
-/// What x32 numbers otherwise: `ioctl`, `ptrace`, `kexec_load`, `process_vm_readv` and `process_vm_writev`.
-const X32_OWN: [i64; 5] = [514, 521, 528, 539, 540];
+/// What x32 numbers otherwise: `ioctl`, `ptrace`, `kexec_load`, `process_vm_readv`, `process_vm_writev` and `io_setup`.
+const X32_OWN: [i64; 6] = [514, 521, 528, 539, 540, 543];
 
 /// Flags of `clone` that make a name space.
 const NAME_SPACES: &[u64] = &[
@@ -236,6 +236,8 @@ const DENIED: &[i64] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
+    // One for the whole machine: who takes all of it leaves its databases without.
+    libc::SYS_io_setup,
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,

@@ -20,6 +20,7 @@ pub use accounts::{AccountBook, AccountPort, Entry, PAGE_ROWS_MAX, Totals};
 pub use backup::{BackupSummary, backup};
 pub use data_dir::{DataDir, DataDirError};
 
+use crate::failpoints;
 use crate::ports::Refused;
 use async_channel::Sender;
 use database::Database;
@@ -204,7 +205,9 @@ fn write_until_closed(mut database: Database, floor: Lsn, queue: &Receiver<Batch
         let group = gather(first, queue);
         let result = catch_unwind(AssertUnwindSafe(|| {
             let up_to = in_order(last, &group)?;
+            failpoints::before(group.iter().flat_map(|(_, ops)| ops));
             database.commit(&group)?;
+            failpoints::after(group.iter().flat_map(|(_, ops)| ops));
             Ok::<Lsn, StoreError>(up_to)
         }));
         let event = match result {

@@ -53,7 +53,13 @@ pub(in crate::ports) struct Staged {
 impl Staged {
     /// Where it lies in the directory of its job.
     pub fn dir(&self, job: &Path) -> PathBuf {
-        job.join(if self.writable { WRITTEN } else { READ }).join(MOUNTS).join(&self.name)
+        self.within(&job.join(READ), &job.join(WRITTEN))
+    }
+
+    /// Where it lies when the two halves of that directory are elsewhere.
+    pub fn within(&self, read: &Path, written: &Path) -> PathBuf {
+        let half = if self.writable { written } else { read };
+        half.join(MOUNTS).join(&self.name)
     }
 }
 

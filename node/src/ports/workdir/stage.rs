@@ -79,6 +79,12 @@ fn mounts(job: &EngineJob) -> Result<Vec<Staged>, Refused> {
     Ok(found.into_iter().map(|(name, writable)| Staged { name, writable }).collect())
 }
 
+/// Whether all of its ports would be laid out.
+#[cfg(test)]
+pub(in crate::ports) fn names_a_place(job: &EngineJob) -> bool {
+    mounts(job).is_ok()
+}
+
 /// One path component of plain characters: it becomes a directory of ours.
 fn is_mount_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
