@@ -4,7 +4,7 @@
 //! far it is; a client that leaves, and a node that stops, end it.
 
 use super::core_handle::Told;
-use super::dto::MountDto;
+use super::dto::{MountDto, PullDto};
 use super::error::ApiError;
 use super::routes::Json;
 use super::state::ApiState;
@@ -87,16 +87,6 @@ impl ImageDto {
             notes,
         }
     }
-}
-
-/// How far a pull is.
-#[derive(Serialize)]
-pub struct PullDto {
-    image: String,
-    layers_done: usize,
-    layers: usize,
-    done: u64,
-    len: u64,
 }
 
 impl From<&Progress> for PullDto {

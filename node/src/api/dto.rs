@@ -594,6 +594,21 @@ impl Topic {
     }
 }
 
+/// How far a pull of an image is.
+#[derive(Serialize)]
+pub struct PullDto {
+    /// Its name.
+    pub image: String,
+    /// Layers that are here.
+    pub layers_done: usize,
+    /// All that are known of.
+    pub layers: usize,
+    /// Bytes that have come.
+    pub done: u64,
+    /// Bytes in all, as far as they are known.
+    pub len: u64,
+}
+
 /// A notice.
 #[derive(Serialize)]
 #[serde(tag = "event")]
@@ -640,7 +655,7 @@ pub enum NoticeDto {
     },
     /// An image is being pulled.
     #[serde(rename = "docker.pull.progress")]
-    Pull(super::docker::PullDto),
+    Pull(PullDto),
     /// A search goes on.
     #[serde(rename = "search.found")]
     Found {

@@ -11,8 +11,7 @@
 
 use super::auth::Refusal;
 use super::core_handle::{NoticeItem, Notices, Numbered, Told};
-use super::docker::PullDto;
-use super::dto::{NoticeDto, Topic};
+use super::dto::{NoticeDto, PullDto, Topic};
 use super::error::ApiError;
 use super::node::Nothing;
 use super::routes::Json;
