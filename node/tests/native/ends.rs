@@ -1,6 +1,6 @@
 //! How programs end, by themselves and otherwise, and that nothing is left of them.
 
-use super::rig::{Rig, confinement_of, processes_with, until, word};
+use super::rig::{Rig, all_with, arguments, compile, confinement_of, processes_with, until, word};
 use remote_network_core::port::{EngineRequest, ExitClass};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -85,6 +85,68 @@ fn a_confinement_that_is_killed_takes_all_inside_with_it_before_that_is_told() {
     assert_eq!((exit.class, exit.detail.as_str()), (ExitClass::Infra, "the sandbox ended without a word"));
     assert_eq!(processes_with(&word), 0);
     assert_eq!(rig.left(), 0);
+}
+
+/// Holds a process as a debugger does that does not look: it can be killed, but it is not gone before this program is.
+const DEBUGGER: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ptrace.h>
+int main(int n, char **args) {
+    if (n < 2 || ptrace(PTRACE_SEIZE, atoi(args[1]), 0, 0)) { perror("ptrace"); return 1; }
+    puts("held");
+    fflush(stdout);
+    return getchar() < 0;
+}
+"#;
+
+#[test]
+fn what_the_kernel_does_not_let_go_of_is_told_and_keeps_its_place_and_its_files_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("objects")).unwrap();
+    let Some(rig) = Rig::at(dir, 1) else { return };
+    let source = rig.dir.path().join("debugger.c");
+    std::fs::write(&source, DEBUGGER).unwrap();
+    let Some(debugger) = compile(&source, false) else { return };
+    let path = rig.dir.path().join("debugger");
+    std::fs::write(&path, debugger).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+
+    let word = word();
+    let job = rig.start(rig.order(&format!("echo said; sh -c 'sleep 600; : {word}' child; : {word}")));
+    rig.started(job);
+    let child = || all_with(&word).into_iter().find(|p| arguments(p).iter().any(|w| w == "child"));
+    until("its child runs", || child().is_some());
+    let held = child().unwrap();
+    let mut debugger = Command::new(&path)
+        .arg(held.file_name().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(debugger.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    if said != "held\n" {
+        let why = debugger.wait_with_output().unwrap().stderr;
+        println!("SKIPPED: no process can be held here: {}", String::from_utf8_lossy(&why));
+        return;
+    }
+    rig.submit(job, EngineRequest::Stop { grace: Duration::ZERO });
+    let waits = rig.start(rig.order("echo never"));
+    let exit = rig.exit(job);
+    assert_eq!(exit.class, ExitClass::Infra, "{exit:?}");
+    assert!(exit.detail.contains("is not gone") && exit.outputs.is_empty(), "{exit:?}");
+    assert_eq!(rig.left(), 1, "its directory stays");
+    for job in [waits, rig.start(rig.order("echo never"))] {
+        let exit = rig.exit(job);
+        assert_eq!(exit.class, ExitClass::Infra, "{exit:?}");
+        assert!(exit.detail.contains("the kernel keeps the processes of earlier jobs"), "{}", exit.detail);
+    }
+    debugger.kill().unwrap();
+    debugger.wait().unwrap();
+    until("its directory is removed", || rig.left() == 0);
+    until("jobs run again", || rig.run(rig.order("true")).class == ExitClass::Success);
 }
 
 #[test]

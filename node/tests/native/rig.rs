@@ -180,12 +180,13 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Arguments of a process, by its directory in `/proc`.
-fn arguments(process: &Path) -> Vec<String> {
+pub fn arguments(process: &Path) -> Vec<String> {
     let words = fs::read(process.join("cmdline")).unwrap_or_default();
     words.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
 }
 
-fn all_with(word: &str) -> Vec<PathBuf> {
+/// Processes of this machine that have a word among their arguments, as directories in `/proc`.
+pub fn all_with(word: &str) -> Vec<PathBuf> {
     let has = |process: &PathBuf| arguments(process).iter().any(|w| w.contains(word));
     fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(has).collect()
 }

@@ -5,13 +5,16 @@
 //! of system calls. The walls are the same on every machine or there is no such service there: where one cannot be made (no name
 //! spaces, no filter for the processor), the port says why and runs nothing ([`NativeHandle::offered`]).
 //!
-//! The rooms: `elf` what is a program; `run` one job in the node, whose files are of [`crate::ports::workdir`]; `cgroup` limits of all its
+//! The rooms: `elf` what is a program; `run` one job in the node, whose files are of [`crate::ports::workdir`]; `sandbox` its processes; `cgroup` limits of all its
 //! processes together; `frame` what is said across the wall; `inside` the processes around the program, `root` the files it
 //! sees, `walls` what it may not do; `raw` the system calls without a safe wrapper.
 //!
 //! **Order.** [`NativePort::submit`] never blocks. At most `running_max` jobs run, others wait in order. Every accepted start is
 //! answered by exactly one `Exited`, with its outputs durable in the store before; a start of a job that waits or runs is
 //! ignored, and so is a stop of one that does neither. Nothing outlives the node: after a restart a job is run anew.
+//!
+//! **What the kernel does not let go of.** A killed process may stay until a disk answers. Its job is told as failed, without
+//! outputs; its files and its limits stay until it is gone, and it keeps its place among those that run, so such can never be many.
 
 mod cgroup;
 pub mod elf;
@@ -20,6 +23,7 @@ mod inside;
 mod raw;
 mod root;
 mod run;
+mod sandbox;
 mod walls;
 
 use crate::ports::workdir::{EngineBlobs, exit_of};
@@ -30,7 +34,7 @@ use remote_network_core::id::{Digest, JobId};
 use remote_network_core::limits::{JOBS_MAX, JOBS_RUNNING_MAX};
 use remote_network_core::port::{EngineEvent, EngineJob, EngineReport, EngineRequest, ExitClass, Target};
 use run::{Control, Execution, Signal};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -108,8 +112,17 @@ struct Shared {
 struct Jobs {
     running: BTreeMap<JobId, Arc<Control>>,
     waiting: VecDeque<(JobId, EngineJob)>,
+    /// Those that have been told as ended and whose processes the kernel keeps.
+    stuck: BTreeSet<JobId>,
     closed: bool,
 }
+
+/// A job that runs.
+type Turn = (JobId, EngineJob, Arc<Control>, Receiver<Signal>);
+
+/// Why nothing can be run for now.
+const STUCK: &str =
+    "the kernel keeps the processes of earlier jobs, which were killed; until they are gone no other can run";
 
 impl NativePort {
     /// Prepares the directory and tries the walls out. Blocks for some ten milliseconds. A machine without name spaces is no error:
@@ -126,7 +139,7 @@ impl NativePort {
         let place = Digest::of(scratch.as_os_str().as_encoded_bytes()).to_string();
         let groups = Groups::find(&format!("remote-network-{}", &place[..16]));
         let config = NativeConfig { scratch_dir: scratch, ..config };
-        let offered = Arc::new(run::probe(&config, &groups));
+        let offered = Arc::new(sandbox::probe(&config, &groups));
         Ok(Self {
             shared: Arc::new(Shared { config, groups, offered, blobs, events, jobs: Mutex::default() }),
         })
@@ -167,7 +180,13 @@ impl Shared {
         if jobs.running.contains_key(&job) || jobs.waiting.iter().any(|(id, _)| *id == job) {
             return;
         }
-        if jobs.running.len() >= self.config.running_max.max(1) {
+        let places = self.config.running_max.max(1);
+        if jobs.stuck.len() >= places || jobs.stuck.contains(&job) {
+            drop(jobs);
+            self.answer_aside(job, ExitClass::Infra, STUCK);
+            return;
+        }
+        if jobs.running.len() + jobs.stuck.len() >= places {
             if jobs.waiting.len() < JOBS_MAX {
                 jobs.waiting.push_back((job, order));
             } else {
@@ -200,10 +219,10 @@ impl Shared {
     }
 
     /// A thread's life: its first job, then whatever waits.
-    fn work(&self, first: (JobId, EngineJob, Arc<Control>, Receiver<Signal>)) {
+    fn work(&self, first: Turn) {
         let mut next = Some(first);
         while let Some((job, order, control, signals)) = next.take() {
-            let exit = catch_unwind(AssertUnwindSafe(|| match &*self.offered {
+            let (exit, left) = catch_unwind(AssertUnwindSafe(|| match &*self.offered {
                 Ok(_) => Execution {
                     config: &self.config,
                     groups: &self.groups,
@@ -214,19 +233,33 @@ impl Shared {
                     signals: &signals,
                 }
                 .run(&mut || self.report(job, EngineEvent::Started)),
-                Err(why) => exit_of(ExitClass::Infra, why),
+                Err(why) => (exit_of(ExitClass::Infra, why), None),
             }))
-            .unwrap_or_else(|_| exit_of(ExitClass::Infra, "the engine panicked"));
+            .unwrap_or_else(|_| (exit_of(ExitClass::Infra, "the engine panicked"), None));
             let mut jobs = self.jobs();
             jobs.running.remove(&job);
-            next = jobs.waiting.pop_front().map(|(job, order)| {
-                let (control, signals) = enter(&mut jobs, job);
-                (job, order, control, signals)
-            });
+            let mut hopeless = Vec::new();
+            if left.is_some() {
+                jobs.stuck.insert(job);
+                if jobs.stuck.len() >= self.config.running_max.max(1) {
+                    hopeless.extend(jobs.waiting.drain(..).map(|(job, _)| job));
+                }
+            } else {
+                next = next_of(&mut jobs);
+            }
             let closed = jobs.closed;
             drop(jobs);
             if !closed {
                 self.report(job, EngineEvent::Exited(exit));
+                for waiting in hopeless {
+                    self.report(waiting, EngineEvent::Exited(exit_of(ExitClass::Infra, STUCK)));
+                }
+            }
+            if let Some(left) = left {
+                left.wait();
+                let mut jobs = self.jobs();
+                jobs.stuck.remove(&job);
+                next = next_of(&mut jobs);
             }
         }
     }
@@ -254,7 +287,14 @@ fn enter(jobs: &mut Jobs, job: JobId) -> (Arc<Control>, Receiver<Signal>) {
     (control, signals)
 }
 
-/// Removes the directories of jobs that a crash has left. Their processes died with the node, and their mounts with them.
+/// The job whose turn it is.
+fn next_of(jobs: &mut Jobs) -> Option<Turn> {
+    let (job, order) = jobs.waiting.pop_front()?;
+    let (control, signals) = enter(jobs, job);
+    Some((job, order, control, signals))
+}
+
+/// Removes the directories of jobs that a crash has left. Their processes were killed with the node, and their mounts went with them.
 fn sweep(scratch: &Path) -> io::Result<()> {
     for entry in fs::read_dir(scratch)? {
         let entry = entry?;

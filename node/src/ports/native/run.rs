@@ -3,42 +3,32 @@
 //! The program's output comes through pipes, read here into files up to its limit, so a program that writes faster than the disk waits. What
 //! it writes elsewhere is looked at while it runs. Whatever ends a job (time, output, a wish) ends it by hanging up: process 1
 //! goes, and the kernel ends everything inside before `confine` ends. Only then are outputs taken; nobody is left to change them.
+//! What the kernel does not let go of in time is left as it lies ([`Leftover`]), and the job has failed.
 
 use super::cgroup::{Group, Groups, PROCESSES_MAX};
-use super::frame::{self, Ended, FROM_INSIDE_BYTES_MAX, FROM_INSIDE_FRAMES_MAX, FromInside, Spec, ToInside};
-use super::{CONFINE_ARGUMENT, NativeConfig, elf, remove, root, walls};
+use super::frame::{Ended, FromInside, Spec, ToInside};
+use super::sandbox::{PIECE_BYTES, Sandbox};
+use super::{NativeConfig, elf, remove, root};
 use crate::ports::workdir::{
-    EngineBlobs, READ, Refused, Staged, WRITTEN, collect, directory_fits, exit_of, stage::stage,
+    EngineBlobs, READ, Refused, Staged, collect, directory_fits, exit_of, stage::stage,
 };
 use remote_network_core::id::Digest;
 use remote_network_core::port::{EngineExit, EngineJob, ExitClass, Program};
 use remote_network_core::service::program::valid_native_mount;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal as Kill, pidfd_open, pidfd_send_signal};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Making the walls on a slow and busy machine.
-const WALLS_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const WALLS_TIME_MAX: Duration = Duration::from_secs(30);
 /// A stopped program gets at least this long to end by itself.
 const GRACE_MIN: Duration = Duration::from_millis(500);
-/// A sandbox that was hung up and is not gone by then is killed from outside.
-const GONE_WITHIN: Duration = Duration::from_secs(20);
 /// Between two looks at what the program writes into its mounts.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Bytes taken from a pipe at once: as many as one holds.
-const PIECE_BYTES: usize = 64 << 10;
 /// Largest program. What is larger is data, and belongs into a mount.
 pub(super) const PROGRAM_BYTES_MAX: u64 = 1 << 30;
 
@@ -109,17 +99,51 @@ struct Course {
     cause: Option<Cause>,
 }
 
+/// Processes that were killed and are not gone: the kernel waits for something on their behalf (a disk that does not answer, a debugger of
+/// this machine's owner). They may still write what they had begun to, so their files and limits stay until they are gone.
+pub(super) struct Leftover {
+    sandbox: Sandbox,
+    dir: PathBuf,
+    group: Group,
+}
+
+impl Leftover {
+    /// Comes back when the last of them is gone, which may be never, and removes what they had.
+    pub(super) fn wait(self) {
+        let Self { mut sandbox, dir, group } = self;
+        sandbox.wait();
+        drop(sandbox);
+        remove(&dir);
+        drop(group);
+    }
+}
+
 impl Execution<'_> {
-    /// Runs the job to its end; `started` is called at most once. Leaves nothing behind but the objects in the store.
-    pub(super) fn run(&self, started: &mut dyn FnMut()) -> EngineExit {
+    /// Runs the job to its end; `started` is called at most once. Leaves nothing behind but the objects in the store, or what it says.
+    pub(super) fn run(&self, started: &mut dyn FnMut()) -> (EngineExit, Option<Leftover>) {
         let dir = self.config.scratch_dir.join(self.name);
         remove(&dir);
-        let exit = self.attempt(&dir, started);
-        remove(&dir);
-        exit.unwrap_or_else(|refused| exit_of(refused.class, &refused.detail))
+        match self.attempt(&dir, started) {
+            Ok((exit, Some(left))) => {
+                tracing::warn!(job = self.name, dir = %dir.display(), "{}", exit.detail);
+                (exit, Some(left))
+            }
+            Ok((exit, None)) => {
+                remove(&dir);
+                (exit, None)
+            }
+            Err(refused) => {
+                remove(&dir);
+                (exit_of(refused.class, &refused.detail), None)
+            }
+        }
     }
 
-    fn attempt(&self, dir: &Path, started: &mut dyn FnMut()) -> Result<EngineExit, Refused> {
+    fn attempt(
+        &self,
+        dir: &Path,
+        started: &mut dyn FnMut(),
+    ) -> Result<(EngineExit, Option<Leftover>), Refused> {
         let mounts = self.lay_out(dir)?;
         let (job, limits) = (self.job, &self.job.limits);
         let infra = |e: io::Error| Refused::infra(format!("sandbox: {e}"));
@@ -137,7 +161,13 @@ impl Execution<'_> {
             file_bytes: limits.output_bytes,
         })));
         let course = self.watch(&mut sandbox, dir, &mounts, started);
-        sandbox.end();
+        if !sandbox.end() {
+            let exit = exit_of(
+                ExitClass::Infra,
+                "the program was killed and is not gone: the kernel keeps its processes; its outputs are not taken",
+            );
+            return Ok((exit, Some(Leftover { sandbox, dir: dir.to_owned(), group })));
+        }
         // All that could write is gone, so both pipes are at their end.
         let cut = pumps.into_iter().map(|pump| pump.join().unwrap_or(false)).fold(false, |a, b| a | b);
         let wall_ms =
@@ -151,7 +181,7 @@ impl Execution<'_> {
         if course.started.is_some() {
             collect(dir, job, self.blobs, &mut exit);
         }
-        Ok(exit)
+        Ok((exit, None))
     }
 
     fn lay_out(&self, dir: &Path) -> Result<Vec<Staged>, Refused> {
@@ -334,190 +364,4 @@ fn open_to_nobody(dir: &Path, writable: bool) -> io::Result<()> {
         fs::set_permissions(entry?.path(), Permissions::from_mode(0o444))?;
     }
     fs::set_permissions(dir, Permissions::from_mode(if writable { 0o777 } else { 0o755 }))
-}
-
-/// The processes of a job. Dropping it ends and reaps them.
-struct Sandbox {
-    child: Child,
-    socket: UnixStream,
-    /// Process 1 inside, once it is there.
-    inside: Arc<OnceLock<OwnedFd>>,
-}
-
-impl Sandbox {
-    /// Starts the confinement, in its control groups from its first moment on. It dies with the calling *thread* (Linux's
-    /// parent death signal), which therefore keeps it.
-    fn start(config: &NativeConfig, group: &Group, signals: &Sender<Signal>) -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let child = Command::new(&config.confine)
-            .arg(CONFINE_ARGUMENT)
-            .env_clear()
-            .current_dir("/")
-            // A key that interrupts the node in its terminal is for the node, which ends its jobs in order.
-            .process_group(0)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut sandbox = Self { child, socket: ours, inside: Arc::default() };
-        let confine = pid_of(sandbox.child.id()).ok_or(io::ErrorKind::NotFound)?;
-        group.take(confine)?;
-        let (mut from, signals) = (sandbox.socket.try_clone()?, signals.clone());
-        let inside = Arc::clone(&sandbox.inside);
-        std::thread::Builder::new().name("native-listen".into()).spawn(move || {
-            for _ in 0..FROM_INSIDE_FRAMES_MAX {
-                let Ok(said) = frame::read(&mut from, FROM_INSIDE_BYTES_MAX) else { break };
-                if let FromInside::Inside(pid) = said {
-                    let _ = hold(pid, confine).map(|held| inside.set(held));
-                    continue;
-                }
-                if signals.send(Signal::Said(said)).is_err() {
-                    return;
-                }
-            }
-            let _ = signals.send(Signal::Silent);
-        })?;
-        sandbox.tell(&ToInside::Enter);
-        Ok(sandbox)
-    }
-
-    /// Says something. Who cannot hear is about to be found dead.
-    fn tell(&mut self, frame: &ToInside) {
-        let _ = frame::write(&mut self.socket, frame);
-    }
-
-    /// Begins to keep both outputs in files.
-    fn pumps(
-        &mut self,
-        dir: &Path,
-        limit: u64,
-        signals: &Sender<Signal>,
-    ) -> io::Result<Vec<JoinHandle<bool>>> {
-        let written = |name: &str| OpenOptions::new().write(true).open(dir.join(WRITTEN).join(name));
-        let mut pumps = Vec::new();
-        if let Some(from) = self.child.stdout.take() {
-            pumps.push(pump(from, written("stdout")?, limit, signals.clone())?);
-        }
-        if let Some(from) = self.child.stderr.take() {
-            pumps.push(pump(from, written("stderr")?, limit, signals.clone())?);
-        }
-        Ok(pumps)
-    }
-
-    /// Ends everything inside, and comes back when it has ended.
-    fn end(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
-        let until = Instant::now() + GONE_WITHIN;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        // What is left hears nothing (a program may keep process 1 from the processor), or `confine` has gone first: the kernel,
-        // for want of memory, takes whom it likes. What comes next touches files by their names, so nobody may be left.
-        if let Some(inside) = self.inside.get() {
-            let _ = pidfd_send_signal(inside, Kill::KILL);
-            // Process 1 has ended only when all others inside have.
-            while poll(&mut [PollFd::new(inside, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pid_of(number: u32) -> Option<Pid> {
-    i32::try_from(number).ok().and_then(Pid::from_raw)
-}
-
-/// A hold on process 1: a child of `confine`.
-fn hold(number: u32, confine: Pid) -> Option<OwnedFd> {
-    let held = pidfd_open(pid_of(number)?, PidfdFlags::empty()).ok()?;
-    // Looked at only now: a number that is somebody else's by then is not taken for it.
-    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-    // Behind its name, which may be anything: its state, its parent.
-    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-    (parent == confine.as_raw_nonzero().to_string()).then_some(held)
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Keeps what comes, up to the limit and one byte more to show that there was more; tells whether there was. What is beyond is read and
-/// dropped: until its end comes, a program must not be kept from it by a full pipe.
-fn pump(
-    mut from: impl Read + Send + 'static,
-    mut to: File,
-    limit: u64,
-    signals: Sender<Signal>,
-) -> io::Result<JoinHandle<bool>> {
-    std::thread::Builder::new().name("native-output".into()).spawn(move || {
-        let (mut room, mut told) = (limit.saturating_add(1), false);
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            let n = match from.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            };
-            let kept = n.min(usize::try_from(room).unwrap_or(usize::MAX));
-            if let Err(e) = to.write_all(&piece[..kept]) {
-                let _ = signals.send(Signal::Disk(e.to_string()));
-                room = 0;
-                continue;
-            }
-            room -= kept as u64;
-            if room == 0 && !told {
-                told = true;
-                let _ = signals.send(Signal::Full);
-            }
-        }
-        told
-    })
-}
-
-/// Builds all walls around nothing. What stands, or why there are no such services here.
-pub(super) fn probe(config: &NativeConfig, groups: &Groups) -> Result<Vec<String>, String> {
-    if walls::filter_arch().is_none() {
-        return Err(format!("no filter of system calls for {}", std::env::consts::ARCH));
-    }
-    let dir = config.scratch_dir.join("job-probe");
-    let tried = try_walls(config, groups, &dir);
-    remove(&dir);
-    let mut in_force = tried?;
-    in_force.push(groups.walls().words());
-    Ok(in_force)
-}
-
-fn try_walls(config: &NativeConfig, groups: &Groups, dir: &Path) -> Result<Vec<String>, String> {
-    let say = |e: io::Error| e.to_string();
-    let inner: [PathBuf; 4] = [dir.to_owned(), dir.join(READ), dir.join(root::ROOT), dir.join(WRITTEN)];
-    for sub in inner {
-        DirBuilder::new().mode(0o700).create(sub).map_err(say)?;
-    }
-    for file in ["program", "stdin"] {
-        File::create_new(dir.join(READ).join(file)).map_err(say)?;
-    }
-    let group = groups.make("probe", 64 << 20).map_err(|e| format!("control groups: {e}"))?;
-    let (to_us, signals) = mpsc::channel();
-    let mut sandbox = Sandbox::start(config, &group, &to_us).map_err(say)?;
-    sandbox.tell(&ToInside::Job(Box::new(Spec {
-        dir: dir.to_owned(),
-        args: None,
-        env: Vec::new(),
-        mounts: Vec::new(),
-        data_bytes: None,
-        processes: None,
-        file_bytes: 0,
-    })));
-    let deadline = Instant::now() + WALLS_TIME_MAX;
-    let heard = signals.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-    sandbox.end();
-    match heard {
-        Ok(Signal::Said(FromInside::Confined(walls))) => Ok(walls),
-        Ok(Signal::Said(FromInside::Failed { why, .. })) => Err(why),
-        Ok(_) => Err("the sandbox does not answer".to_owned()),
-        Err(e) => Err(format!("the sandbox does not answer: {e}")),
-    }
 }
