@@ -35,7 +35,7 @@ pub(super) async fn program(state: &ApiState, digest: &str) -> Result<(Program, 
         on_store_thread(state, read).await?.map_err(|e: super::BlobError| ApiError::from(e).at("program"))?;
     let found = elf::look_for_here(&head).map_err(|e| {
         let hint = "offer a program that was built for this machine";
-        ApiError::bad_request("program", &e.to_string(), hint)
+        ApiError::bad_request("program", e.to_string(), hint)
     })?;
     let missing = found.interpreter.filter(|loader| !Path::new(loader).exists());
     let hints = missing

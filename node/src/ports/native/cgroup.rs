@@ -339,17 +339,15 @@ mod tests {
     #[test]
     fn the_trees_of_both_versions_are_found_at_this_process_own_place() {
         let trees = own_trees(MOUNTS, OWN);
-        let found: Vec<(&str, usize, bool)> =
-            trees.iter().map(|t| (t.dir.to_str().unwrap(), t.controllers.len(), t.unified)).collect();
-        assert_eq!(
-            found,
-            [
-                ("/sys/fs/cgroup/memory/a/b", 1, false),
-                ("/sys/fs/cgroup/cpu,cpuacct", 2, false),
-                ("/sys/fs/cgroup/pids/y", 1, false),
-                ("/sys/fs/cgroup/unified/user.slice/z", 3, true),
-            ]
-        );
+        let found: Vec<(&Path, usize, bool)> =
+            trees.iter().map(|t| (t.dir.as_path(), t.controllers.len(), t.unified)).collect();
+        let wanted = [
+            ("/sys/fs/cgroup/memory/a/b", 1, false),
+            ("/sys/fs/cgroup/cpu,cpuacct", 2, false),
+            ("/sys/fs/cgroup/pids/y", 1, false),
+            ("/sys/fs/cgroup/unified/user.slice/z", 3, true),
+        ];
+        assert_eq!(found, wanted.map(|(dir, controllers, unified)| (Path::new(dir), controllers, unified)));
         assert!(own_trees(MOUNTS, "").is_empty() && own_trees("rubbish\n - cgroup", OWN).is_empty());
         assert!(own_trees(MOUNTS, "9:memory:/../x\n").is_empty(), "a group outside of what is seen here");
     }

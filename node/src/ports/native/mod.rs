@@ -339,7 +339,7 @@ mod tests {
         fs::create_dir_all(job.join("w/mnt/a/b")).unwrap();
         fs::create_dir(&kept).unwrap();
         std::os::unix::fs::symlink(&kept, job.join("w/link")).unwrap();
-        fs::set_permissions(job.join("w/mnt/a"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(job.join("w/mnt/a"), Permissions::from_mode(0o000)).unwrap();
         sweep(dir.path()).unwrap();
         assert!(!job.exists() && kept.is_dir());
     }
