@@ -7,6 +7,7 @@
 
 use crate::id::{DhtId, Digest, JobId, OpId, PublicKey, Signature};
 use bytes::Bytes;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -338,6 +339,30 @@ impl Image {
     }
 }
 
+/// What machine code is made for, in the words of Rust's `std::env::consts`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Target {
+    /// The processor, such as `x86_64` or `aarch64`.
+    pub arch: String,
+    /// The system, such as `linux`.
+    pub os: String,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.os, self.arch)
+    }
+}
+
+/// A native executable.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Executable {
+    /// The file, in the local store.
+    pub object: Digest,
+    /// Where it runs.
+    pub target: Target,
+}
+
 /// What is run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Program {
@@ -345,6 +370,8 @@ pub enum Program {
     Wasm(Digest),
     /// A container image that the engine of this machine has.
     Image(Box<Image>),
+    /// Machine code, in a sandbox of its own.
+    Native(Box<Executable>),
 }
 
 impl Program {
@@ -353,6 +380,7 @@ impl Program {
         match self {
             Self::Wasm(_) => "wasm",
             Self::Image(_) => "docker",
+            Self::Native(_) => "standalone",
         }
     }
 
@@ -361,14 +389,16 @@ impl Program {
         match self {
             Self::Wasm(module) => Some(*module),
             Self::Image(_) => None,
+            Self::Native(executable) => Some(executable.object),
         }
     }
 
-    /// Names it, whatever it is: a module by its own digest.
+    /// Names it, whatever it is: a module or an executable by its own digest.
     pub fn digest(&self) -> Digest {
         match self {
             Self::Wasm(module) => *module,
             Self::Image(image) => Digest::in_domain("rn/image/v1", &[&image.id]),
+            Self::Native(executable) => executable.object,
         }
     }
 }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use remote_network_core::command::ServiceView;
 use remote_network_core::id::PublicKey;
-use remote_network_core::port::{Image, Program};
+use remote_network_core::port::{Executable, Image, Program, Target};
 use remote_network_core::service::{Service, Visibility};
 use remote_network_fuzz::api::dto::{NewServiceDto, ServiceDto, Topic, VisibilityDto};
 use remote_network_fuzz::keys::keypair;
@@ -22,13 +22,17 @@ fn visibility(dto: &VisibilityDto) -> Option<Visibility> {
 }
 
 fn service(body: NewServiceDto) -> Option<()> {
-    let program = match (&body.module, &body.image) {
-        (Some(module), None) => Program::Wasm(module.parse().ok()?),
-        (None, Some(name)) => {
+    let program = match (&body.module, &body.image, &body.program) {
+        (Some(module), None, None) => Program::Wasm(module.parse().ok()?),
+        (None, None, Some(object)) => {
+            let target = Target { arch: "x86_64".to_owned(), os: "linux".to_owned() };
+            Program::Native(Box::new(Executable { object: object.parse().ok()?, target }))
+        }
+        (None, Some(name), None) => {
             let (entrypoint, workdir) = (body.entrypoint.clone(), body.workdir.clone());
             Program::Image(Box::new(Image { name: name.clone(), id: [7; 32], entrypoint, workdir }))
         }
-        (Some(_), Some(_)) | (None, None) => return None,
+        _ => return None,
     };
     let visibility = visibility(&body.visibility)?;
     let service = body.into_service(program.clone(), 1, visibility);
@@ -47,6 +51,8 @@ fn service(body: NewServiceDto) -> Option<()> {
             body.insert(key.to_owned(), value.clone());
         }
     }
+    let digest = shown.get("program").and_then(|program| program.get("digest"));
+    body.extend(digest.map(|digest| ("program".to_owned(), digest.clone())));
     let again: NewServiceDto = serde_json::from_value(Value::Object(body)).expect("its own words");
     let again_visibility = self::visibility(&again.visibility).expect("its own keys");
     assert_eq!(again.into_service(program, 1, again_visibility), service);

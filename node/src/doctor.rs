@@ -3,6 +3,7 @@
 use crate::config::Settings;
 use crate::ports::docker::client::Client;
 use crate::ports::engine::{EngineBlobs, EngineConfig, EnginePort};
+use crate::ports::native::{self, NativeConfig, NativePort};
 use crate::ports::net::usable_here;
 use remote_network_core::id::Digest;
 use serde_json::Value;
@@ -37,7 +38,7 @@ const CLOCK_FLOOR: u64 = 1_735_689_600;
 pub fn examine(s: &Settings, running: Option<&Value>) -> Vec<Finding> {
     let first = [data_dir(&s.data_dir), disk(&s.data_dir), udp_port(s), udp_buffers(s), clock(), dht(s)];
     let reach = [addresses(s), relay(s, running)].into_iter().chain(relay_port(s));
-    first.into_iter().chain(reach).chain([jobs(s), engine(), containers(s)]).collect()
+    first.into_iter().chain(reach).chain([jobs(s), engine(), programs(), containers(s)]).collect()
 }
 
 fn finding(check: &'static str, ok: bool, fatal: bool, found: String, mend: Option<String>) -> Finding {
@@ -233,6 +234,29 @@ fn engine() -> Finding {
             )
         }
         Err(e) => finding("engine", false, false, format!("workers cannot be started: {e}"), None),
+    }
+}
+
+/// Builds the walls of a native program the way a job does, and tells what stands.
+fn programs() -> Finding {
+    let probe = || -> io::Result<NativePort> {
+        let dir = tempfile::tempdir()?;
+        let (events, _none) = async_channel::bounded(1);
+        NativePort::start(NativeConfig::beneath(dir.path())?, Arc::new(NoBlobs), events)
+    };
+    match probe() {
+        Ok(port) => match port.handle().offered() {
+            Ok(walls) => {
+                let found =
+                    format!("native programs of {} are held by {}", native::elf::here(), walls.join("; "));
+                finding("programs", true, false, found, None)
+            }
+            // Only for those who offer such services; without them all else works.
+            Err(why) => {
+                finding("programs", true, false, format!("native programs are not offered: {why}"), None)
+            }
+        },
+        Err(e) => finding("programs", false, false, format!("the sandbox cannot be tried: {e}"), None),
     }
 }
 

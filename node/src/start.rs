@@ -15,6 +15,7 @@ use crate::ports::blobs::{BlobPort, BlobStore, ImportError};
 use crate::ports::dht::{ASIDE_WAITING_MAX, DhtBackend, DhtConfig, DhtMode, DhtPort, DhtSocket, Shared};
 use crate::ports::docker::{DockerConfig, DockerPort};
 use crate::ports::engine::{EngineConfig, EnginePort};
+use crate::ports::native::{NativeConfig, NativePort};
 use crate::ports::net::{NetConfig, NetPort};
 use crate::ports::store::{self, AccountPort, JournalOptions, JournalPort};
 use crate::ports::tunnel::TunnelPort;
@@ -27,7 +28,7 @@ use remote_network_core::event::Event;
 use remote_network_core::id::{DhtId, Digest, JobId, Keypair, PublicKey};
 use remote_network_core::job::workflow::ObjectRef;
 use remote_network_core::node::{Journal, Node, NodeConfig};
-use remote_network_core::port::{BlobFailed, EngineJob, EngineRequest, Program};
+use remote_network_core::port::{BlobFailed, EngineJob, EngineRequest, Program, Target};
 use remote_network_core::time::{Duration, Instant, UnixTime};
 use remote_network_core::transport::quic::{IDLE_TIMEOUT, KEEP_ALIVE, QuicConfig, QuicTransport};
 use remote_network_core::transport::tls;
@@ -73,7 +74,13 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         EngineConfig { running_max: s.jobs_running_max, ..EngineConfig::beneath(&dir.join("engine"))? };
     let (dht_config, sharing) = dht_config(s, &dir);
     let dht = DhtPort::start(dht_config, events.clone())?;
-    let mut node = node_config(s, keypair.clone());
+    let native_config =
+        NativeConfig { running_max: s.jobs_running_max, ..NativeConfig::beneath(&dir.join("engine"))? };
+    let native = NativePort::start(native_config, Arc::new(blobs.clone()), events.clone())?;
+    if let Err(why) = native.handle().offered() {
+        tracing::info!(why, "native programs are not run here");
+    }
+    let mut node = node_config(s, keypair.clone(), native.handle().target());
     let net = NetPort::start(net_config(s, &node, &dht), events.clone())?;
     // UDP and TCP have one number, which is chosen for both when it is the system's choice.
     let addr = SocketAddr::new(s.listen, s.quic_port);
@@ -104,6 +111,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         engine: EnginePort::start(engine_config, Arc::new(blobs.clone()), events.clone())
             .map_err(|e| Failure::work(e.to_string()))?,
         docker,
+        native,
         core: core.clone(),
         events,
     };
@@ -120,6 +128,7 @@ pub fn run(config: &Config, options: &Options) -> Result<(), Failure> {
         shared,
         ApiDht { handle: ports.dht.handle(), keypair: keypair.clone() },
         ports.docker.handle(),
+        ports.native.handle(),
         ports.accounts.book(),
     )
     .map_err(|e| Failure::work(e.to_string()))?;
@@ -236,7 +245,7 @@ fn share(sharing: &Sender<Shared>, socket: io::Result<std::net::UdpSocket>) -> R
     }))
 }
 
-fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
+fn node_config(s: &Settings, keypair: Keypair, native: Option<Target>) -> NodeConfig {
     let private_network = s.dht_mode == DhtModeKey::Private || s.publish_private_addrs;
     NodeConfig {
         keypair,
@@ -250,6 +259,7 @@ fn node_config(s: &Settings, keypair: Keypair) -> NodeConfig {
         private_network,
         jobs_running_max: s.jobs_running_max,
         accept_jobs: s.accept_jobs,
+        native,
         idle_close_after: Duration::from_secs(s.quic_idle_timeout),
         relay: s.relay,
         relay_limits: s.relay_limits(),
@@ -479,6 +489,7 @@ struct Ports {
     tunnels: TunnelPort,
     engine: EnginePort,
     docker: DockerPort,
+    native: NativePort,
     core: CoreHandle,
     events: Sender<Event>,
 }
@@ -492,9 +503,13 @@ impl Ports {
             EngineRequest::Start(EngineJob { program: Program::Image(_), .. }) => {
                 self.docker.submit(job, request);
             }
+            EngineRequest::Start(EngineJob { program: Program::Native(_), .. }) => {
+                self.native.submit(job, request);
+            }
             // Whichever has it.
             EngineRequest::Stop { .. } => {
                 self.engine.submit(job, request.clone());
+                self.native.submit(job, request.clone());
                 self.docker.submit(job, request);
             }
         }

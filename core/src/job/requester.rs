@@ -35,8 +35,9 @@ use crate::few::Few;
 use crate::id::{CommandId, Digest, JobId, Keypair, PublicKey, RunId};
 use crate::limits::{RUN_TASKS_ACTIVE_MAX, RUN_TASKS_KEPT_MAX, RUNS_ACTIVE_MAX, RUNS_KEPT_MAX};
 use crate::machine::{Cx, Machine};
+use crate::port::Target;
 use crate::service::Service;
-use crate::service::offers::Offerings;
+use crate::service::offers::{Home, Offerings};
 use crate::store::{Room, StoreOp, StoredRecord, Subject};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
@@ -350,6 +351,13 @@ impl Requester {
             work: 0,
             looked: Instant::ZERO,
         })
+    }
+
+    /// Says which machine code runs on this node, which may be asked to run its own services; at first none does.
+    #[must_use]
+    pub fn with_native(mut self, native: Option<Target>) -> Self {
+        self.offers.set_home(Home { me: self.me, native });
+        self
     }
 
     /// A run's durable state.

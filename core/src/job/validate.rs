@@ -310,8 +310,11 @@ fn resolve<'a>(
 ) -> Option<Choice<'a>> {
     let named = |p: &PublicKey| t.peers.is_empty() || t.peers.contains(p);
     let matching = listing.matching(&t.service);
-    let lacks = |p: &PublicKey, service: &Service| placement::lacks(&t.place, service, offers.machine(p));
-    let usable: Vec<_> = matching.iter().filter(|(p, s, _)| named(p) && lacks(p, s).is_empty()).collect();
+    let able = |p: &PublicKey, service: &Service| {
+        offers.misfit(p, service).is_none()
+            && placement::lacks(&t.place, service, offers.machine(p)).is_empty()
+    };
+    let usable: Vec<_> = matching.iter().filter(|(p, s, _)| named(p) && able(p, s)).collect();
     let rank = |p: &PublicKey| t.peers.iter().position(|n| n == p).unwrap_or(0);
     // One service for all attempts: of equal names the most preferred peer's, then the most offered, then the newest.
     let mut offered: BTreeMap<Digest, usize> = BTreeMap::new();
@@ -346,7 +349,12 @@ fn explain_missing(
     f: &mut Findings,
 ) {
     let absent: Vec<PublicKey> = t.peers.iter().filter(|p| !offers.knows(p)).copied().collect();
-    let elsewhere: Vec<String> = matching.iter().map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
+    let misfit = |(p, s, _): &(PublicKey, &Service, Digest)| offers.misfit(p, s);
+    let able = matching.iter().filter(|offer| misfit(offer).is_none());
+    let elsewhere: Vec<String> = able.map(|(p, ..)| p.to_string()).take(SUGGESTIONS_MAX).collect();
+    let named = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p));
+    // Only if that is what all of them lack: else each has its own reason.
+    let unable = named.map(misfit).collect::<Option<Vec<String>>>().and_then(|all| all.into_iter().next());
     if !absent.is_empty() {
         let names: Vec<String> = absent.iter().map(PublicKey::to_string).collect();
         f.tell(
@@ -356,6 +364,8 @@ fn explain_missing(
         f.absent.extend(absent);
     } else if f.is_full() {
         f.incurable = true;
+    } else if let Some(why) = unable {
+        f.add(format!("nodes.{id}.service"), format!("nobody here can run `{}`: {why}", t.service));
     } else if let Some(reason) = unfit(t, offers, matching) {
         f.add(format!("nodes.{id}.place"), reason);
     } else if !elsewhere.is_empty() {
@@ -376,7 +386,9 @@ fn explain_missing(
 fn unfit(t: &TaskSpec, offers: &dyn Offers, matching: &[(PublicKey, &Service, Digest)]) -> Option<String> {
     let named = matching.iter().filter(|(p, ..)| t.peers.is_empty() || t.peers.contains(p));
     let why = |(p, s, _): &(PublicKey, &Service, Digest)| {
-        format!("{p}: {}", placement::lacks(&t.place, s, offers.machine(p)).join(", "))
+        let mut lacks: Vec<String> = offers.misfit(p, s).into_iter().collect();
+        lacks.extend(placement::lacks(&t.place, s, offers.machine(p)));
+        format!("{p}: {}", lacks.join(", "))
     };
     let reasons: Vec<String> = named.take(SUGGESTIONS_MAX).map(why).collect();
     let all = reasons.join("; ");

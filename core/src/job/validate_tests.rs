@@ -1,13 +1,14 @@
 //! Validation says what is wrong, where, and how to mend it; and what is right compiles to the same plan every time.
 
+use super::super::placement::Place;
 use super::super::plan::decode_workflow;
 use super::super::workflow::ObjectRef;
 use super::*;
 use crate::id::Keypair;
-use crate::port::{EngineLimits, Layout, Program};
+use crate::port::{EngineLimits, Executable, Layout, Program, Target};
 use crate::service::Visibility;
 use crate::service::details::Details;
-use crate::service::offers::Offerings;
+use crate::service::offers::{Home, Offerings};
 use proptest::prelude::*;
 
 pub(crate) fn service(name: &str, stdin: bool, mounts: &[(&str, MountDirection)]) -> Service {
@@ -283,4 +284,46 @@ fn a_directory_does_not_fit_where_a_file_is_taken_and_the_other_way_round() {
     let tree = with("tree", Layout::Tree);
     assert_eq!(Service::from_dict(&tree.to_dict()), Ok(tree.clone()));
     assert_ne!(tree.id(), with("tree", Layout::Files).id(), "what a mount holds is part of what it is");
+}
+
+#[test]
+fn machine_code_for_another_machine_is_refused_with_the_reason() {
+    let target = |arch: &str| Target { arch: arch.into(), os: "linux".into() };
+    let executable = Executable { object: Digest([9; 32]), target: target("aarch64") };
+    let tool = Service { program: Program::Native(Box::new(executable)), ..service("tool", true, &[]) };
+    let plan = |native: Option<Target>, offers_elsewhere: bool| {
+        let mut offers = Offerings::at(Home { me: peer(1), native });
+        offers.set(peer(1), Some(vec![tool.clone()].into()));
+        if offers_elsewhere {
+            offers.set(peer(2), Some(vec![tool.clone()].into()));
+        }
+        let w = workflow(
+            &[("a", task("tool")), ("in", source()), ("kept", NodeKind::Sink)],
+            &[("in.stdout", "a.stdin"), ("a.stdout", "kept.stdin")],
+        );
+        validate(&w, &offers).map(|plan| plan.tasks[0].candidates.clone())
+    };
+    let problems = plan(Some(target("x86_64")), false).unwrap_err();
+    assert_eq!(problems[0].place, "nodes.a.service");
+    assert_eq!(
+        problems[0].reason,
+        "nobody here can run `tool`: it is a program for linux on aarch64, and this machine is linux on x86_64"
+    );
+    assert!(plan(None, false).unwrap_err()[0].reason.contains("native programs are not run on this machine"));
+    assert_eq!(plan(Some(target("x86_64")), true), Ok(vec![peer(2)]), "who offers it can run it");
+    let both = plan(Some(target("aarch64")), true).unwrap();
+    assert!(both.len() == 2 && both.contains(&peer(1)) && both.contains(&peer(2)));
+    let mut offers = Offerings::at(Home { me: peer(1), native: None });
+    offers.set(peer(1), Some(vec![tool.clone()].into()));
+    offers.set(peer(2), Some(vec![tool.clone()].into()));
+    let place = Place { labels: ["eu".to_owned()].into(), ..Place::default() };
+    let asking = TaskSpec { service: "tool".into(), place, ..TaskSpec::default() };
+    let w = workflow(
+        &[("a", NodeKind::Task(asking)), ("in", source()), ("kept", NodeKind::Sink)],
+        &[("in.stdout", "a.stdin"), ("a.stdout", "kept.stdin")],
+    );
+    let problems = validate(&w, &offers).unwrap_err();
+    assert_eq!(problems[0].place, "nodes.a.place", "each has its own reason");
+    assert!(problems[0].reason.contains("native programs are not run on this machine; `doctor`"));
+    assert!(problems[0].reason.contains(&format!("{}: not labelled `eu`", peer(2))));
 }

@@ -5,6 +5,7 @@ use crate::id::{DhtId, Keypair, Lsn, PublicKey};
 use crate::limits::{
     CONNECTIONS_MAX, IDLE_CLOSE_AFTER, JOBS_RUNNING_MAX, KNOWN_PEERS_MAX, LINKS_MAX, PEERS_MAX,
 };
+use crate::port::Target;
 use crate::relay::server;
 use crate::service::policy::Policy;
 use crate::store::StoredRecord;
@@ -37,6 +38,8 @@ pub struct NodeConfig {
     pub jobs_running_max: usize,
     /// Whether jobs of other peers are accepted.
     pub accept_jobs: bool,
+    /// The machine code that runs here, in a sandbox of its own; none where there is no such sandbox.
+    pub native: Option<Target>,
     /// A connection without activity for this long is closed.
     pub idle_close_after: Duration,
     /// Whether it relays for others, once it is known that they can reach it.
@@ -86,6 +89,7 @@ impl NodeConfig {
             private_network: false,
             jobs_running_max: JOBS_RUNNING_MAX,
             accept_jobs: true,
+            native: None,
             idle_close_after: IDLE_CLOSE_AFTER,
             relay: false,
             relay_limits: server::Config::default(),

@@ -206,9 +206,11 @@ impl<T: Transport> Node<T> {
         let server = Server::restore(op_room::SERVE, records).map_err(|e| bad(Room::Grant, 0, &e))?;
         let catalogue = Catalogue::restore(me, records)
             .map_err(|(lsn, e)| bad(Room::Service, lsn, &e))?
+            .with_native(config.native.clone())
             .with_machine(config.machine.clone());
         let requester = Requester::restore(config.keypair.clone(), records)
-            .map_err(|(lsn, e)| bad(Room::Run, lsn, &e))?;
+            .map_err(|(lsn, e)| bad(Room::Run, lsn, &e))?
+            .with_native(config.native.clone());
         let executor_config = ExecutorConfig {
             keypair: config.keypair.clone(),
             incarnation: journal.id,

@@ -13,7 +13,7 @@
 mod edit;
 
 use super::details::Status;
-use super::offers::{Offerings, Offers};
+use super::offers::{Home, Offerings, Offers};
 use super::{LISTED_MAX, Service, Visibility};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
 use crate::command::{Reply, ServiceView};
@@ -22,6 +22,7 @@ use crate::few::Few;
 use crate::id::{CommandId, Digest, PublicKey};
 use crate::limits::{CONNECTIONS_MAX, SERVICES_MAX};
 use crate::machine::{Cx, Machine};
+use crate::port::Target;
 use crate::store::{Room, StoreOp, StoredRecord};
 use crate::time::{Deadline, Duration, Instant};
 use bytes::Bytes;
@@ -129,6 +130,7 @@ pub enum Output {
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     me: PublicKey,
+    home: Home,
     machine: Option<Box<MachineSummary>>,
     own: Few<Digest, Service>,
     offers: Offerings,
@@ -232,9 +234,18 @@ impl Catalogue {
             let service = decode_own(&r.record).map_err(|e| (r.lsn.0, e))?;
             own.insert(service.id(), service);
         }
-        let mut offers = Offerings::default();
+        let home = Home { me, native: None };
+        let mut offers = Offerings::at(home.clone());
         offers.set(me, Some(own.values().filter(|s| s.is_active()).cloned().collect()));
-        Ok(Self { me, machine: None, own, offers, up: BTreeSet::new(), forget: Few::new() })
+        Ok(Self { me, home, machine: None, own, offers, up: BTreeSet::new(), forget: Few::new() })
+    }
+
+    /// Says which machine code runs here; at first none does. To be called before [`Input::Started`].
+    #[must_use]
+    pub fn with_native(mut self, native: Option<Target>) -> Self {
+        self.home.native = native;
+        self.offers.set_home(self.home.clone());
+        self
     }
 
     /// What this node's machine has, from the start on.
@@ -250,9 +261,14 @@ impl Catalogue {
         self.own.values()
     }
 
-    /// Those of them that are offered.
+    /// Those of them that their owner offers, on this machine or another.
     fn active(&self) -> impl Iterator<Item = &Service> {
         self.own.values().filter(|s| s.is_active())
+    }
+
+    /// Whether peers are told of an own service: it is offered, and this machine can run it.
+    fn tells(&self, service: &Service) -> bool {
+        service.is_active() && self.home.misfit(service).is_none()
     }
 
     /// Whether an own service needs `digest` in the local store.
@@ -262,7 +278,7 @@ impl Catalogue {
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
     pub fn summary(&self) -> (u32, Digest) {
-        let open = |s: &Service| s.visibility == Visibility::Everyone && s.is_active();
+        let open = |s: &Service| s.visibility == Visibility::Everyone && self.tells(s);
         let public = || self.own.iter().filter(|(_, s)| open(s));
         let ids: Vec<&[u8]> = public().map(|(id, _)| &id.0[..]).collect();
         (u32::try_from(ids.len()).unwrap_or(u32::MAX), Digest::in_domain("rn/catalogue/v1", &ids))
@@ -286,7 +302,8 @@ impl Catalogue {
     }
 
     fn tell(&self, cx: &mut Cx<'_, Output>, peer: PublicKey) {
-        let frame = encode_told(self.active().filter(|s| s.allows(&peer)), self.machine.as_deref());
+        let told = self.own.values().filter(|s| self.tells(s) && s.allows(&peer));
+        let frame = encode_told(told, self.machine.as_deref());
         cx.emit(Output::Send { peer, frame });
     }
 
@@ -294,7 +311,7 @@ impl Catalogue {
         let own: Vec<Service> = self.active().cloned().collect();
         let offered: Arc<[Service]> = own.as_slice().into();
         self.offers.set(self.me, Some(offered.clone()));
-        cx.emit(Output::Own(own));
+        cx.emit(Output::Own(self.own.values().filter(|s| self.tells(s)).cloned().collect()));
         cx.emit(Output::Offers { peer: self.me, services: Some(offered) });
         for peer in &self.up {
             self.tell(cx, *peer);
@@ -389,7 +406,7 @@ mod tests {
     use crate::command::CommandError;
     use crate::id::{Keypair, Lsn};
     use crate::laws::{Rig, check_within};
-    use crate::port::{EngineLimits, Image, Layout, Program};
+    use crate::port::{EngineLimits, Executable, Image, Layout, Program};
     use crate::service::details::Details;
     use crate::service::{DESCRIPTION_MAX, MOUNTS_MAX, Mount, MountDirection, NAME_MAX};
     use proptest::prelude::*;
@@ -532,6 +549,62 @@ mod tests {
         let long = Mount { path: Some(format!("/{}", "x".repeat(250))), ..mount("/") };
         let fat = Service { mounts: vec![long; MOUNTS_MAX], ..docker };
         assert!(Service::from_dict(&fat.to_dict()).is_err(), "64 of them would not fit a frame");
+    }
+
+    fn target(arch: &str) -> Target {
+        Target { arch: arch.into(), os: "linux".into() }
+    }
+
+    fn native(arch: &str) -> Service {
+        let executable = Executable { object: Digest([9; 32]), target: target(arch) };
+        Service { program: Program::Native(Box::new(executable)), ..service("tool", Visibility::Everyone) }
+    }
+
+    #[test]
+    fn machine_code_is_offered_only_where_it_runs() {
+        let restored = |records: &[StoredRecord]| Catalogue::restore(key(1), records).unwrap();
+        let mut r = Rig::new(restored(&[]).with_native(Some(target("x86_64"))), [0; 32]);
+        let refused = |out: &[Output], why: &str| match out {
+            [Output::Reply { reply: Reply::Error(CommandError::Invalid(problems)), .. }] => {
+                assert!(problems[0].reason.contains(why), "{problems:?}");
+            }
+            other => panic!("{other:?}"),
+        };
+        refused(&add(&mut r, native("aarch64")), "for linux on aarch64, and this machine is linux on x86_64");
+        let out = add(&mut r, native("x86_64"));
+        assert!(r.machine.holds(&Digest([9; 32])), "its executable stays in the store");
+        let [Output::Persist(StoreOp::Replace { subject, record }), ..] = &out[..] else { panic!("{out:?}") };
+        let record = StoredRecord { lsn: Lsn(1), subject: subject.clone(), record: record.clone() };
+
+        // The same journal on another machine, and on one that cannot confine it.
+        for (there, why) in [(Some(target("aarch64")), "is linux on aarch64"), (None, "`doctor` says why")] {
+            let mut r = Rig::new(restored(std::slice::from_ref(&record)).with_native(there), [0; 32]);
+            let out = r.tell(Input::Started);
+            assert!(out.contains(&Output::Own(Vec::new())), "the executor takes no job for it");
+            assert_eq!(told(&r.tell(Input::PeerUp(key(2))), key(2)).unwrap(), [""; 0]);
+            assert_eq!(r.machine.summary().0, 0);
+            assert_eq!(r.machine.views().len(), 1, "its owner sees it, and can remove it");
+            refused(&add(&mut r, native("x86_64")), why);
+            let service = native("x86_64").id();
+            refused(&r.tell(Input::Activate { id: CommandId(7), service, active: true }), why);
+            let out = r.tell(Input::Activate { id: CommandId(8), service, active: false });
+            assert!(out.contains(&Output::Reply { id: CommandId(8), reply: Reply::Done }));
+        }
+        let r = Rig::new(restored(&[record]).with_native(Some(target("x86_64"))), [0; 32]);
+        assert_eq!(r.machine.summary().0, 1);
+    }
+
+    #[test]
+    fn an_executables_mounts_do_not_hide_what_it_needs() {
+        let with = |name: &str| {
+            let mount = Mount { name: name.into(), direction: MountDirection::Out, path: None, layout: Layout::Files };
+            Service { mounts: vec![mount], ..native("x86_64") }
+        };
+        assert_eq!(Service::from_dict(&with("result").to_dict()), Ok(with("result")));
+        for taken in ["usr", "proc", "tmp", "lib64"] {
+            assert!(Service::from_dict(&with(taken).to_dict()).is_err(), "{taken}");
+        }
+        assert!(Service::from_dict(&native("x86_64").to_dict().with("kind", "wasm")).is_err());
     }
 
     #[test]

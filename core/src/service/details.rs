@@ -156,7 +156,7 @@ impl Determinism {
     pub const fn of(program: &Program) -> Self {
         match program {
             Program::Wasm(_) => Determinism::Strict,
-            Program::Image(_) => Determinism::Pure,
+            Program::Image(_) | Program::Native(_) => Determinism::Pure,
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Service {
     pub version: String,
     /// What it runs.
     pub program: Program,
-    /// Length of its module in bytes; 0 of what is no module.
+    /// Length of its module or executable in bytes; 0 of what is neither.
     pub module_len: u64,
     /// Whether it reads standard input.
     pub stdin: bool,
@@ -126,7 +126,7 @@ impl Service {
             number => return Err(DecodeError::Unknown { what: "service version", number }),
         }
         let kind = d.bytes("kind", 16)?;
-        if kind != b"wasm" && kind != b"docker" {
+        if ![&b"wasm"[..], b"docker", b"standalone"].contains(&kind) {
             return Err(DecodeError::Unknown { what: "kind of service", number: kind.len() as u64 });
         }
         let program = program::read(d)?;
@@ -177,6 +177,9 @@ impl Service {
             }
             if mounts.iter().any(|m: &Mount| m.name == name && m.layout != layout) {
                 return Err(DecodeError::invalid("mounts", "one mount that holds two kinds of things"));
+            }
+            if matches!(program, Program::Native(_)) && !program::valid_native_mount(&name) {
+                return Err(DecodeError::invalid("mounts", format!("`/{name}` is there already")));
             }
             mounts.push(Mount { name, direction, path, layout });
         }

@@ -4,6 +4,7 @@ use super::Service;
 use crate::dht::record::MachineSummary;
 use crate::few::Few;
 use crate::id::PublicKey;
+use crate::port::{Program, Target};
 use std::sync::Arc;
 
 /// A look at the catalogues of this node and its peers.
@@ -12,8 +13,31 @@ pub trait Offers {
     fn knows(&self, peer: &PublicKey) -> bool;
     /// Everything that this node may run, with who offers it, in the order of keys.
     fn all(&self) -> Vec<(PublicKey, &Service)>;
+    /// Why `peer` cannot run a service that is among its own. Of others only what they can run is here.
+    fn misfit(&self, peer: &PublicKey, service: &Service) -> Option<String>;
     /// What `peer` said of its machine, if it did.
     fn machine(&self, peer: &PublicKey) -> Option<&MachineSummary>;
+}
+
+/// What this node is, as far as its own services depend on it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Who.
+    pub me: PublicKey,
+    /// The machine code that runs here; none at all where it could not be confined.
+    pub native: Option<Target>,
+}
+
+impl Home {
+    /// Why this node cannot run what it would offer.
+    pub fn misfit(&self, service: &Service) -> Option<String> {
+        let Program::Native(exe) = &service.program else { return None };
+        match &self.native {
+            Some(here) if *here == exe.target => None,
+            Some(here) => Some(format!("it is a program for {}, and this machine is {here}", exe.target)),
+            None => Some("native programs are not run on this machine; `doctor` says why".to_owned()),
+        }
+    }
 }
 
 /// Catalogues by peer, shared with whoever else looks at them. Bounded by who fills it.
@@ -21,9 +45,20 @@ pub trait Offers {
 pub struct Offerings {
     services: Few<PublicKey, Arc<[Service]>>,
     machines: Few<PublicKey, Box<MachineSummary>>,
+    home: Option<Home>,
 }
 
 impl Offerings {
+    /// None yet, at this node.
+    pub fn at(home: Home) -> Self {
+        Self { home: Some(home), ..Self::default() }
+    }
+
+    /// Says what this node is, beside what is here.
+    pub fn set_home(&mut self, home: Home) {
+        self.home = Some(home);
+    }
+
     /// Replaces what `peer` offers; `None` forgets its catalogue.
     pub fn set(&mut self, peer: PublicKey, services: Option<Arc<[Service]>>) {
         match services {
@@ -77,5 +112,9 @@ impl Offers for Offerings {
 
     fn machine(&self, peer: &PublicKey) -> Option<&MachineSummary> {
         self.machines.get(peer).map(|m| &**m)
+    }
+
+    fn misfit(&self, peer: &PublicKey, service: &Service) -> Option<String> {
+        self.home.as_ref().filter(|home| home.me == *peer)?.misfit(service)
     }
 }

@@ -4,15 +4,16 @@
 //! |---|---|
 //! | `mod` | a WebAssembly module: its digest, 32 bytes |
 //! | `img` | a container image: `{ep?, id, n, wd?}` – entry point, id, name, working directory |
+//! | `exe` | a native executable: `{arch, d, os}` – processor, digest, system |
 //! | `mnt` | where mounts lie in the guest, when not at `/` and their name: names and paths in turn; absent when empty |
 //! | `trees` | mounts that hold directories: names, and `tree` or `trees`, in turn; absent when empty |
 //!
-//! Exactly one of the first two is there. What is absent has its default, so that a new field changes no digest of what does not
+//! Exactly one of the first three is there. What is absent has its default, so that a new field changes no digest of what does not
 //! use it.
 
 use super::{MOUNTS_MAX, NAME_MAX, valid_name};
 use crate::codec::{DecodeError, Dict, Value};
-use crate::port::{Image, Layout, MountPath, Program};
+use crate::port::{Executable, Image, Layout, MountPath, Program, Target};
 
 /// Longest name of an image in bytes.
 pub const IMAGE_NAME_MAX: usize = 255;
@@ -21,22 +22,49 @@ pub const ENTRYPOINT_MAX: usize = 16;
 /// Longest of them, and longest path in a guest, in bytes.
 pub const PATH_MAX: usize = 255;
 
+/// Longest name of a processor or a system in bytes.
+pub const TARGET_WORD_MAX: usize = 16;
+/// What lies at the root of an executable's sandbox, where its mounts lie too.
+const NATIVE_ROOT: [&str; 13] =
+    ["bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "sbin", "sys", "tmp", "usr"];
+
 /// Adds a program to a dictionary.
 pub fn write(d: Dict, program: &Program) -> Dict {
     match program {
         Program::Wasm(module) => d.with("mod", module),
         Program::Image(image) => d.with("img", image_dict(image)),
+        Program::Native(exe) => d.with("exe", executable_dict(exe)),
     }
 }
 
 /// Reads what [`write()`] added.
 pub fn read(d: &Dict) -> Result<Program, DecodeError> {
-    match (d.get("mod"), d.get("img")) {
-        (Some(_), None) => Ok(Program::Wasm(d.digest("mod")?)),
-        (None, Some(_)) => Ok(Program::Image(Box::new(image_of(d.dict("img")?)?))),
-        (Some(_), Some(_)) => Err(DecodeError::invalid("img", "beside a module")),
-        (None, None) => Err(DecodeError::Missing("mod")),
+    match (d.get("mod"), d.get("img"), d.get("exe")) {
+        (Some(_), None, None) => Ok(Program::Wasm(d.digest("mod")?)),
+        (None, Some(_), None) => Ok(Program::Image(Box::new(image_of(d.dict("img")?)?))),
+        (None, None, Some(_)) => Ok(Program::Native(Box::new(executable_of(d.dict("exe")?)?))),
+        (None, None, None) => Err(DecodeError::Missing("mod")),
+        (_, Some(_), _) => Err(DecodeError::invalid("img", "beside another program")),
+        (Some(_), None, Some(_)) => Err(DecodeError::invalid("exe", "beside a module")),
     }
+}
+
+fn executable_dict(exe: &Executable) -> Dict {
+    Dict::new()
+        .with("arch", exe.target.arch.as_str())
+        .with("d", &exe.object)
+        .with("os", exe.target.os.as_str())
+}
+
+fn executable_of(d: &Dict) -> Result<Executable, DecodeError> {
+    let word = |key| {
+        let word = d.text(key, TARGET_WORD_MAX)?;
+        match valid_target_word(&word) {
+            true => Ok(word),
+            false => Err(DecodeError::invalid(key, "not a word of a-z, 0-9 and `_`")),
+        }
+    };
+    Ok(Executable { object: d.digest("d")?, target: Target { arch: word("arch")?, os: word("os")? } })
 }
 
 fn image_dict(image: &Image) -> Dict {
@@ -158,10 +186,26 @@ pub fn valid_mount_path(path: &str) -> bool {
     valid_path(path) && !["/proc", "/sys", "/dev"].into_iter().any(over)
 }
 
+/// Whether a mount of an executable may have this name: it lies at `/` and its name, beside what every program needs.
+pub fn valid_native_mount(name: &str) -> bool {
+    !NATIVE_ROOT.contains(&name)
+}
+
+/// Whether `word` may name a processor or a system.
+pub fn valid_target_word(word: &str) -> bool {
+    (1..=TARGET_WORD_MAX).contains(&word.len())
+        && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::Digest;
+
+    fn native(arch: &str, os: &str) -> Program {
+        let target = Target { arch: arch.into(), os: os.into() };
+        Program::Native(Box::new(Executable { object: Digest([5; 32]), target }))
+    }
 
     fn image() -> Image {
         Image {
@@ -180,6 +224,7 @@ mod tests {
             Program::Wasm(Digest([3; 32])),
             Program::Image(Box::new(image())),
             Program::Image(Box::new(bare)),
+            native("x86_64", "linux"),
         ] {
             let d = write(Dict::new(), &program);
             assert_eq!(read(&Dict::decode(&d.encode(), 4_096).unwrap()), Ok(program));
@@ -187,7 +232,20 @@ mod tests {
         let both =
             write(write(Dict::new(), &Program::Wasm(Digest([3; 32]))), &Program::Image(Box::new(image())));
         assert!(read(&both).is_err());
+        for other in [Program::Wasm(Digest([3; 32])), Program::Image(Box::new(image()))] {
+            assert!(read(&write(write(Dict::new(), &other), &native("x86_64", "linux"))).is_err());
+        }
         assert!(read(&Dict::new()).is_err());
+    }
+
+    #[test]
+    fn executables_name_their_machine_in_short_plain_words() {
+        for (arch, os) in
+            [("", "linux"), ("x86-64", "linux"), ("x86_64", "Linux"), ("x86_64", &"x".repeat(17))]
+        {
+            assert!(read(&write(Dict::new(), &native(arch, os))).is_err(), "{arch} {os}");
+        }
+        assert!(valid_native_mount("data") && !valid_native_mount("usr") && !valid_native_mount("proc"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod details;
 mod policy;
+mod program;
 mod search;
 
 use super::reach::{PathDto, ReachDto};
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 
 pub use details::{DetailsDto, NeedsDto};
 pub use policy::{PolicyDto, PolicyViewDto};
+pub use program::ProgramDto;
 pub use search::{HitDto, SearchLine};
 
 /// How the node is.
@@ -149,6 +151,8 @@ pub struct ServiceDto {
     module_len: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageDto>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<ProgramDto>,
     stdin: bool,
     mounts: Vec<MountDto>,
     limits: LimitsDto,
@@ -167,11 +171,18 @@ impl From<&ServiceView> for ServiceDto {
             name: s.name.clone(),
             description: s.description.clone(),
             version: s.version.clone(),
-            module: s.program.object().map(|module| module.to_string()),
+            module: match &s.program {
+                Program::Wasm(module) => Some(module.to_string()),
+                Program::Image(_) | Program::Native(_) => None,
+            },
             module_len: s.module_len,
             image: match &s.program {
-                Program::Wasm(_) => None,
+                Program::Wasm(_) | Program::Native(_) => None,
                 Program::Image(image) => Some(ImageDto::from(&**image)),
+            },
+            program: match &s.program {
+                Program::Wasm(_) | Program::Image(_) => None,
+                Program::Native(exe) => Some(ProgramDto::from(&**exe)),
             },
             stdin: s.stdin,
             mounts: s.mounts.iter().map(MountDto::from).collect(),
@@ -353,9 +364,12 @@ pub struct NewServiceDto {
     /// For people.
     #[serde(default)]
     pub version: String,
-    /// Digest of the module, as `POST /api/v1/objects` told it. Either this or an image.
+    /// Digest of the module, as `POST /api/v1/objects` told it. Either this, a program or an image.
     #[serde(default)]
     pub module: Option<String>,
+    /// Digest of a native executable, likewise.
+    #[serde(default)]
+    pub program: Option<String>,
     /// Name or id of a container image that this machine's Docker engine has.
     #[serde(default)]
     pub image: Option<String>,

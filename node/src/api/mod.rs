@@ -21,6 +21,7 @@ mod node;
 mod objects;
 mod page;
 mod policy;
+mod programs;
 mod reach;
 mod relay;
 pub mod routes;

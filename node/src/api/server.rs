@@ -9,6 +9,7 @@ use super::routes::router;
 use super::sessions::sign_in_link;
 use super::state::{ApiState, Ending};
 use crate::ports::docker::DockerHandle;
+use crate::ports::native::NativeHandle;
 use crate::ports::store::AccountBook;
 use axum::Router;
 use hyper::server::conn::http1;
@@ -98,6 +99,7 @@ impl ApiServer {
         blobs: Arc<dyn ApiBlobs>,
         dht: ApiDht,
         docker: DockerHandle,
+        native: NativeHandle,
         books: AccountBook,
     ) -> Result<Self, ApiStartError> {
         if !config.listen.ip().is_loopback() {
@@ -118,6 +120,7 @@ impl ApiServer {
             blobs,
             dht,
             docker,
+            native,
             books,
             gatekeeper: Arc::new(Gatekeeper::new(&token, Instant::now())),
             hosts: Hosts::loopback(addr.port()),

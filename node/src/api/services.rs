@@ -6,6 +6,7 @@ use super::dto::{NewServiceDto, ServiceDto, VisibilityDto};
 use super::error::ApiError;
 use super::node::Done;
 use super::objects::on_store_thread;
+use super::programs;
 use super::routes::{Json, Segments, parse_id};
 use super::state::ApiState;
 use axum::Json as Answer;
@@ -48,7 +49,7 @@ pub struct Added {
     hints: Vec<String>,
 }
 
-/// `POST /services`: offers a module that `POST /objects` has brought into the store, or an image that the Docker engine has.
+/// `POST /services`: offers a module or a program that `POST /objects` has brought into the store, or an image that the Docker engine has.
 pub async fn add(
     State(state): State<ApiState>,
     Json(new): Json<NewServiceDto>,
@@ -64,8 +65,8 @@ pub async fn add(
 
 /// What the service runs, the length of its module, and what its owner should know of it.
 async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64, Vec<String>), ApiError> {
-    match (&new.module, &new.image) {
-        (Some(module), None) => {
+    match (&new.module, &new.image, &new.program) {
+        (Some(module), None, None) => {
             let module: Digest = parse_id("module", module, DIGEST_HINT)?;
             let blobs = state.blobs.clone();
             let len = on_store_thread(state, move || blobs.open(&module).map(|open| open.len))
@@ -73,7 +74,8 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
                 .map_err(|e| ApiError::from(e).at("module"))?;
             Ok((Program::Wasm(module), len, Vec::new()))
         }
-        (None, Some(name)) => {
+        (None, None, Some(digest)) => programs::program(state, digest).await,
+        (None, Some(name), None) => {
             let found = state.docker.image(name.clone()).await.map_err(|e| ApiError::from(e).at("image"))?;
             if !found.runs && new.entrypoint.is_empty() {
                 let why = "the image has no entry point and no command";
@@ -85,10 +87,10 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
             hints.extend(found.suggestion.notes);
             Ok((Program::Image(Box::new(image)), 0, hints))
         }
-        (Some(_), Some(_)) | (None, None) => Err(ApiError::bad_request(
+        _ => Err(ApiError::bad_request(
             "module",
-            "a service runs a module or an image",
-            "give either `module` or `image`",
+            "a service runs a module, an image or a program",
+            "give one of `module`, `image` and `program`",
         )),
     }
 }

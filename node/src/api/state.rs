@@ -7,6 +7,7 @@ use super::dht::ApiDht;
 use super::error::ApiError;
 use super::guard::Hosts;
 use crate::ports::docker::DockerHandle;
+use crate::ports::native::NativeHandle;
 use crate::ports::store::AccountBook;
 use remote_network_core::command::{Command, Reply};
 use std::net::SocketAddr;
@@ -36,6 +37,8 @@ pub struct ApiState {
     pub dht: ApiDht,
     /// The Docker engine.
     pub docker: DockerHandle,
+    /// Whether native programs are run.
+    pub native: NativeHandle,
     /// The relay's books.
     pub books: AccountBook,
     /// Who may come in.

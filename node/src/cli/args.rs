@@ -371,6 +371,8 @@ pub enum ServiceAdd {
     Wasm(ServiceAddWasm),
     /// A container image, run by this machine's Docker engine.
     Docker(ServiceAddDocker),
+    /// A native executable, run in a sandbox of its own.
+    Standalone(ServiceAddStandalone),
 }
 
 /// `service add wasm …`
@@ -380,6 +382,24 @@ pub struct ServiceAddWasm {
     /// The module, binary or text form.
     #[arg(value_hint = ValueHint::FilePath)]
     pub module: PathBuf,
+    /// A directory it reads, by name (repeatable).
+    #[arg(long = "mount-in", value_name = "NAME")]
+    pub mount_in: Vec<String>,
+    /// A directory it writes, by name (repeatable).
+    #[arg(long = "mount-out", value_name = "NAME")]
+    pub mount_out: Vec<String>,
+    /// What every service has.
+    #[command(flatten)]
+    pub common: ServiceOptions,
+}
+
+/// `service add standalone …`
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ServiceAddStandalone {
+    /// The executable, built for this machine: in the ELF format, not a script.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub program: PathBuf,
     /// A directory it reads, by name (repeatable).
     #[arg(long = "mount-in", value_name = "NAME")]
     pub mount_in: Vec<String>,

@@ -16,6 +16,7 @@ mod relay;
 mod remote;
 mod search;
 mod service;
+mod standalone;
 
 pub use client::{ADDRESS_FILE, Client, TOKEN_FILE};
 pub use remote::{follow, random_run_id};

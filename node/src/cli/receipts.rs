@@ -70,5 +70,6 @@ fn program_text(program: &Program) -> String {
     match program {
         Program::Wasm(module) => format!("module {module}"),
         Program::Image(image) => format!("image {}", image.id_text()),
+        Program::Native(exe) => format!("program {} for {}", exe.object, exe.target),
     }
 }

@@ -5,7 +5,7 @@ use super::args::{
     ServiceOptions, WorkflowCommand,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
-use super::{Client, Failure, configuration, directories, relay, service as services};
+use super::{Client, Failure, configuration, directories, relay, service as services, standalone};
 use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
@@ -313,6 +313,7 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                     Value::Null => return Ok(()),
                     answer => answer,
                 },
+                ServiceAdd::Standalone(args) => standalone::add(client, &args).await?,
             };
             shown.value(&answer, |a| {
                 println!("offering {} as {}", text(a, "name"), text(a, "id"));

@@ -216,10 +216,11 @@ pub async fn import(client: &Client, shown: Shown, args: &ServiceImport) -> Resu
     if let Some(file) = &args.module {
         let object = upload(client, file).await?;
         let digest = json!(object.digest.to_string());
-        if fields.get("module").is_some_and(|named| *named != digest) {
-            return Err(Failure::usage(format!("{} is not the module of this service", file.display())));
+        let kind = if fields.contains_key("program") { "program" } else { "module" };
+        if fields.get(kind).is_some_and(|named| *named != digest) {
+            return Err(Failure::usage(format!("{} is not the {kind} of this service", file.display())));
         }
-        fields.insert("module".to_owned(), digest);
+        fields.insert(kind.to_owned(), digest);
     }
     let mut answer = client.post("/services", &document).await?;
     let same = was.as_ref().is_none_or(|was| *was == answer["id"]);

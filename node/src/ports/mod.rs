@@ -1,4 +1,4 @@
-//! The ports of a real node: SQLite journal, object store, DHT, engine, the machine's network, tunnels.
+//! The ports of a real node: SQLite journal, object store, DHT, engines, the machine's network, tunnels.
 //!
 //! A port is an ordinary thread behind a bounded channel, so that it serves every driver: `submit` never blocks, and
 //! answers arrive as [`remote_network_core::event::Event`] on the channel the port was given. The channels are bounded
@@ -9,6 +9,7 @@ pub mod blobs;
 pub mod dht;
 pub mod docker;
 pub mod engine;
+pub mod native;
 pub mod net;
 pub mod store;
 pub mod tunnel;

@@ -17,7 +17,7 @@ use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
-    EngineOutput, EngineReport, ExitClass, Image, Layout, MutableItem, Port, Program, Usage,
+    EngineOutput, EngineReport, Executable, ExitClass, Image, Layout, MutableItem, Port, Program, Target, Usage,
 };
 use remote_network_core::relay::server::Config;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
@@ -379,9 +379,11 @@ record! {
         sessions_max, sessions_per_address_max, accepts_per_second, accepts_at_once, session_rate, address_rate, total_rate,
         queue_bytes, keepalive, lifetime, price,
     }
+    Target { arch, os }
+    Executable { object, target }
     NodeConfig {
         keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
-        jobs_running_max, accept_jobs, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
+        jobs_running_max, accept_jobs, native, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
         discover_every, machine, policy,
     }
 }
@@ -413,7 +415,7 @@ choice! {
     ExitClass { 1 => Success, 2 => User, 3 => Resource, 4 => Permanent, 5 => Infra, 6 => Cancelled }
     EngineEvent { 1 => Started, 2 => Exited(exit) }
     PeerName { 1 => Key(key), 2 => Id(id) }
-    Program { 1 => Wasm(module), 2 => Image(image) }
+    Program { 1 => Wasm(module), 2 => Image(image), 3 => Native(executable) }
     MountDirection { 1 => In, 2 => Out }
     Layout { 1 => Files, 2 => Tree, 3 => Trees }
     Visibility { 1 => Everyone, 2 => Listed(peers), 3 => OnlyMe }

@@ -102,6 +102,7 @@ impl Executor {
             engine: match &order.program {
                 Program::Wasm(_) => self.config.engine.clone(),
                 Program::Image(_) => "docker".to_owned(),
+                Program::Native(exe) => format!("native {} ({})", env!("CARGO_PKG_VERSION"), exe.target),
             },
             program: order.program.clone(),
             class,

@@ -15,7 +15,7 @@ use crate::store::{Room, StoreOp, Subject};
 
 impl Catalogue {
     pub(super) fn add(&mut self, cx: &mut Cx<'_, Output>, service: Service) -> Reply {
-        let service = match checked(service) {
+        let service = match self.checked(service) {
             Ok(service) => service,
             Err(reason) => return invalid(reason),
         };
@@ -40,7 +40,7 @@ impl Catalogue {
         if !self.own.contains_key(&old) {
             return Reply::Error(CommandError::UnknownService(old));
         }
-        let service = match checked(service) {
+        let service = match self.checked(service) {
             Ok(service) => service,
             Err(reason) => return invalid(reason),
         };
@@ -57,6 +57,9 @@ impl Catalogue {
         let Some(service) = self.own.get(&id) else {
             return Reply::Error(CommandError::UnknownService(id));
         };
+        if let Some(why) = self.home.misfit(service).filter(|_| active) {
+            return invalid(why);
+        }
         if service.is_active() != active {
             let mut service = service.clone();
             service.details.status = if active { Status::Active } else { Status::Inactive };
@@ -64,6 +67,22 @@ impl Catalogue {
             self.changed(cx);
         }
         Reply::Done
+    }
+
+    /// The service as peers will read it: what they could not read, or this machine cannot run, must not be offered.
+    fn checked(&self, service: Service) -> Result<Service, String> {
+        let read = Service::from_dict(&service.to_dict()).map_err(|e| e.to_string())?;
+        if let Visibility::Listed(peers) = &service.visibility
+            && peers.len() > LISTED_MAX
+        {
+            return Err(format!("{} listed peers, at most {LISTED_MAX}", peers.len()));
+        }
+        let mut own = Service { visibility: service.visibility, ..read };
+        own.details.status = service.details.status;
+        match self.home.misfit(&own) {
+            Some(why) => Err(why),
+            None => Ok(own),
+        }
     }
 
     fn keep(&mut self, cx: &mut Cx<'_, Output>, service: Service) {
@@ -76,19 +95,6 @@ impl Catalogue {
 
 fn invalid(reason: String) -> Reply {
     Reply::Error(CommandError::Invalid(vec![Problem { place: "service".to_owned(), reason }]))
-}
-
-/// The service as peers will read it: what they could not read must not be offered.
-fn checked(service: Service) -> Result<Service, String> {
-    let read = Service::from_dict(&service.to_dict()).map_err(|e| e.to_string())?;
-    if let Visibility::Listed(peers) = &service.visibility
-        && peers.len() > LISTED_MAX
-    {
-        return Err(format!("{} listed peers, at most {LISTED_MAX}", peers.len()));
-    }
-    let mut own = Service { visibility: service.visibility, ..read };
-    own.details.status = service.details.status;
-    Ok(own)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One service: looking at it, changing it, setting it aside, taking it along.
 //!
 //! What `export` gives is what `POST /services` takes, with the id it had: who imports it can see whether it became the same
-//! service. A module travels beside it, by its digest.
+//! service. A module or executable travels beside it, by its digest.
 
 use super::super::dto::{DetailsDto, LimitsDto, MountDto, ServiceDto, VisibilityDto};
 use super::super::error::ApiError;
@@ -69,19 +69,25 @@ fn exported(view: &ServiceView) -> Result<Value, ApiError> {
         document.insert("entrypoint".to_owned(), json!(image.entrypoint));
         document.extend(image.workdir.as_ref().map(|w| ("workdir".to_owned(), json!(w))));
     }
+    if let Program::Native(executable) = &view.service.program {
+        document.insert("program".to_owned(), json!(executable.object.to_string()));
+    }
     Ok(Value::Object(document))
 }
 
-/// `GET /services/{id}/module`: the module of a service of this node.
+/// `GET /services/{id}/module`: the module or executable of a service of this node.
 pub async fn module(
     State(state): State<ApiState>,
     Segments(id): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let service = own(&state, &id).await?;
-    match service.program.object() {
-        Some(module) => download(&state, module, &format!("{}.wasm", service.name), &headers).await,
-        None => Err(ApiError::bad_request("path", "this service has no module", "it runs an image")),
+    match &service.program {
+        Program::Wasm(module) => download(&state, *module, &format!("{}.wasm", service.name), &headers).await,
+        Program::Native(executable) => download(&state, executable.object, &service.name, &headers).await,
+        Program::Image(_) => {
+            Err(ApiError::bad_request("path", "this service has no module", "it runs an image"))
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use super::*;
 use crate::api::routes::{Auth, Body, ROUTES, Route};
 use crate::ports::docker::DockerHandle;
+use crate::ports::native::NativeHandle;
 
 /// A path that the route's parameters accept.
 fn path_of(route: &Route) -> String {
@@ -264,6 +265,7 @@ fn only_loopback_can_be_listened_on() {
         rig.blobs.clone(),
         no_dht(),
         DockerHandle::off(),
+        NativeHandle::off(),
         rig.books.book(),
     );
     assert!(matches!(started, Err(ApiStartError::NotLoopback(_))));

@@ -72,6 +72,7 @@ fn key(n: u8) -> PublicKey {
 }
 
 use crate::ports::docker::DockerHandle;
+use crate::ports::native::NativeHandle;
 
 fn no_dht() -> ApiDht {
     ApiDht { handle: crate::ports::dht::DhtHandle::off(), keypair: Keypair::from_seed(&[1; 32]) }
@@ -248,6 +249,7 @@ impl Rig {
             blobs.clone(),
             no_dht(),
             DockerHandle::off(),
+            NativeHandle::off(),
             books.book(),
         );
         let server = server.expect("starts");

@@ -142,7 +142,7 @@ impl<'a> Execution<'a> {
 
     async fn attempt(&mut self) -> Result<EngineExit, Refused> {
         let Program::Image(image) = &self.order.program else {
-            return Err(Refused::permanent("a WebAssembly module is no container image"));
+            return Err(Refused::permanent("this is no container image"));
         };
         let running = match self.again().await? {
             Some(running) => running,

@@ -192,7 +192,9 @@ impl Execution<'_> {
     fn module(&self) -> Result<Digest, Refused> {
         match &self.job.program {
             Program::Wasm(module) => Ok(*module),
-            Program::Image(_) => Err(Refused::permanent("a container image is no WebAssembly module")),
+            Program::Image(_) | Program::Native(_) => {
+                Err(Refused::permanent("this is no WebAssembly module"))
+            }
         }
     }
 
