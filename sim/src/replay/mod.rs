@@ -32,7 +32,7 @@ use thiserror::Error;
 /// The first bytes of a recording.
 pub const MAGIC: &[u8; 8] = b"RNREPLAY";
 /// The version of the format.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Longest entry: a blob's piece and its head.
 pub const ENTRY_BYTES_MAX: usize = 32 << 20;
 
