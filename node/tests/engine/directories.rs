@@ -63,8 +63,7 @@ fn several_directories_are_joined_or_numbered_and_those_that_disagree_are_the_or
     let joined = rig.run(order(&rig, Layout::Tree, inputs()));
     assert_eq!(left(&rig, &joined), with_note(&[("both", "same"), ("x/1", "one"), ("x/2", "two")]));
     let numbered = rig.run(order(&rig, Layout::Trees, inputs()));
-    let expected =
-        [("0000/both", "same"), ("0000/x/1", "one"), ("0001/both", "same"), ("0001/x/2", "two")];
+    let expected = [("0000/both", "same"), ("0000/x/1", "one"), ("0001/both", "same"), ("0001/x/2", "two")];
     assert_eq!(left(&rig, &numbered), with_note(&expected));
     let other = input(&rig, &[("both", "another")]);
     let exit = rig.run(order(&rig, Layout::Tree, vec![input(&rig, &a), other]));
@@ -86,10 +85,7 @@ fn what_is_no_directory_and_what_is_too_large_a_one_are_told_apart() {
     assert_eq!(exit.class, ExitClass::Resource, "both files together are one output: {exit:?}");
     let mut lost = order(&rig, Layout::Tree, vec![input(&rig, &[("a", "here")])]);
     let missing = Entry { path: "b".into(), digest: Digest::of(b"absent"), len: 6, executable: false };
-    lost.inputs.push(rig.input(
-        Port::Mount("in".into()),
-        &Manifest::new(vec![missing]).unwrap().encode(),
-    ));
+    lost.inputs.push(rig.input(Port::Mount("in".into()), &Manifest::new(vec![missing]).unwrap().encode()));
     let exit = rig.run(lost);
     assert_eq!(exit.class, ExitClass::Infra, "a file that is not in the store: {exit:?}");
 }
