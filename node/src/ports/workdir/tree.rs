@@ -166,6 +166,7 @@ mod tests {
     use remote_network_core::port::Port;
     use std::cell::RefCell;
     use std::collections::BTreeMap;
+    use std::fs;
     use std::io::{Read, Write as _};
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
