@@ -48,7 +48,7 @@ fn write_all(dir: &Path, files: &Files) {
 
 /// Names that a shell, a URL or a careless program would trip over, equal files, an empty one, a large one.
 fn scenes() -> Files {
-    let large: Vec<u8> = (0..LARGE).map(|i| (i * i >> 7) as u8).collect();
+    let large: Vec<u8> = (0..LARGE).map(|i| ((i * i) >> 7) as u8).collect();
     let file = |path: &str, bytes: &[u8]| (path.to_owned(), bytes.to_vec());
     Files::from([
         file("a/b/c/deep.txt", b"the same"),
