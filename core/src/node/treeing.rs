@@ -109,10 +109,11 @@ impl<T: Transport> Node<T> {
                 let fetched = executor::Input::Fetched { digest, claim, tree: true, new };
                 self.inbox.push_back(Inside::Executor(fetched));
             }
-            _ => match waiting_command(&waiter) {
-                Some(id) => self.tree_command_done(id, digest, Ok(())),
-                None => {}
-            },
+            _ => {
+                if let Some(id) = waiting_command(&waiter) {
+                    self.tree_command_done(id, digest, Ok(()));
+                }
+            }
         }
     }
 

@@ -107,7 +107,7 @@ pub async fn make(
     body: Bytes,
 ) -> Result<(StatusCode, Answer<TreeDto>), ApiError> {
     let manifest = Manifest::decode(&body)
-        .map_err(|e| ApiError::bad_request("body", &format!("no manifest: {e}"), "see docs/PROTOCOL.md"))?;
+        .map_err(|e| ApiError::bad_request("body", format!("no manifest: {e}"), "see docs/PROTOCOL.md"))?;
     let (blobs, bytes) = (state.blobs.clone(), body.clone());
     let object = on_store_thread(&state, move || blobs.import(&mut &bytes[..])).await??;
     let keep = Command::KeepTree { digest: object.digest, len: object.len };

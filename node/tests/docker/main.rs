@@ -11,7 +11,10 @@ mod pull;
 mod registry;
 mod rig;
 
-use remote_network_core::port::{EngineLimits, EngineRequest, ExitClass, Image, Port, Program};
+use remote_network_core::manifest::{Entry, Manifest};
+use remote_network_core::port::{
+    EngineInput, EngineLimits, EngineRequest, ExitClass, Image, Layout, MountPath, Port, Program,
+};
 use rig::{Rig, docker};
 use std::time::Duration;
 
@@ -68,6 +71,41 @@ fn mounts_lie_where_the_order_says_and_their_output_is_taken() {
     let exit = rig.run(order);
     assert_eq!(exit.class, ExitClass::User);
     assert!(exit.detail.contains("no regular file"), "{}", exit.detail);
+}
+
+#[test]
+fn a_directory_is_read_and_another_is_left_with_what_can_be_executed() {
+    let Some(rig) = Rig::new() else { return };
+    let entry = |path: &str, bytes: &str, executable| {
+        let EngineInput { digest, len, .. } = rig.input(Port::Stdin, bytes.as_bytes());
+        Entry { path: path.into(), digest, len, executable }
+    };
+    let hello = "#!/bin/busybox sh\necho \"$1 from below\"\n";
+    let files = vec![entry("deep/er/hello", hello, true), entry("ä b", "", false)];
+    let given = Manifest::new(files).unwrap();
+    let script = "B=/bin/busybox; $B find /data/in -type f | $B sort; /data/in/deep/er/hello here; \
+        $B cp -r /data/in/deep /data/in/ä* /result/ && echo new > /result/deep/new && $B mkdir /result/nothing; \
+        echo x > /data/in/deep/x 2>/dev/null || echo only to be read";
+    let mut order = rig.order(script);
+    let at = |name, path| MountPath { layout: Layout::Tree, ..rig.at(name, path) };
+    order.paths = vec![at("in", "/data/in"), at("result", "/result")];
+    order.inputs = vec![rig.input(Port::Mount("in".into()), &given.encode())];
+    order.outputs.push(Port::Mount("result".into()));
+    let exit = rig.run(order);
+    assert_eq!((exit.class, exit.detail.as_str()), (ExitClass::Success, ""), "{exit:?}");
+    let said = rig.stdout(&exit);
+    assert_eq!(said, "/data/in/deep/er/hello\n/data/in/ä b\nhere from below\nonly to be read\n");
+    let left = Manifest::decode(&rig.output(&exit, &Port::Mount("result".into()))).unwrap();
+    let mut expected = given.entries().to_vec();
+    expected.push(entry("deep/new", "new\n", false));
+    assert_eq!(left, Manifest::new(expected).unwrap());
+
+    let mut order = rig.order("/bin/busybox ln -s /etc/passwd /result/inside");
+    order.paths = vec![at("result", "/result")];
+    order.outputs.push(Port::Mount("result".into()));
+    let exit = rig.run(order);
+    assert_eq!(exit.class, ExitClass::User, "{exit:?}");
+    assert!(exit.detail.contains("/result/inside"), "{}", exit.detail);
 }
 
 #[test]

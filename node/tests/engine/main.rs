@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod behaviour;
+mod directories;
 mod hostile;
 mod light;
 mod rig;

@@ -299,7 +299,7 @@ fn after_a_restart_all_directories_are_read_before_anything_is_said_to_be_free()
 
 #[test]
 fn directories_keep_the_laws() {
-    let dirs: Vec<(Bytes, Digest, Vec<(Digest, u64)>)> = (0..3).map(|n| directory("law", n * 2)).collect();
+    let dirs: Vec<_> = (0..3).map(|n| directory("law", n * 2)).collect();
     let object = {
         let all: Vec<Digest> =
             dirs.iter().flat_map(|(_, d, l)| l.iter().map(|(leaf, _)| *leaf).chain([*d])).collect();

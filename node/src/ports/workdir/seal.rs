@@ -42,22 +42,14 @@ pub(super) fn seal(
     blobs: &dyn EngineBlobs,
 ) -> Result<EngineOutput, SealError> {
     if let (Port::Mount(name), true) = (port, layout.is_tree()) {
-        let mount = dir.join(WRITTEN).join(MOUNTS).join(name);
-        let (digest, len, truncated) = tree::collect(&mount, &format!("/{name}"), bytes_max, blobs)?;
+        let shown = format!("/{name}");
+        let mount = open_in(open_dir(&dir.join(WRITTEN), &shown)?, &format!("{MOUNTS}/{name}"), &shown)?;
+        let (digest, len, truncated) = tree::collect(mount, &shown, bytes_max, blobs)?;
         return Ok(EngineOutput { port: port.clone(), digest, len, truncated });
     }
     let Some((path, name)) = place(port) else { return Err(SealError::Missing("stdin".into())) };
     let failed = |e: io::Error| SealError::Io(name.clone(), e);
-    let file = match (open_beneath(&dir.join(WRITTEN), &path, &name), port) {
-        // An output mount is always one file. What was left empty is an empty one; other names are most likely a mistake.
-        (Err(SealError::Missing(_)), Port::Mount(mount))
-            if tree::is_empty(&dir.join(WRITTEN).join(MOUNTS).join(mount)) =>
-        {
-            let (digest, len) = blobs.import(&mut io::empty()).map_err(failed)?;
-            return Ok(EngineOutput { port: port.clone(), digest, len, truncated: false });
-        }
-        (file, _) => file?,
-    };
+    let file = open_beneath(&dir.join(WRITTEN), &path, &name)?;
     let truncated = file.metadata().map_err(failed)?.len() > bytes_max;
     let (digest, len) = blobs.import(&mut file.take(bytes_max)).map_err(failed)?;
     Ok(EngineOutput { port: port.clone(), digest, len, truncated })
@@ -155,16 +147,17 @@ mod tests {
     }
 
     fn seal_m(dir: &Path) -> Result<EngineOutput, SealError> {
-        seal(dir, &Port::Mount("m".into()), Layout::Files, 4, &Memory)
+        seal_as(dir, Layout::Files)
+    }
+
+    fn seal_as(dir: &Path, layout: Layout) -> Result<EngineOutput, SealError> {
+        seal(dir, &Port::Mount("m".into()), layout, 4, &Memory)
     }
 
     #[test]
     fn a_file_is_sealed_and_cut_only_beyond_the_limit() {
         let dir = job_dir();
-        let empty = seal_m(dir.path()).unwrap();
-        assert_eq!((empty.digest, empty.len), (Digest::of(b""), 0), "what was left empty is an empty file");
-        fs::write(dir.path().join("w/mnt/m/Out"), b"").unwrap();
-        assert!(matches!(seal_m(dir.path()), Err(SealError::Missing(_))), "another name is a mistake");
+        assert!(matches!(seal_m(dir.path()), Err(SealError::Missing(_))));
         for (bytes, kept, truncated) in
             [(&b""[..], &b""[..], false), (b"four", b"four", false), (b"fiver", b"five", true)]
         {
@@ -192,11 +185,23 @@ mod tests {
             make(&dir.path().join("w/mnt/m/out"));
             assert!(matches!(seal_m(dir.path()), Err(SealError::Hostile(_))), "{what}");
         }
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::create_dir(elsewhere.path().join("m")).unwrap();
+        for secret in ["out", "m/out"] {
+            fs::write(elsewhere.path().join(secret), b"secret").unwrap();
+        }
+        for (parent, what) in [("w/mnt/m", "a mount that is a link"), ("w/mnt", "a parent that is a link")] {
+            let dir = job_dir();
+            fs::remove_dir_all(dir.path().join(parent)).unwrap();
+            symlink(elsewhere.path(), dir.path().join(parent)).unwrap();
+            for layout in [Layout::Files, Layout::Tree] {
+                assert!(matches!(seal_as(dir.path(), layout), Err(SealError::Hostile(_))), "{what}");
+            }
+        }
         let dir = job_dir();
         fs::remove_dir(dir.path().join("w/mnt/m")).unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        fs::write(elsewhere.path().join("out"), b"secret").unwrap();
-        symlink(elsewhere.path(), dir.path().join("w/mnt/m")).unwrap();
-        assert!(matches!(seal_m(dir.path()), Err(SealError::Hostile(_))), "a parent that is a link");
+        assert!(matches!(seal_as(dir.path(), Layout::Tree), Err(SealError::Missing(_))), "no mount at all");
+        fs::write(dir.path().join("w/mnt/m"), b"").unwrap();
+        assert!(matches!(seal_as(dir.path(), Layout::Tree), Err(SealError::Hostile(_))), "a file instead");
     }
 }

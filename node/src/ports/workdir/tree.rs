@@ -5,7 +5,7 @@
 //! name opened below the directory before it without following links (see [`super::seal`]), to a depth and a number of entries
 //! that end. A link, a pipe or a device in it spoils the whole output; an empty directory is no file and leaves no trace.
 
-use super::seal::{SealError, open_dir, open_in};
+use super::seal::{SealError, open_in};
 use super::{EngineBlobs, Refused};
 use remote_network_core::id::Digest;
 use remote_network_core::manifest::{
@@ -13,7 +13,7 @@ use remote_network_core::manifest::{
 };
 use remote_network_core::port::EngineInput;
 use rustix::fs::{Dir, FileType, fstat};
-use std::fs::{self, DirBuilder, File, FileTimes, Permissions};
+use std::fs::{DirBuilder, File, FileTimes, Permissions};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -89,17 +89,21 @@ struct Walk<'a> {
     truncated: bool,
 }
 
-/// Imports every file below `dir` and the manifest of them. At most `bytes_max` of all files together are kept; a directory
+/// Imports every file below `dir`, opened without following a link, and the manifest of them. At most `bytes_max` of all files together are kept; a directory
 /// with more is cut, and says so.
 pub(super) fn collect(
-    dir: &Path,
+    dir: OwnedFd,
     name: &str,
     bytes_max: u64,
     blobs: &dyn EngineBlobs,
 ) -> Result<(Digest, u64, bool), SealError> {
     let mut walk =
         Walk { name, blobs, files: Vec::new(), entries: 0, bytes_left: bytes_max, truncated: false };
-    walk.dir(open_dir(dir, name)?, "", 1)?;
+    let stat = fstat(&dir).map_err(|e| SealError::Io(name.to_owned(), e.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(SealError::Hostile(name.to_owned()));
+    }
+    walk.dir(dir, "", 1)?;
     let manifest =
         Manifest::new(walk.files).map_err(|e| SealError::Directory(name.to_owned(), e.to_string()))?;
     let failed = |e: io::Error| SealError::Io(name.to_owned(), e);
@@ -155,17 +159,14 @@ impl Walk<'_> {
     }
 }
 
-/// Whether there is nothing at all in a directory.
-pub(super) fn is_empty(dir: &Path) -> bool {
-    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::seal::open_dir;
     use super::*;
     use remote_network_core::port::Port;
     use std::cell::RefCell;
     use std::collections::BTreeMap;
+    use std::fs;
     use std::io::{Read, Write as _};
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
@@ -194,6 +195,10 @@ mod tests {
         EngineInput { port: Port::Mount("m".into()), digest, len }
     }
 
+    fn collect_at(dir: &Path, bytes_max: u64, blobs: &Memory) -> Result<(Digest, u64, bool), SealError> {
+        collect(open_dir(dir, "/m")?, "/m", bytes_max, blobs)
+    }
+
     #[test]
     fn a_directory_comes_out_as_it_went_in() {
         let blobs = Memory::default();
@@ -203,7 +208,7 @@ mod tests {
             fs::write(from.path().join(path), bytes).unwrap();
         }
         fs::set_permissions(from.path().join("run"), Permissions::from_mode(0o700)).unwrap();
-        let (digest, len, cut) = collect(from.path(), "/m", 100, &blobs).unwrap();
+        let (digest, len, cut) = collect_at(from.path(), 100, &blobs).unwrap();
         assert!(!cut);
         let manifest = manifest(&input(digest, len), &blobs).unwrap();
         let paths: Vec<&str> = manifest.entries().iter().map(|e| e.path.as_str()).collect();
@@ -211,13 +216,13 @@ mod tests {
         let to = tempfile::tempdir().unwrap();
         lay_out(&manifest, to.path(), &blobs, &|| false).unwrap();
         assert_eq!(fs::read(to.path().join("a/same")).unwrap(), b"deep");
-        assert_eq!(collect(to.path(), "/m", 100, &blobs).unwrap(), (digest, len, false), "and in again");
+        assert_eq!(collect_at(to.path(), 100, &blobs).unwrap(), (digest, len, false), "and in again");
     }
 
     #[test]
     fn an_empty_directory_is_a_value() {
         let (blobs, dir) = (Memory::default(), tempfile::tempdir().unwrap());
-        let (digest, len, _) = collect(dir.path(), "/m", 0, &blobs).unwrap();
+        let (digest, len, _) = collect_at(dir.path(), 0, &blobs).unwrap();
         assert_eq!(digest, Manifest::default().digest());
         assert_eq!(manifest(&input(digest, len), &blobs), Ok(Manifest::default()));
     }
@@ -242,13 +247,13 @@ mod tests {
             let (blobs, dir) = (Memory::default(), tempfile::tempdir().unwrap());
             fs::create_dir(dir.path().join("sub")).unwrap();
             make(&dir.path().join("sub"));
-            assert!(collect(dir.path(), "/m", 100, &blobs).is_err(), "{what}");
+            assert!(collect_at(dir.path(), 100, &blobs).is_err(), "{what}");
         }
         let (blobs, dir) = (Memory::default(), tempfile::tempdir().unwrap());
         let deep = dir.path().join(vec!["d"; PATH_DEPTH_MAX + 1].join("/"));
         fs::create_dir_all(&deep).unwrap();
         fs::write(deep.join("f"), b"").unwrap();
-        assert!(matches!(collect(dir.path(), "/m", 100, &blobs), Err(SealError::Directory(..))));
+        assert!(matches!(collect_at(dir.path(), 100, &blobs), Err(SealError::Directory(..))));
     }
 
     #[test]
@@ -256,8 +261,8 @@ mod tests {
         let (blobs, dir) = (Memory::default(), tempfile::tempdir().unwrap());
         fs::write(dir.path().join("a"), b"1234").unwrap();
         fs::write(dir.path().join("b"), b"5678").unwrap();
-        assert!(!collect(dir.path(), "/m", 8, &blobs).unwrap().2);
-        let (digest, len, cut) = collect(dir.path(), "/m", 6, &blobs).unwrap();
+        assert!(!collect_at(dir.path(), 8, &blobs).unwrap().2);
+        let (digest, len, cut) = collect_at(dir.path(), 6, &blobs).unwrap();
         assert_eq!((cut, manifest(&input(digest, len), &blobs).unwrap().total_len()), (true, 6));
     }
 
