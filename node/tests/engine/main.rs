@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod behaviour;
+mod examples;
 mod hostile;
 mod rig;
 mod services;
