@@ -6,8 +6,11 @@ use remote_network_core::port::{EngineExit, ExitClass, Port};
 const SUMMARY: &str = "summary";
 const PICTURE: &str = "picture";
 
-/// Runs a program. Inputs are for stdin, or with `MOUNT` for a mount of this name.
-fn run(rig: &Rig, program: &str, args: &[&str], inputs: &[(&str, &[u8])]) -> EngineExit {
+/// Inputs: the name of a mount, or nothing for stdin; and the bytes.
+type Inputs<'a> = &'a [(&'a str, &'a [u8])];
+
+/// Runs a program of the examples.
+fn run(rig: &Rig, program: &str, args: &[&str], inputs: Inputs<'_>) -> EngineExit {
     let file = format!("{}/../docs/examples/{program}.wasm", env!("CARGO_MANIFEST_DIR"));
     let mut job = rig.order(&std::fs::read(file).unwrap());
     job.args = args.iter().map(|a| (*a).to_owned()).collect();
@@ -21,7 +24,7 @@ fn run(rig: &Rig, program: &str, args: &[&str], inputs: &[(&str, &[u8])]) -> Eng
     rig.run(job)
 }
 
-fn output(rig: &Rig, program: &str, args: &[&str], inputs: &[(&str, &[u8])]) -> String {
+fn output(rig: &Rig, program: &str, args: &[&str], inputs: Inputs<'_>) -> String {
     let exit = run(rig, program, args, inputs);
     assert_eq!(exit.class, ExitClass::Success, "{program}: {exit:?}");
     String::from_utf8_lossy(&rig.stdout(&exit)).into_owned()
@@ -151,7 +154,7 @@ fn what_a_program_does_not_understand_ends_it_with_a_reason() {
     let cut = &tile[..tile.len() - 1];
     let (odd_class, max) = (map("0 0", 9), b"P5\n1 1\n0\n\0");
     let two_years = series(&[(1, 2), (3, 4)]);
-    let cases: &[(&str, &[&str], &[(&str, &[u8])], &str)] = &[
+    let cases: &[(&str, &[&str], Inputs<'_>, &str)] = &[
         ("species/join", &[], &[("counts", b"effort,c,2020,1\n")], "too many or too few fields"),
         ("species/join", &[], &[("counts", b"dataset,a\neffort,c,2020,x,1\n")], "not a number: x"),
         ("species/join", &[], &[("counts", b"dataset,a\neffort,c,2020,9999999999,1\n")], "not a number"),
