@@ -56,6 +56,8 @@ case "${1:-}" in
         ;;
     bake)
         [ $# -eq 3 ] || { echo "usage: $0 bake NAME FILE.csv" >&2; exit 2; }
+        case $2 in "" | *[!a-z0-9-]*) echo "NAME is made of a-z, 0-9 and -" >&2; exit 2 ;; esac
+        [ -r "$3" ] || { echo "cannot read $3" >&2; exit 2; }
         bake "$2" "$3" "$PWD/$2.wasm"
         ;;
     *) echo "usage: $0 [--check | bake NAME FILE.csv]" >&2; exit 2 ;;

@@ -13,8 +13,17 @@
 
 enum { EXIT_IO = 1, EXIT_INPUT = 2, EXIT_MEMORY = 3 };
 
+static uint32_t lines_read;
+
+/* What is said on stderr goes to whoever asked for the job: a program whose input they may not see names a line of it by its
+ * number, others say what stands there. */
 _Noreturn static inline void die(int code, const char *why, const char *where) {
+#ifdef INPUT_IS_SECRET
+    (void)where;
+    fprintf(stderr, "%s: line %" PRIu32 "\n", why, lines_read);
+#else
     fprintf(stderr, "%s%s%s\n", why, *where ? ": " : "", where);
+#endif
     exit(code);
 }
 
@@ -73,10 +82,17 @@ static inline void finish(FILE *file) {
     if (fflush(file) || ferror(file)) die(EXIT_IO, "cannot write the output", "");
 }
 
+/* Bytes as a text. One with a zero inside would end there for the rest of the program, and nobody would know. */
+static inline char *text_of(struct bytes bytes) {
+    if (strlen((char *)bytes.at) != bytes.len) die(EXIT_INPUT, "a text has no zero bytes", "");
+    return (char *)bytes.at;
+}
+
 /* A line of its own, ended by zero; `at` moves behind it. NULL at the end. */
 static inline char *next_line(char **at) {
     char *line = *at;
     if (!*line) return NULL;
+    lines_read++;
     size_t len = strcspn(line, "\r\n");
     *at = line + len + (line[len] == '\r' && line[len + 1] == '\n') + (line[len] != 0);
     line[len] = 0;

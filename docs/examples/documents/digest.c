@@ -54,7 +54,7 @@ int main(void) {
     struct bytes file;
     uint32_t count = 0;
     printf("# Digest\n");
-    for (; read_mount("summaries", count, &file); count++) digest((char *)file.at);
+    for (; read_mount("summaries", count, &file); count++) digest(text_of(file));
     if (terms_count) qsort(terms, terms_count, sizeof *terms, by_texts);
     printf("\n## In more than one of these %u texts\n\n", count);
     for (size_t i = 0; i < terms_count && terms[i].texts > 1; i++) {

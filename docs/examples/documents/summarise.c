@@ -131,8 +131,7 @@ static int by_count(const void *left, const void *right) {
 int main(int argc, char **argv) {
     if (argc != 2) die(EXIT_INPUT, "usage: summarise N", "");
     uint32_t wanted = number(argv[1]);
-    struct bytes in = read_all(stdin);
-    char *at = (char *)in.at, *title = next_line(&at);
+    char *at = text_of(read_all(stdin)), *title = next_line(&at);
     for (char *line; (line = next_line(&at));) read_line(line);
     for (size_t i = 0; i < sentences_count; i++) score(&sentences[i], (uint32_t)i + 1);
     for (; wanted; wanted--) {

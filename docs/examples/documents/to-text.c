@@ -178,9 +178,7 @@ static void markdown(char *at) {
 }
 
 int main(void) {
-    struct bytes in = read_all(stdin);
-    char *text = (char *)in.at;
-    if (strlen(text) != in.len) die(EXIT_INPUT, "a text has no zero bytes", "");
+    char *text = text_of(read_all(stdin));
     if (!strncmp(text, "\xEF\xBB\xBF", 3)) text += 3;
     if (text[strspn(text, " \t\r\n")] == '<') {
         html(text);

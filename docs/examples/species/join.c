@@ -7,7 +7,7 @@
  * find it counts as well. Rates are rounded halves up, in thousandths. */
 #include "../ports.h"
 
-enum { OWNERS_MAX = 32 };
+enum { OWNERS_MAX = 32, OWNER_BYTES_MAX = 63 };
 
 /* What one owner tells of one species in one cell and year; the effort there has the name "", which sorts first. */
 struct row {
@@ -60,6 +60,7 @@ static void read_rows(char *text, uint32_t owner) {
     while ((line = next_line(&text))) {
         if (!strncmp(line, "dataset,", 8)) {
             owners[owner] = line + 8;
+            if (strlen(owners[owner]) > OWNER_BYTES_MAX) die(EXIT_INPUT, "the name of a dataset is too long", "");
         } else if (!strncmp(line, "withheld,", 9)) {
             split(line, field, 4);
             sum(&withheld, number(field[2]));
@@ -87,7 +88,7 @@ static uint32_t thousandths(uint64_t part, uint64_t whole) {
 static void print_table(void) {
     printf("cell,year,species,datasets,visits,minutes,detections,individuals,reporting_rate,individuals_per_hour\n");
     uint32_t visits = 0, minutes = 0;
-    char datasets[512] = "";
+    char datasets[OWNERS_MAX * (OWNER_BYTES_MAX + 1)] = "";
     for (size_t i = 0, end; i < count; i = end) {
         const struct row *first = &rows[i];
         uint32_t found = 0, amount = 0;
@@ -170,9 +171,9 @@ static void print_summary(FILE *out) {
 
 int main(void) {
     struct bytes file;
-    for (unsigned i = 0; read_mount("names", i, &file); i++) read_names((char *)file.at);
+    for (unsigned i = 0; read_mount("names", i, &file); i++) read_names(text_of(file));
     while (owners_count < OWNERS_MAX && read_mount("counts", owners_count, &file)) {
-        read_rows((char *)file.at, owners_count++);
+        read_rows(text_of(file), owners_count++);
     }
     if (count) qsort(rows, count, sizeof *rows, by_group);
     print_table();

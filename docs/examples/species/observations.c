@@ -7,10 +7,12 @@
  *   species,CELL,YEAR,NAME,VISITS,INDIVIDUALS        in how many visits it was found, how many there were
  *   withheld,YEAR,VISITS,MINUTES                     visits to cells with too few of them in a year
  * Cells are those of the European reference grid, 10 km wide (ETRS89-LAEA): 10kmE412N305. Who observed what on which day
- * and where exactly stays with the owner, and so does what a year's few visits to one cell would give away.
+ * and where exactly stays with the owner, and so does what a year's few visits to one cell would give away. An error names
+ * the number of a line, and nothing that stands in it.
  *
  * The file: eventID,eventDate,x,y,recordedBy,samplingEffort,scientificName,individualCount, terms of Darwin Core; x and y
  * in metres, effort in minutes, sorted by eventID. A visit that found nothing is a row with the last two fields empty. */
+#define INPUT_IS_SECRET
 #include "../ports.h"
 
 enum { CELL_METRES = 10000, VISITS_MIN = 3, YEARS_MAX = 3000 };
@@ -75,10 +77,10 @@ static void read_rows(char *text) {
 
 int main(void) {
     static uint32_t withheld_visits[YEARS_MAX], withheld_minutes[YEARS_MAX];
-    char *text = malloc(sizeof FILE_OF_THE_OWNER);
-    if (!text) die(EXIT_MEMORY, "out of memory", "");
-    memcpy(text, FILE_OF_THE_OWNER, sizeof FILE_OF_THE_OWNER);
-    read_rows(text);
+    struct bytes file = {malloc(sizeof FILE_OF_THE_OWNER), sizeof FILE_OF_THE_OWNER - 1};
+    if (!file.at) die(EXIT_MEMORY, "out of memory", "");
+    memcpy(file.at, FILE_OF_THE_OWNER, sizeof FILE_OF_THE_OWNER);
+    read_rows(text_of(file));
     if (count) qsort(rows, count, sizeof *rows, by_group);
 
     printf("dataset,%s\n", DATASET);

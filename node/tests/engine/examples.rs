@@ -9,10 +9,13 @@ const PICTURE: &str = "picture";
 /// Inputs: the name of a mount, or nothing for stdin; and the bytes.
 type Inputs<'a> = &'a [(&'a str, &'a [u8])];
 
+fn example(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/../docs/examples/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
 /// Runs a program of the examples.
 fn run(rig: &Rig, program: &str, args: &[&str], inputs: Inputs<'_>) -> EngineExit {
-    let file = format!("{}/../docs/examples/{program}.wasm", env!("CARGO_MANIFEST_DIR"));
-    let mut job = rig.order(&std::fs::read(file).unwrap());
+    let mut job = rig.order(&example(&format!("{program}.wasm")));
     job.args = args.iter().map(|a| (*a).to_owned()).collect();
     let port = |name: &str| if name.is_empty() { Port::Stdin } else { Port::Mount(name.to_owned()) };
     job.inputs = inputs.iter().map(|(name, bytes)| rig.input(port(name), bytes)).collect();
@@ -47,6 +50,25 @@ fn map(tile: &str, class: u8) -> Vec<u8> {
     let mut map = format!("P5\n# tile {tile}\n# year 2018 2020\n2 2\n255\n").into_bytes();
     map.extend([class; 4]);
     map
+}
+
+#[test]
+fn a_wrong_row_of_an_owner_is_told_by_its_number_and_not_by_what_it_says() {
+    let rig = Rig::new();
+    let (mut module, raw) =
+        (example("species/north.wasm"), String::from_utf8(example("species/north.csv")).unwrap());
+    let sound = rig.run(rig.order(&module));
+    assert_eq!((sound.class, rig.output(&sound, &Port::Stderr)), (ExitClass::Success, Vec::new()));
+    // The file is a part of the module, so a wrong one is a byte away: the first digit of a coordinate.
+    let row = raw.lines().position(|l| l.starts_with("N-2021-")).unwrap();
+    let text = raw.lines().nth(row).unwrap();
+    let at = module.windows(text.len()).position(|part| part == text.as_bytes()).unwrap();
+    let x = text.match_indices(',').nth(1).unwrap().0 + 1;
+    module[at + x] = b'X';
+    let wrong = rig.run(rig.order(&module));
+    assert_eq!((wrong.class, wrong.code), (ExitClass::User, 2), "{wrong:?}");
+    assert_eq!(rig.output(&wrong, &Port::Stderr), format!("not a number: line {}\n", row + 1).into_bytes());
+    assert_eq!(rig.stdout(&wrong), b"", "no half result");
 }
 
 #[test]
@@ -179,6 +201,7 @@ fn what_a_program_does_not_understand_ends_it_with_a_reason() {
         ("raster/mosaic", &[], &[("maps", cut)], "ends too early"),
         ("raster/mosaic", &[], &[("maps", &odd_class)], "a class that there is not"),
         ("raster/mosaic", &[], &[("maps", &tile), ("maps", &map("900000 0", 2))], "too far apart"),
+        ("species/join", &[], &[("counts", b"dataset,a\n\0effort,c,2020,4,60\n")], "no zero bytes"),
         ("documents/to-text", &[], &[("", b"a\0b")], "no zero bytes"),
         ("documents/summarise", &[], &[("", b"a")], "usage"),
         ("documents/summarise", &["many"], &[("", b"a")], "not a number: many"),
