@@ -5,6 +5,7 @@
 
 mod behaviour;
 mod directories;
+mod examples;
 mod hostile;
 mod light;
 mod rig;
