@@ -56,6 +56,15 @@ fn a_directory_is_read_and_another_is_left() {
 }
 
 #[test]
+fn a_directory_has_room_for_more_files_than_other_outputs() {
+    let rig = Rig::new();
+    let paths: Vec<String> = (0..1_500).map(|i| format!("{}/{i}", i % 10)).collect();
+    let files: Vec<(&str, &str)> = paths.iter().map(|p| (p.as_str(), "one of many")).collect();
+    let exit = rig.run(order(&rig, Layout::Tree, vec![input(&rig, &files)]));
+    assert_eq!(left(&rig, &exit), with_note(&files));
+}
+
+#[test]
 fn several_directories_are_joined_or_numbered_and_those_that_disagree_are_the_orders_fault() {
     let rig = Rig::new();
     let (a, b) = ([("x/1", "one"), ("both", "same")], [("x/2", "two"), ("both", "same")]);

@@ -169,7 +169,7 @@ mod tests {
         };
         let order = EngineJob { program: Program::Image(Box::new(image.clone())), ..order() };
         let mounts =
-            [Staged { name: "in".into(), writable: false }, Staged { name: "out".into(), writable: true }];
+            [("in", false), ("out", true)].map(|(name, writable)| Staged::new(&order, name.into(), writable));
         let body = body("node", JobId([2; 16]), &order, &image, Path::new("/scratch/job"), &mounts, true);
         let json = serde_json::to_value(&body).unwrap();
         let host = &json["HostConfig"];
@@ -254,7 +254,7 @@ mod tests {
             // What the core lets through, and what it does not: the source must not depend on either.
             valid += usize::from(remote_network_core::service::program::valid_mount_path(&path));
             order.paths = vec![MountPath { name: "in".into(), path: Some(path), layout: Layout::Files }];
-            let staged = Staged { name: "in".into(), writable: random().is_multiple_of(2) };
+            let staged = Staged::new(&order, "in".into(), random().is_multiple_of(2));
             let mounts = host(&order, dir, std::slice::from_ref(&staged), false).mounts.unwrap();
             let source = Path::new(mounts[0].source.as_ref().unwrap());
             let below = if staged.writable { "/scratch/job/w/mnt" } else { "/scratch/job/r/mnt" };

@@ -167,7 +167,7 @@ impl<'a> Execution<'a> {
         let trusted = input && code < KILLED_CODES && self.dir.join(WRITTEN).is_dir();
         let (Some(ago), true) = (started, trusted) else { return Ok(None) };
         tracing::info!(container = %self.name, "a container is found again");
-        let mounts = mounts_of(&self.dir).map_err(disk)?;
+        let mounts = mounts_of(self.order, &self.dir).map_err(disk)?;
         let now = Instant::now();
         let over = found.state.as_ref().is_some_and(|s| s.running == Some(false));
         let limit = Duration::from_millis(self.order.limits.time_ms);
@@ -291,7 +291,7 @@ impl<'a> Execution<'a> {
                 _ = look.tick(), if !ending => {
                     meter.iter_mut().for_each(Meter::look);
                     let limit = self.order.limits.output_bytes;
-                    let fits = |m: &Staged| directory_fits(&m.dir(&self.dir), limit);
+                    let fits = |m: &Staged| directory_fits(&m.dir(&self.dir), m.entries_max(), limit);
                     if !running.mounts.iter().filter(|m| m.writable).all(fits) {
                         cause = Some(Cause::Directory);
                         kill_at = Some(Instant::now());
@@ -507,13 +507,13 @@ fn open_to_nobody(dir: &Path, writable: bool) -> io::Result<()> {
 }
 
 /// The mounts of a job that was laid out before.
-fn mounts_of(dir: &Path) -> io::Result<Vec<Staged>> {
+fn mounts_of(order: &EngineJob, dir: &Path) -> io::Result<Vec<Staged>> {
     let mut mounts = Vec::new();
     for writable in [false, true] {
         let below = dir.join(if writable { WRITTEN } else { READ }).join("mnt");
         for entry in fs::read_dir(below)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
-            mounts.push(Staged { name, writable });
+            mounts.push(Staged::new(order, name, writable));
         }
     }
     Ok(mounts)

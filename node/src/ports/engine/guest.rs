@@ -85,7 +85,8 @@ impl House {
             Ok(store) => store,
             Err(e) => return Ended::unstarted(Class::Infra, format!("{e:#}")),
         };
-        let dirs = spec.mounts.iter().filter(|m| m.writable).map(|m| m.within(&spec.read, &spec.written));
+        let dirs = spec.mounts.iter().filter(|m| m.writable);
+        let dirs = dirs.map(|m| (m.within(&spec.read, &spec.written), m.entries_max()));
         self.watch.begin(Watched {
             dirs: dirs.collect(),
             bytes_max: spec.output_bytes,

@@ -17,8 +17,8 @@ const EPOCHS_PER_LOOK: u64 = 10;
 /// What there is to be looked after.
 #[derive(Clone)]
 pub(super) struct Watched {
-    /// Output directories.
-    pub dirs: Arc<[PathBuf]>,
+    /// Output directories, and how many files and directories may be in each.
+    pub dirs: Arc<[(PathBuf, usize)]>,
     /// What each may hold.
     pub bytes_max: u64,
     /// Whom to tell.
@@ -73,7 +73,7 @@ fn tick(engine: &Engine, shared: &Shared) {
         engine.increment_epoch();
         if let Some(w) = watched
             && epoch.is_multiple_of(EPOCHS_PER_LOOK)
-            && w.dirs.iter().any(|dir| !directory_fits(dir, w.bytes_max))
+            && w.dirs.iter().any(|(dir, entries_max)| !directory_fits(dir, *entries_max, w.bytes_max))
         {
             w.cause.set(Cause::DIRECTORY);
         }

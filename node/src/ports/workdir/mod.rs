@@ -16,7 +16,7 @@ pub(in crate::ports) mod stage;
 mod tree;
 
 use remote_network_core::id::Digest;
-use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Usage, layout_of};
+use remote_network_core::port::{EngineExit, EngineJob, EngineOutput, ExitClass, Port, Usage, layout_of};
 use seal::SealError;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -33,8 +33,8 @@ const MOUNTS: &str = "mnt";
 const OUT: &str = "out";
 /// Bytes of the words for people (core's `EngineExit::detail`).
 const DETAIL_BYTES_MAX: usize = 500;
-/// Files and directories in one output mount: as many as are looked at when it is collected.
-pub(in crate::ports) const DIRECTORY_ENTRIES_MAX: usize = tree::ENTRIES_MAX;
+/// Files and directories in an output mount whose output is one file.
+const DIRECTORY_ENTRIES_MAX: usize = 1_024;
 /// What directories themselves and temporary files may take beside the output.
 const DIRECTORY_SLACK: u64 = 16 << 20;
 
@@ -53,12 +53,25 @@ pub(in crate::ports) struct Staged {
     pub name: String,
     /// Whether the guest may write there.
     pub writable: bool,
+    /// Whether it holds directories.
+    pub tree: bool,
 }
 
 impl Staged {
+    /// A mount of this job.
+    pub fn new(job: &EngineJob, name: String, writable: bool) -> Self {
+        let tree = layout_of(&job.paths, &Port::Mount(name.clone())).is_tree();
+        Self { name, writable, tree }
+    }
+
     /// Where it lies in the directory of its job.
     pub fn dir(&self, job: &Path) -> PathBuf {
         self.within(&job.join(READ), &job.join(WRITTEN))
+    }
+
+    /// Files and directories that the guest may leave there: of directories, as many as are looked at when they are collected.
+    pub fn entries_max(&self) -> usize {
+        if self.tree { tree::ENTRIES_MAX } else { DIRECTORY_ENTRIES_MAX }
     }
 
     /// Where it lies when the two halves of that directory are elsewhere.
@@ -159,7 +172,7 @@ pub(in crate::ports) fn printable(text: &str) -> String {
 }
 
 /// Whether an output directory has no more bytes and entries than it may. Looked at while the guest writes, so things may vanish.
-pub(in crate::ports) fn directory_fits(dir: &Path, bytes_max: u64) -> bool {
+pub(in crate::ports) fn directory_fits(dir: &Path, entries_max: usize, bytes_max: u64) -> bool {
     let (mut bytes, mut entries) = (0u64, 0usize);
     let mut left = vec![dir.to_owned()];
     while let Some(dir) = left.pop() {
@@ -171,7 +184,7 @@ pub(in crate::ports) fn directory_fits(dir: &Path, bytes_max: u64) -> bool {
                     left.push(entry.path());
                 }
             }
-            if entries > DIRECTORY_ENTRIES_MAX || bytes > bytes_max.saturating_add(DIRECTORY_SLACK) {
+            if entries > entries_max || bytes > bytes_max.saturating_add(DIRECTORY_SLACK) {
                 return false;
             }
         }

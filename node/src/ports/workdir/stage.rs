@@ -83,7 +83,7 @@ fn mounts(job: &EngineJob) -> Result<Vec<Staged>, Refused> {
     if found.len() > MOUNTS_MAX {
         return Err(Refused::permanent(format!("more than {MOUNTS_MAX} mounts")));
     }
-    Ok(found.into_iter().map(|(name, writable)| Staged { name, writable }).collect())
+    Ok(found.into_iter().map(|(name, writable)| Staged::new(job, name, writable)).collect())
 }
 
 /// Whether all of its ports would be laid out.
