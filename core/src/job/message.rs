@@ -303,7 +303,10 @@ impl Message {
                 }
                 let carried = carried::read(&d, "in", order.inputs.len())?;
                 if carried.is_some() != order.light {
-                    return Err(DecodeError::invalid("in", "inputs come with a light order, and with no other"));
+                    return Err(DecodeError::invalid(
+                        "in",
+                        "inputs come with a light order, and with no other",
+                    ));
                 }
                 Message::Dispatch { order: Box::new(order), sources, carried }
             }

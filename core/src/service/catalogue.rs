@@ -597,7 +597,12 @@ mod tests {
     #[test]
     fn an_executables_mounts_do_not_hide_what_it_needs() {
         let with = |name: &str| {
-            let mount = Mount { name: name.into(), direction: MountDirection::Out, path: None, layout: Layout::Files };
+            let mount = Mount {
+                name: name.into(),
+                direction: MountDirection::Out,
+                path: None,
+                layout: Layout::Files,
+            };
             Service { mounts: vec![mount], ..native("x86_64") }
         };
         assert_eq!(Service::from_dict(&with("result").to_dict()), Ok(with("result")));

@@ -17,7 +17,8 @@ use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
     BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
-    EngineOutput, EngineReport, Executable, ExitClass, Image, Layout, MutableItem, Port, Program, Target, Usage,
+    EngineOutput, EngineReport, Executable, ExitClass, Image, Layout, MutableItem, Port, Program, Target,
+    Usage,
 };
 use remote_network_core::relay::server::Config;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};

@@ -234,7 +234,11 @@ impl Execution<'_> {
                     }
                     look = Instant::now() + LOOK_EVERY;
                     let limit = self.job.limits.output_bytes;
-                    if !mounts.iter().filter(|m| m.writable).all(|m| directory_fits(&m.dir(dir), limit)) {
+                    if !mounts
+                        .iter()
+                        .filter(|m| m.writable)
+                        .all(|m| directory_fits(&m.dir(dir), m.entries_max(), limit))
+                    {
                         course.cause.get_or_insert(Cause::Directory);
                         return course;
                     }

@@ -59,14 +59,7 @@ pub(super) fn seal(
 pub(in crate::ports) fn small(dir: &Path, port: &Port, bytes_max: usize) -> Result<Option<Bytes>, SealError> {
     let Some((path, name)) = place(port) else { return Err(SealError::Missing("stdin".into())) };
     let failed = |e: io::Error| SealError::Io(name.clone(), e);
-    let file = match (open_beneath(&dir.join(WRITTEN), &path, &name), port) {
-        (Err(SealError::Missing(_)), Port::Mount(mount))
-            if tree::is_empty(&dir.join(WRITTEN).join(MOUNTS).join(mount)) =>
-        {
-            return Ok(Some(Bytes::new()));
-        }
-        (file, _) => file?,
-    };
+    let file = open_beneath(&dir.join(WRITTEN), &path, &name)?;
     let mut bytes = Vec::new();
     file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     Ok((bytes.len() <= bytes_max).then(|| bytes.into()))

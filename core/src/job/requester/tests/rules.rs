@@ -213,7 +213,9 @@ fn an_executor_that_never_has_the_inputs_is_given_up() {
     let (mut r, out) = running(workflow(&[]));
     let job = orders(&out)[0].job();
     r.tell(says(&[(job, JobState::Staging)]));
-    let out = wait_heard(&mut r, STAGING_MAX - MS, job, JobState::Staging);
+    // The source has a mebibyte: it may take 16 s.
+    let enough = STAGING_MAX + Duration::from_secs(16);
+    let out = wait_heard(&mut r, enough - MS, job, JobState::Staging);
     assert_eq!(cancels(&out), 0);
     assert_eq!(cancels(&r.wait(MS)), 1);
     let closed = r.machine.run(&RUN).unwrap().tasks[0].attempts[0].closed.clone().unwrap();
