@@ -199,6 +199,17 @@ fn a_key_leaves_and_comes_back_and_is_never_replaced_or_bared_by_accident() {
 }
 
 #[test]
+fn a_reader_that_has_enough_ends_a_command_without_a_word() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remote-network"));
+    command.args(["completions", "bash"]);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(141), ""));
+}
+
+#[test]
 fn tools_of_the_command_line_work() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(run(&["completions", shell]).ok().stdout.contains("remote-network"), "{shell}");

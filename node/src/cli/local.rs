@@ -307,7 +307,9 @@ pub fn doctor(global: &Global) -> Result<(), Failure> {
 
 /// `completions`
 pub fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "remote-network", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "remote-network", &mut script);
+    print!("{}", String::from_utf8_lossy(&script));
 }
 
 /// `simulate`

@@ -89,8 +89,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Exit code of a command whose reader has gone: as a shell tells of SIGPIPE.
+const READER_GONE: i32 = 141;
+
 /// Runs the command line; returns the exit code.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Whoever reads JSON gets JSON, also for words that are not understood.
@@ -106,6 +110,18 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => tell(&failure, json),
     }
+}
+
+/// Whoever reads only the first lines (`| head`) has what he wanted: that is no panic to tell of.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let printing = panic.payload_as_str().is_some_and(|words| words.starts_with("failed printing to stdout"));
+        if printing {
+            std::process::exit(READER_GONE);
+        }
+        usual(panic);
+    }));
 }
 
 /// Says why a command failed.
