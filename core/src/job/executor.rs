@@ -380,7 +380,11 @@ impl Machine for Executor {
             if soft.stop_by.is_some_and(|at| at <= now) {
                 self.stopped(cx, &job);
             } else if soft.expires.is_some_and(|at| at <= now) {
-                self.drop_job(cx, &job);
+                if self.is_light(&job) {
+                    self.forget_light(&job);
+                } else {
+                    self.drop_job(cx, &job);
+                }
             } else if soft.offer_at.is_some_and(|at| at <= now) && self.requester_is_up(&job) {
                 self.offer(cx, &job);
             }

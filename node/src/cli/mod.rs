@@ -116,7 +116,8 @@ pub fn main() -> ExitCode {
 fn end_with_the_reader() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let printing = panic.payload_as_str().is_some_and(|words| words.starts_with("failed printing to stdout"));
+        let printing =
+            panic.payload_as_str().is_some_and(|words| words.starts_with("failed printing to stdout"));
         if printing {
             std::process::exit(READER_GONE);
         }

@@ -1,14 +1,22 @@
 //! Light jobs at their executor: what is not journaled, and when one turns out to be none.
 
+use super::orders::Refused;
 use super::{Executor, Output};
 use crate::id::JobId;
-use crate::job::carried::is_what_was_said;
+use crate::job::carried::{CARRIED_BYTES_MAX, is_what_was_said};
 use crate::job::held::JobRecord;
+use crate::job::message::Refusal;
 use crate::job::order::Order;
 use crate::machine::Cx;
 use crate::port::{Program, layout_of};
 use crate::store::{Room, StoreOp, Subject};
+use crate::time::Duration;
 use bytes::Bytes;
+
+/// How long a light result waits for its answer. It took seconds; if it is wanted after all, it is ordered and done again.
+pub(super) const LIGHT_KEPT_MAX: Duration = Duration::from_secs(600);
+/// Bytes that all light jobs here carry together. Whoever comes then comes again.
+const LIGHT_BYTES_MAX: usize = 64 << 20;
 
 /// Facts about a job that a light one does without. A job that must never start is journaled whatever it was.
 pub(super) fn keeps_to_itself(record: &JobRecord) -> bool {
@@ -50,6 +58,17 @@ impl Executor {
         self.soft.get(job).is_some_and(|s| s.carried.is_some())
     }
 
+    /// Whether there is room in memory for what a light order brings, and for what it may leave.
+    pub(super) fn room_for_light(&self, carried: Option<&[Bytes]>) -> Result<(), Refused> {
+        let Some(brought) = carried else { return Ok(()) };
+        let held = self.soft.values().flat_map(|s| s.carried.iter().flatten()).map(Bytes::len).sum::<usize>();
+        let brought = brought.iter().map(Bytes::len).sum::<usize>();
+        if held + brought.max(CARRIED_BYTES_MAX) <= LIGHT_BYTES_MAX {
+            return Ok(());
+        }
+        Err((Refusal::Busy, "this node carries as much of light jobs as it can".to_owned()))
+    }
+
     /// From here on it is a job like others: what has happened to it so far is journaled.
     pub(super) fn journal_after_all(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
         let (Some(held), Some(soft)) = (self.held.get(job), self.soft.get_mut(job)) else { return };
@@ -82,7 +101,7 @@ mod tests {
     use super::super::{ExecutorConfig, Input};
     use super::*;
     use crate::id::{Digest, Lsn};
-    use crate::job::message::{JobState, Message, Refusal};
+    use crate::job::message::{JobState, Message};
     use crate::job::receipt::{Commit, Receipt, Verdict};
     use crate::job::signed::Signed;
     use crate::laws::Rig;
@@ -91,7 +110,7 @@ mod tests {
         MountPath, Port, Usage,
     };
     use crate::store::StoredRecord;
-    use crate::time::{Duration, UnixTime};
+    use crate::time::UnixTime;
 
     fn from(message: Message) -> Input {
         Input::Message { peer: keypair(2).public(), message: Box::new(message) }
@@ -245,6 +264,33 @@ mod tests {
         assert_eq!(offer(&again.tell(Input::PeerUp(keypair(2).public()))).0, receipt);
         again.tell(answer(&receipt, Verdict::Won));
         assert_eq!(again.machine.state(&job), Some(JobState::Retained), "as any other");
+    }
+
+    #[test]
+    fn a_result_that_nobody_answers_is_forgotten_and_done_again_if_it_is_wanted() {
+        let mut r = rig();
+        let job = light(1).job();
+        r.tell(dispatched(light(1), &[b"in"]));
+        r.tell(exit(job, true));
+        r.tell(Input::PeerDown(keypair(2).public()));
+        r.wait(LIGHT_KEPT_MAX - Duration::from_millis(1));
+        assert_eq!(r.machine.state(&job), Some(JobState::Sealed));
+        let out = r.wait(Duration::from_millis(1));
+        assert_eq!((r.machine.state(&job), records(&out)), (None, Vec::new()));
+        r.tell(Input::PeerUp(keypair(2).public()));
+        assert_eq!(refusal(&r.tell(dispatched(light(1), &[b"in"]))), None);
+        offer(&r.tell(exit(job, true)));
+    }
+
+    #[test]
+    fn more_than_memory_is_for_is_refused_for_now() {
+        let mut r = rig();
+        r.tell(dispatched(light(1), &[b"in"]));
+        let soft = r.machine.soft.get_mut(&light(1).job()).unwrap();
+        soft.carried = Some(vec![vec![0; LIGHT_BYTES_MAX - CARRIED_BYTES_MAX + 1].into()]);
+        assert_eq!(refusal(&r.tell(dispatched(light(2), &[b"in"]))), Some(Refusal::Busy));
+        r.machine.soft.get_mut(&light(1).job()).unwrap().carried = Some(Vec::new());
+        assert_eq!(refusal(&r.tell(dispatched(light(2), &[b"in"]))), None);
     }
 
     #[test]

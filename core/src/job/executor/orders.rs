@@ -79,6 +79,7 @@ impl Executor {
                 None => Ok(()),
             })
             .and_then(|()| self.policy_allows(&peer, &order, cx.wall))
+            .and_then(|()| self.room_for_light(carried.as_deref()))
             .and_then(|()| self.room(cx, &peer));
         if let Err((refusal, words)) = admitted {
             let retry_after = if refusal == Refusal::Busy { BUSY_RETRY } else { Duration::ZERO };

@@ -1,5 +1,6 @@
 //! Executions and what comes of them: the end, the receipt, its offers, and what goes when a job is forgotten.
 
+use super::light::LIGHT_KEPT_MAX;
 use super::{Executor, OFFER_MAX, Output, RETENTION};
 use crate::id::{Digest, JobId, PublicKey};
 use crate::job::encoding::port_text;
@@ -137,7 +138,7 @@ impl Executor {
         if let Some(soft) = self.soft.get_mut(job) {
             soft.staging = None;
             soft.guest_runs = false;
-            soft.expires = Some(cx.now + RETENTION);
+            soft.expires = Some(cx.now + if soft.carried.is_some() { LIGHT_KEPT_MAX } else { RETENTION });
         }
         self.grant(cx, job);
         self.offer(cx, job);
