@@ -159,6 +159,13 @@ mod tests {
         }
     }
 
+    /// The comparison with Dask computes the same (node/benches/dask/test_graph.py has these numbers, too).
+    #[test]
+    fn the_hash_and_the_layers_are_those_of_the_comparison_with_dask() {
+        assert_eq!(hash("7", b"abc"), [0x8d, 0x49, 0xfa, 0xc0, 0x21, 0x09, 0x3f, 0xa5]);
+        assert_eq!(Graph::new(Shape::Layered, 350).inputs().get(295), Some(&vec![195, 102]));
+    }
+
     #[test]
     fn the_guest_is_a_module() {
         assert!(wat::parse_str(GUEST).unwrap().starts_with(b"\0asm"));
