@@ -38,7 +38,7 @@ fn workflows_of_every_shape_commit_all_their_tasks() {
 fn guests_start_in_three_ways_are_cancelled_and_write_much() {
     let figures = bench(&["wasm", "--jobs", "2", "--stdout-mib", "8"]);
     assert_eq!(figures["stdout_bytes"], 8 << 20);
-    for kind in ["cold", "compiled", "warm"] {
+    for kind in ["cold", "compiled", "warm", "light"] {
         numbers(&figures, &[&format!("{kind}_start_p50_us"), &format!("{kind}_job_p99_us")]);
     }
     numbers(&figures, &["cancel_p50_us", "cancel_p99_us", "stdout_node_growth_bytes", "stdout_mb_per_s"]);

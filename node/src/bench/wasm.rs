@@ -3,6 +3,7 @@
 //! A start is measured at the node: from the request to the word that the guest starts, and to the end of a guest that does
 //! nothing, its outputs durable. The first instruction of the guest lies between the two. *Cold*: a module that was never seen,
 //! compiled in a new worker. *Compiled*: a new worker that finds compiled code. *Warm*: right after another job of the same.
+//! *Light*: that too, of a job that travels whole in its messages (`core::job::carried`), as most small jobs do.
 
 use super::engine::{Course, Rig, channel, order};
 use super::figures::{Sample, micros};
@@ -84,17 +85,19 @@ impl Bench {
     fn starts(&mut self, jobs: u64, figures: &mut Value) -> Result<(), Failure> {
         // Each of these modules is seen for the first time, and then once more in a worker that is new for it because its
         // limits are others; then by the worker that is still there.
-        let (mut cold, mut compiled, mut warm) = (Times::default(), Times::default(), Times::default());
+        let [mut cold, mut compiled, mut warm, mut light] = <[Times; 4]>::default();
         for n in 0..jobs {
             let mut order = self.order(&idle(n))?;
             cold.add(&self.rig.run(order.clone())?);
             order.limits.memory_bytes += 65_536;
             compiled.add(&self.rig.run(order.clone())?);
-            warm.add(&self.rig.run(order)?);
+            warm.add(&self.rig.run(order.clone())?);
+            light.add(&self.rig.run(EngineJob { carried: Some(Vec::new()), ..order })?);
         }
         cold.tell("cold", figures);
         compiled.tell("compiled", figures);
         warm.tell("warm", figures);
+        light.tell("light", figures);
         Ok(())
     }
 
