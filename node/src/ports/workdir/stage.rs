@@ -25,7 +25,8 @@ pub(in crate::ports) fn stage(
 ) -> Result<Vec<Staged>, Refused> {
     let mounts = mounts_of(job)?;
     let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
-    for sub in ["", READ, WRITTEN, "r/mnt", "w/mnt"] {
+    let halves = if mounts.is_empty() { &[][..] } else { &["r/mnt", "w/mnt"] };
+    for sub in ["", READ, WRITTEN].iter().chain(halves) {
         DirBuilder::new().mode(0o700).create(dir.join(sub)).map_err(disk)?;
     }
     for empty in ["stdout", "stderr"] {
