@@ -1,7 +1,7 @@
 //! The work: twenty tasks over the words of four texts, on three peers.
 //!
 //! `tokenize → pass → tokenize → count` for each text; the counts are ranked in pairs, all together, and once for the ten most
-//! frequent words. The first of these jobs are journaled by their executors, the last are light. A run that is to be cancelled has one more task, which never ends. `pass` copies its input, in a container or, without one, by tokenizing words that are words already.
+//! frequent words. Half of the texts are small, so that WebAssembly jobs over them are light; the others are journaled by their executors. A run that is to be cancelled has one more task, which never ends. `pass` copies its input, in a container or, without one, by tokenizing words that are words already.
 
 use crate::cli::Failure;
 use crate::processes::NodeProcess;
@@ -17,8 +17,10 @@ pub const TASKS: usize = 4 * TEXTS + 4;
 /// Results it keeps.
 pub const RESULTS: usize = 4;
 const TEXTS: usize = 4;
-/// Words of a text: enough for tasks that take a moment.
-const WORDS: usize = 20_000;
+/// Words of a text: enough for tasks that take a moment, and for no light job.
+const WORDS: u64 = 20_000;
+/// Words of the others.
+const FEW_WORDS: u64 = 5_000;
 /// The service that never ends, and its module.
 const SPIN: &str = "spin";
 const SPIN_WAT: &str =
@@ -69,7 +71,8 @@ pub async fn workflows(
     };
     let mut w = Workflow { name: "under-fire".to_owned(), ..Workflow::default() };
     for i in 0..TEXTS {
-        let text = std::io::Cursor::new(text(i as u64));
+        let words = if i < TEXTS / 2 { WORDS } else { FEW_WORDS };
+        let text = std::io::Cursor::new(text(i as u64, words));
         let source = object(&node.client.upload(text).await?)?;
         let pass = if docker { task(COPY, third, &["cat"]) } else { task("tokenize", third, &[]) };
         w.nodes.push((format!("text-{i}"), NodeKind::Source(vec![source])));
@@ -118,7 +121,7 @@ fn object(stored: &Value) -> Result<ObjectRef, Failure> {
 }
 
 /// A text of its own for every number.
-fn text(number: u64) -> Vec<u8> {
+fn text(number: u64, words: u64) -> Vec<u8> {
     let word = |i: u64| format!("w{} ", (i * i + 31 * number * i) % (97 + number));
-    (0..WORDS as u64).map(word).collect::<String>().into_bytes()
+    (0..words).map(word).collect::<String>().into_bytes()
 }
