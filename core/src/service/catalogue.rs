@@ -117,6 +117,8 @@ pub enum Output {
         /// What it offers us.
         services: Option<Arc<[Service]>>,
     },
+    /// An own service that gave this dataset is withdrawn, and no other one gives it.
+    Withdrawn(Digest),
     /// The answer to a command.
     Reply {
         /// The command.
@@ -274,6 +276,11 @@ impl Catalogue {
     /// Whether an own service needs `digest` in the local store.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.own.values().any(|s| s.program.object() == Some(*digest))
+    }
+
+    /// The directories that own services give, offered or not.
+    pub fn datasets(&self) -> impl Iterator<Item = Digest> {
+        self.own.values().filter_map(|s| s.program.dataset()).map(|dataset| dataset.manifest)
     }
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.

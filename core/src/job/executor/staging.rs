@@ -29,12 +29,16 @@ pub(super) struct Want {
 }
 
 impl Executor {
-    /// Starts staging queued jobs while there are slots.
+    /// Starts staging queued jobs while there are slots; those that give a dataset need none.
     pub(super) fn fill(&mut self, cx: &mut Cx<'_, Output>) {
+        let gives = |s: &Self, job: &JobId| s.held.get(job).is_some_and(Held::gives_data);
+        let giving: Vec<JobId> = self.queue.iter().filter(|job| gives(self, job)).copied().collect();
+        self.queue.retain(|job| !giving.contains(job));
+        giving.iter().for_each(|job| self.stage(cx, job));
         let busy = |s: &&Self| {
             let working = |(j, h): &(&JobId, &Held)| {
                 let staging = s.soft.get(*j).is_some_and(|x| x.staging.is_some());
-                h.receipt.is_none() && (h.started.is_some() || staging)
+                !h.gives_data() && h.receipt.is_none() && (h.started.is_some() || staging)
             };
             s.held.iter().filter(working).count()
         };

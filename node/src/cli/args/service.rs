@@ -124,7 +124,7 @@ pub struct ServiceImport {
     /// What `service export` wrote, as JSON or YAML; `-` for standard input.
     #[arg(value_hint = clap::ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Its module or executable, unless the node has it already.
+    /// Its module, executable or directory, unless the node has it already.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub module: Option<PathBuf>,
 }
