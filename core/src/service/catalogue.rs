@@ -620,6 +620,24 @@ mod tests {
     }
 
     #[test]
+    fn a_dataset_is_held_while_any_service_gives_it_offered_or_not() {
+        let given = crate::service::dataset::tests::observations();
+        let manifest = given.program.object().unwrap();
+        let twin = Service { name: "again".into(), ..given.clone() };
+        let mut r = rig();
+        add(&mut r, given.clone());
+        add(&mut r, twin.clone());
+        assert_eq!(told(&r.tell(Input::PeerUp(key(2))), key(2)).unwrap().len(), 2);
+        r.tell(Input::Activate { id: CommandId(7), service: twin.id(), active: false });
+        let out = r.tell(Input::Remove { id: CommandId(7), service: given.id() });
+        assert!(!out.contains(&Output::Withdrawn(manifest)) && r.machine.holds(&manifest));
+        assert_eq!(r.machine.datasets().collect::<Vec<_>>(), [manifest]);
+        let module = Box::new(service("now-a-module", Visibility::Everyone));
+        let out = r.tell(Input::Edit { id: CommandId(7), old: twin.id(), service: module });
+        assert!(out.contains(&Output::Withdrawn(manifest)) && !r.machine.holds(&manifest));
+    }
+
+    #[test]
     fn the_largest_catalogue_fits_a_frame() {
         let mount = Mount {
             name: "m".repeat(NAME_MAX),

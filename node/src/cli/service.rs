@@ -196,7 +196,9 @@ fn describe(details: &mut Value, help: &[String]) -> Result<(), Failure> {
 /// `service export ID`
 pub async fn export(client: &Client, args: &ServiceExport) -> Result<(), Failure> {
     let document = client.get(&format!("/services/{}/export", args.id)).await?;
-    if let Some(file) = &args.module {
+    if let (Some(dir), Some(digest)) = (&args.module, document["data"].as_str()) {
+        super::directories::get(client, digest, dir).await?;
+    } else if let Some(file) = &args.module {
         let mut out = tokio::fs::File::create(file).await?;
         client.download(&format!("/services/{}/module", args.id), &mut out).await?;
         out.sync_all().await?;
