@@ -116,7 +116,7 @@ fn a_dataset_is_counted_at_its_owner_copied_by_whom_it_allows_and_seen_by_nobody
     sees(&carol, 1);
     fs::write(root.join("carol.yaml"), COPYING).unwrap();
     let file = root.join("carol.yaml").display().to_string();
-    carol.cli(&["workflow", "run", &file]).fails(1, &["nodes.obs.service", "nobody offers `observations`"]);
+    carol.cli(&["workflow", "run", &file]).fails(4, &["nodes.obs.service", "nobody offers `observations`"]);
     // Knowing its digest does not help.
     let digest = offered["data"].as_str().unwrap();
     carol.cli(&["service", "add", "data", digest, "--name", "mine"]).fails(4, &["not in this node's store"]);
@@ -148,6 +148,7 @@ fn a_dataset_is_counted_at_its_owner_copied_by_whom_it_allows_and_seen_by_nobody
     let bob = bob.kill().start();
     bob.cli(&["data", "files", digest]).ok();
     assert!(has(&bob, TABLE));
+    assert!(has(&bob, NOTE));
     bob.cli(&["service", "remove", id]).ok();
     wait_for("end of the files", WITHIN, || if has(&bob, NOTE) { Err("still here".into()) } else { Ok(()) });
 }
