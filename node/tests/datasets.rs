@@ -50,21 +50,25 @@ fn observations(root: &Path) -> PathBuf {
     dir
 }
 
-/// Whether a file's content lies in a node's store.
-fn has(node: &Node, content: &str) -> bool {
+/// Where a file's content lies in a node's store.
+fn find(node: &Node, content: &str) -> Option<PathBuf> {
     let name = Digest::of(content.as_bytes()).to_string();
     let mut left = vec![node.plan.dir.join("blobs")];
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {
             if entry.path().to_string_lossy().replace('/', "").contains(&name) {
-                return true;
+                return Some(entry.path());
             }
             if entry.file_type().unwrap().is_dir() {
                 left.push(entry.path());
             }
         }
     }
-    false
+    None
+}
+
+fn has(node: &Node, content: &str) -> bool {
+    find(node, content).is_some()
 }
 
 fn objects(node: &Node) -> usize {
@@ -188,4 +192,16 @@ fn a_dataset_is_offered_whole_set_aside_exported_and_imported_with_its_directory
     assert_eq!(view["state"], "succeeded", "{}", summary(&view));
     assert_eq!(fs::read_to_string(root.join("own/kept-0/table.csv")).unwrap(), TABLE);
     assert!(objects(&giver) > before);
+
+    // A file that the disk has lost is not promised.
+    giver.cli(&["data", "remove", view["results"][0]["digest"].as_str().unwrap()]).ok();
+    let lost = find(&giver, NOTE).unwrap();
+    let plan = giver.kill();
+    fs::remove_file(lost).unwrap();
+    let giver = plan.start();
+    giver.cli(&["service", "add", "data", digest, "--name", "more"]).fails(4, &["file", "of the directory"]);
+    fs::write(root.join("flow.yaml"), COPYING.replace("observations", "birds")).unwrap();
+    let said = giver.cli(&["workflow", "run", &root.join("flow.yaml").display().to_string(), "--json"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stdout.contains("not all here any more"), "{said:?}");
 }
