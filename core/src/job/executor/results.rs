@@ -63,7 +63,8 @@ impl Executor {
             Some(h) if h.started.is_some() && h.receipt.is_none() => {
                 if let Some(dataset) = h.order.program.dataset() {
                     // Nothing makes them again.
-                    return self.seal(cx, job, dataset.lost());
+                    self.seal(cx, job, dataset.lost());
+                    return self.fill(cx);
                 }
                 if let Some(soft) = self.soft.get_mut(job) {
                     soft.guest_runs = false;
@@ -188,6 +189,7 @@ impl Executor {
         let requester = held.requester();
         let brought = self.soft.remove(job).map(|s| s.fetched).unwrap_or_default();
         self.queue.retain(|j| j != job);
+        self.giving.retain(|j| j != job);
         self.bury(cx, *job, requester);
         let outputs: BTreeSet<Digest> =
             held.receipt.iter().flat_map(|r| r.outputs.iter().map(|o| o.digest)).collect();

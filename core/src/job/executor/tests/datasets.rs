@@ -85,6 +85,18 @@ fn a_dataset_is_given_without_an_engine_and_without_a_slot() {
 }
 
 #[test]
+fn only_so_many_wait_for_the_store_at_once() {
+    let (mut r, _) = owner(&[]);
+    let all = u32::try_from(GIVING_MAX).unwrap() + 2;
+    let outs: Vec<_> = (1..=all).map(|fence| r.tell(dispatch(wanted(fence), 2))).collect();
+    assert_eq!(outs.iter().filter(|out| ended(out).is_some()).count(), GIVING_MAX);
+    let out = r.tell(Input::Engine(ended(&outs[0]).unwrap()));
+    assert_eq!(ended(&out).map(|report| report.job), Some(wanted(all - 1).job()), "the next in turn");
+    let out = r.tell(Input::OutputsGone(wanted(2).job()));
+    assert_eq!(ended(&out).map(|report| report.job), Some(wanted(all).job()));
+}
+
+#[test]
 fn a_restart_at_any_record_ends_in_the_same_result() {
     let (mut r, _) = owner(&[]);
     let mut out = r.tell(dispatch(wanted(1), 2));
