@@ -363,6 +363,15 @@ pub struct Executable {
     pub target: Target,
 }
 
+/// A directory that is given as it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Dataset {
+    /// Its list of files (see [`crate::manifest`]), in the local store with all of them.
+    pub manifest: Digest,
+    /// Length of the list in bytes.
+    pub len: u64,
+}
+
 /// What is run.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Program {
@@ -372,6 +381,8 @@ pub enum Program {
     Image(Box<Image>),
     /// Machine code, in a sandbox of its own.
     Native(Box<Executable>),
+    /// Nothing: a directory is the output. No engine is asked.
+    Data(Dataset),
 }
 
 impl Program {
@@ -381,6 +392,7 @@ impl Program {
             Self::Wasm(_) => "wasm",
             Self::Image(_) => "docker",
             Self::Native(_) => "standalone",
+            Self::Data(_) => "data",
         }
     }
 
@@ -390,15 +402,25 @@ impl Program {
             Self::Wasm(module) => Some(*module),
             Self::Image(_) => None,
             Self::Native(executable) => Some(executable.object),
+            Self::Data(dataset) => Some(dataset.manifest),
         }
     }
 
-    /// Names it, whatever it is: a module or an executable by its own digest.
+    /// Names it, whatever it is: a module, an executable or a directory by its own digest.
     pub fn digest(&self) -> Digest {
         match self {
             Self::Wasm(module) => *module,
             Self::Image(image) => Digest::in_domain("rn/image/v1", &[&image.id]),
             Self::Native(executable) => executable.object,
+            Self::Data(dataset) => dataset.manifest,
+        }
+    }
+
+    /// The directory that it gives, if that is all it does.
+    pub const fn dataset(&self) -> Option<Dataset> {
+        match self {
+            Self::Data(dataset) => Some(*dataset),
+            Self::Wasm(_) | Self::Image(_) | Self::Native(_) => None,
         }
     }
 }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use remote_network_core::command::ServiceView;
 use remote_network_core::id::PublicKey;
-use remote_network_core::port::{Executable, Image, Program, Target};
+use remote_network_core::port::{Dataset, Executable, Image, Program, Target};
 use remote_network_core::service::{Service, Visibility};
 use remote_network_fuzz::api::dto::{NewServiceDto, ServiceDto, Topic, VisibilityDto};
 use remote_network_fuzz::keys::keypair;
@@ -23,6 +23,8 @@ fn visibility(dto: &VisibilityDto) -> Option<Visibility> {
 
 fn service(body: NewServiceDto) -> Option<()> {
     let program = match (&body.module, &body.image, &body.program) {
+        (None, None, None) => Program::Data(Dataset { manifest: body.data.as_ref()?.parse().ok()?, len: 1 }),
+        _ if body.data.is_some() => return None,
         (Some(module), None, None) => Program::Wasm(module.parse().ok()?),
         (None, None, Some(object)) => {
             let target = Target { arch: "x86_64".to_owned(), os: "linux".to_owned() };
@@ -53,6 +55,8 @@ fn service(body: NewServiceDto) -> Option<()> {
     }
     let digest = shown.get("program").and_then(|program| program.get("digest"));
     body.extend(digest.map(|digest| ("program".to_owned(), digest.clone())));
+    let digest = shown.get("data").and_then(|data| data.get("digest"));
+    body.extend(digest.map(|digest| ("data".to_owned(), digest.clone())));
     let again: NewServiceDto = serde_json::from_value(Value::Object(body)).expect("its own words");
     let again_visibility = self::visibility(&again.visibility).expect("its own keys");
     assert_eq!(again.into_service(program, 1, again_visibility), service);

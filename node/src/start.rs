@@ -497,7 +497,8 @@ struct Ports {
 impl Ports {
     fn ask_engine(&self, job: JobId, request: EngineRequest) {
         match &request {
-            EngineRequest::Start(EngineJob { program: Program::Wasm(_), .. }) => {
+            // A dataset needs no engine; if one were asked all the same, this one says so.
+            EngineRequest::Start(EngineJob { program: Program::Wasm(_) | Program::Data(_), .. }) => {
                 self.engine.submit(job, request);
             }
             EngineRequest::Start(EngineJob { program: Program::Image(_), .. }) => {

@@ -31,7 +31,7 @@ mod staging;
 mod tombstones;
 
 pub use interface::{Claim, Durable, ExecutorConfig, Input, Output};
-pub use staging::{STAGE_AGAIN, STAGE_TRIES_MAX};
+pub use staging::{GIVING_MAX, STAGE_AGAIN, STAGE_TRIES_MAX};
 
 use super::held::{Held, JobRecord};
 use super::message::{JobState, Message};
@@ -97,6 +97,8 @@ pub struct Executor {
     held: BTreeMap<JobId, Held>,
     soft: BTreeMap<JobId, Soft>,
     queue: VecDeque<JobId>,
+    /// The queue of those that give a dataset.
+    giving: VecDeque<JobId>,
     tombstones: Tombstones,
     chain: Chain,
     peers: Few<PublicKey, Peer>,
@@ -117,6 +119,7 @@ impl Executor {
             held: BTreeMap::new(),
             soft: BTreeMap::new(),
             queue: VecDeque::new(),
+            giving: VecDeque::new(),
             tombstones: Tombstones::default(),
             chain: Chain::default(),
             peers: Few::new(),
@@ -148,8 +151,9 @@ impl Executor {
             }
             record @ JobRecord::Admitted { .. } => {
                 if let Some(held) = Held::admit(record, at) {
+                    let queue = if held.gives_data() { &mut self.giving } else { &mut self.queue };
+                    queue.push_back(job);
                     self.held.insert(job, held);
-                    self.queue.push_back(job);
                 }
             }
             record @ (JobRecord::Starting { .. }
@@ -292,7 +296,9 @@ impl Executor {
         }
         cx.emit(Output::Sweep { keep });
         let waits = |j: &JobId| self.held.get(j).is_some_and(|h| h.started.is_none() && h.receipt.is_none());
-        self.queue = self.queue.iter().filter(|j| waits(j)).copied().collect();
+        let (queue, giving) = (self.queue.iter(), self.giving.iter());
+        let (queue, giving) = (queue.filter(|j| waits(j)).copied(), giving.filter(|j| waits(j)).copied());
+        (self.queue, self.giving) = (queue.collect(), giving.collect());
         self.fill(cx);
     }
 

@@ -182,17 +182,23 @@ impl Held {
         started || self.receipt.iter().any(|r| r.outputs.iter().any(|o| counts(&o.digest, &o.port)))
     }
 
-    /// Whether all files of its directories were here: it started, or ended.
+    /// Whether all files of its directories were here: it started, ended, or gives one of this node's own.
     pub fn has_trees(&self) -> bool {
-        self.started.is_some() || self.receipt.is_some()
+        self.started.is_some() || self.receipt.is_some() || self.gives_data()
     }
 
-    /// Directories among what it reads and what it left.
+    /// Whether it gives a dataset and executes nothing.
+    pub fn gives_data(&self) -> bool {
+        self.order.program.dataset().is_some()
+    }
+
+    /// Directories among what it reads and what it left, and the one that it gives.
     pub fn trees(&self) -> impl Iterator<Item = Digest> {
         let is_tree = |port| layout_of(&self.order.paths, port).is_tree();
         let left = self.receipt.iter().flat_map(|r| &r.outputs).map(|o| (&o.port, o.digest));
         let read = self.order.inputs.iter().map(|i| (&i.port, i.digest));
-        read.chain(left).filter(move |(port, _)| is_tree(port)).map(|(_, digest)| digest)
+        let given = self.order.program.dataset().map(|dataset| dataset.manifest);
+        read.chain(left).filter(move |(port, _)| is_tree(port)).map(|(_, digest)| digest).chain(given)
     }
 
     /// Objects in the local store that this job uses.

@@ -166,6 +166,10 @@ impl Receipt {
         if self.class == ExitClass::Success && self.code != 0 {
             return Err(ReceiptFault::Exit);
         }
+        let given = self.program.dataset().map(|dataset| dataset.output());
+        if given.is_some_and(|given| self.outputs.iter().any(|o| *o != given)) {
+            return Err(ReceiptFault::Outputs);
+        }
         let once = |p: &Port| self.outputs.iter().filter(|o| o.port == *p).count() == 1;
         let ordered = self.outputs.iter().all(|o| order.outputs.contains(&o.port) && once(&o.port));
         let complete = self.class != ExitClass::Success || order.outputs.iter().all(once);

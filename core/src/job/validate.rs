@@ -229,6 +229,16 @@ fn check_sizes(w: &Workflow, f: &mut Findings) {
 }
 
 fn check_params(id: &str, t: &TaskSpec, service: &Service, f: &mut Findings) {
+    if service.program.dataset().is_some() {
+        for (what, given) in [("args", !t.args.is_empty()), ("env", !t.env.is_empty())] {
+            if given {
+                f.add(
+                    format!("nodes.{id}.{what}"),
+                    format!("`{}` is a dataset and takes none", service.name),
+                );
+            }
+        }
+    }
     for (name, words) in placement::unfilled(service, &t.env) {
         let what = if words.is_empty() { String::new() } else { format!(" ({words})") };
         f.add(format!("nodes.{id}.env.{name}"), format!("`{}` asks for {name}{what}; set it", service.name));
@@ -479,7 +489,12 @@ fn gives(kind: &NodeKind, service: Option<&Service>, end: &End) -> Result<(), St
         (NodeKind::Task(_), Port::Stdin) => {
             Err(format!("`stdin` of `{node}` is an input; an edge starts at `stdout`, `stderr` or a mount"))
         }
-        (NodeKind::Task(_), Port::Stdout | Port::Stderr) => Ok(()),
+        (NodeKind::Task(_), Port::Stdout | Port::Stderr) => match service {
+            Some(s) if s.program.dataset().is_some() => {
+                Err(format!("`{node}` is a dataset; its only port is `data`"))
+            }
+            Some(_) | None => Ok(()),
+        },
         (NodeKind::Task(_), Port::Mount(name)) => match service {
             Some(s) if !mounts(s, MountDirection::Out).any(|m| m.name == *name) => Err(format!(
                 "`{}` has no output mount `{name}`; its output mounts: {}",
@@ -659,7 +674,10 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
     for at in order {
         let (NodeKind::Task(spec), Some(choice)) = (&w.nodes[*at].1, services.get(at)) else { continue };
         let mut outputs: BTreeSet<Port> = wires.out_of(*at).map(|x| x.edge.from.port.clone()).collect();
-        outputs.insert(Port::Stderr);
+        // Nothing that runs leaves no words.
+        if choice.service.program.dataset().is_none() {
+            outputs.insert(Port::Stderr);
+        }
         outputs.extend(rules::asked_ports(w, wires, *at));
         let inputs = wires.into(*at).flat_map(|x| {
             let to = x.edge.to.port.clone();

@@ -327,3 +327,37 @@ fn machine_code_for_another_machine_is_refused_with_the_reason() {
     assert!(problems[0].reason.contains("native programs are not run on this machine; `doctor`"));
     assert!(problems[0].reason.contains(&format!("{}: not labelled `eu`", peer(2))));
 }
+
+#[test]
+fn a_dataset_gives_a_directory_to_what_takes_one_and_takes_nothing_itself() {
+    let observations = crate::service::dataset::tests::observations();
+    let mut reads = service("summary", false, &[("in", MountDirection::In)]);
+    reads.mounts[0].layout = Layout::Tree;
+    let mut offers = offers();
+    offers.set(peer(1), Some(vec![observations.clone(), reads, service("word-count", true, &[])].into()));
+    let with = |given: NodeKind, edges: &[(&str, &str)]| Workflow {
+        name: "w".into(),
+        nodes: vec![
+            ("obs".into(), given),
+            ("join".into(), task("summary")),
+            ("count".into(), task("word-count")),
+            ("kept".into(), NodeKind::Sink),
+        ],
+        edges: edges.iter().map(|(from, to)| Edge { from: end(from), to: end(to) }).collect(),
+        rules: Default::default(),
+    };
+    let rest = [("join.stdout", "count.stdin"), ("count.stdout", "kept.stdin")];
+    let good = with(task("observations"), &[&[("obs.data", "join.in")], &rest[..]].concat());
+    let plan = check(&good, &offers).unwrap();
+    let given = plan.tasks.iter().find(|t| t.id == "obs").unwrap();
+    assert_eq!(given.outputs, [Port::Mount("data".into())], "it leaves no words");
+    assert_eq!(given.program, observations.program);
+
+    let spec = TaskSpec { service: "observations".into(), args: vec!["-v".into()], ..TaskSpec::default() };
+    let odd = with(NodeKind::Task(spec), &[("obs.stdout", "join.in"), ("join.stdout", "obs.stdin")]);
+    let problems = check(&odd, &offers).unwrap_err().problems;
+    let told = |place: &str, why: &str| problems.iter().any(|p| p.place == place && p.reason.contains(why));
+    assert!(told("nodes.obs.args", "takes none"), "{problems:?}");
+    assert!(told("edges[0].from", "its only port is `data`"), "{problems:?}");
+    assert!(told("edges[1].to", "does not read standard input"), "{problems:?}");
+}

@@ -80,7 +80,8 @@ impl<T: Transport> Node<T> {
             Command::Connect { peer, addr } => self.connect(id, peer, addr),
             Command::Block { key, blocked } => self.block(id, key, blocked),
             Command::AddService(service) => {
-                self.inbox.push_back(Inside::Catalogue(catalogue::Input::Add { id, service }));
+                let dataset = service.program.dataset();
+                self.offer(id, dataset, catalogue::Input::Add { id, service });
             }
             Command::RemoveService(service) => {
                 self.inbox.push_back(Inside::Catalogue(catalogue::Input::Remove { id, service }));
@@ -272,6 +273,9 @@ impl<T: Transport> Node<T> {
 
     /// A directory that is to be kept was looked for.
     pub(super) fn tree_command_done(&mut self, id: CommandId, digest: Digest, result: Result<(), String>) {
+        if self.dataset_seen(id, &result) {
+            return;
+        }
         let Some((_, fresh)) = self.commands.trees.remove(&id) else { return };
         let mut others = self.commands.trees.values_mut().filter(|(d, _)| *d == digest);
         match result {

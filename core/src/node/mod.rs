@@ -14,6 +14,7 @@
 //! | `links`, `streams` | the state of one connection, of one transfer stream |
 //! | [`gate`] | durable before send |
 //! | `keeping` | small objects between the requester and the store, whole |
+//! | `offering` | services that wait until their files are seen |
 //! | `sealing` | outputs that are there when a receipt promises them |
 //! | `commands` | what the application asks and gets |
 //!
@@ -33,6 +34,7 @@ pub mod gate;
 mod keeping;
 mod links;
 mod meeting;
+mod offering;
 mod passing;
 mod reach;
 mod relaying;
@@ -159,6 +161,7 @@ pub struct Node<T: Transport> {
     executor: Executor,
     sealing: Sealing,
     keeping: Keeping,
+    offering: offering::Offering,
     searching: Searching,
 
     rngs: Rngs,
@@ -230,6 +233,7 @@ impl<T: Transport> Node<T> {
         let mut rngs = Rngs::new(&seed);
         let mut held: BTreeSet<Digest> = requester.trees();
         held.extend(executor.trees(true));
+        held.extend(catalogue.datasets());
         held.extend(server.granted_for(&me, Reason::UserTree));
         let waited = executor.trees(false);
         // First of all: until it is known what they have, nothing may be removed.
@@ -268,6 +272,7 @@ impl<T: Transport> Node<T> {
             executor,
             sealing: Sealing::new(op_room::SEALING),
             keeping: Keeping::new(op_room::KEEPING),
+            offering: offering::Offering::default(),
             searching: Searching::default(),
             rngs,
             inbox: first.into_iter().collect(),

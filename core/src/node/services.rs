@@ -34,7 +34,8 @@ impl<T: Transport> Node<T> {
     pub(super) fn service_command(&mut self, id: CommandId, command: ServiceCommand) {
         match command {
             ServiceCommand::Edit { old, service } => {
-                self.inbox.push_back(Inside::Catalogue(catalogue::Input::Edit { id, old, service }));
+                let dataset = service.program.dataset();
+                self.offer(id, dataset, catalogue::Input::Edit { id, old, service });
             }
             ServiceCommand::Activate { service, active } => {
                 let input = catalogue::Input::Activate { id, service, active };

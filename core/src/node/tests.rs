@@ -609,6 +609,24 @@ fn what_the_user_keeps_is_removed_when_the_user_lets_go_and_nothing_else_needs_i
 }
 
 #[test]
+fn a_dataset_that_is_not_here_is_not_offered_and_its_owner_is_told() {
+    let mut world = World::new();
+    world.stores = true;
+    let service = crate::service::dataset::tests::observations();
+    let manifest = service.program.object().unwrap();
+    let reply = world.ask(Command::AddService(Box::new(service.clone())));
+    let Reply::Error(CommandError::Fetch { digest, why }) = reply else { panic!("{reply:?}") };
+    assert_eq!(digest, manifest);
+    assert!(!why.is_empty());
+    assert_eq!(world.ask(Command::Services), Reply::Services(Vec::new()));
+    assert!(!world.node.offering.holds(&manifest), "nothing waits for it any more");
+    // In place of a service that is not there it is not offered either.
+    let command = ServiceCommand::Edit { old: service.id(), service: Box::new(service) };
+    let reply = world.ask(Command::Service(command));
+    assert!(matches!(reply, Reply::Error(CommandError::Fetch { .. })), "{reply:?}");
+}
+
+#[test]
 fn a_node_does_not_block_itself() {
     let mut world = World::new();
     let reply = world.ask(Command::Block { key: key(NODE).public(), blocked: true });

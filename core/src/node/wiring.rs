@@ -478,6 +478,7 @@ impl<T: Transport> Node<T> {
                 catalogue::Output::Machine { peer, machine } => {
                     self.inbox.push_back(Inside::Requester(requester::Input::Machine { peer, machine }));
                 }
+                catalogue::Output::Withdrawn(dataset) => self.remove_object(dataset),
                 catalogue::Output::Reply { id, reply } => self.reply(id, reply),
             }
         }
@@ -527,6 +528,7 @@ impl<T: Transport> Node<T> {
                     self.bring((digest, len, claim), tree, tickets(sources), EXECUTOR);
                 }
                 executor::Output::Engine { job, request } => self.hold(Action::Engine { job, request }),
+                executor::Output::Ended(report) => self.engine_report(report),
                 executor::Output::Sweep { keep } => self.hold(Action::Sweep { keep }),
                 executor::Output::Grant { digest, requester, tree } => {
                     let reason = if tree { Reason::JobTree } else { Reason::Job };
@@ -550,6 +552,7 @@ impl<T: Transport> Node<T> {
             || self.executor.holds(&digest)
             || self.sealing.holds(&digest)
             || self.treeing.holds(&digest)
+            || self.offering.holds(&digest)
             || self.trees.holds(&digest)
             || self.server.is_granted_for(&digest, &self.me, Reason::User)
             || self.server.is_granted_for(&digest, &self.me, Reason::UserTree);

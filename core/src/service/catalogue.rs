@@ -117,6 +117,8 @@ pub enum Output {
         /// What it offers us.
         services: Option<Arc<[Service]>>,
     },
+    /// An own service that gave this dataset is withdrawn, and no other one gives it.
+    Withdrawn(Digest),
     /// The answer to a command.
     Reply {
         /// The command.
@@ -274,6 +276,11 @@ impl Catalogue {
     /// Whether an own service needs `digest` in the local store.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.own.values().any(|s| s.program.object() == Some(*digest))
+    }
+
+    /// The directories that own services give, offered or not.
+    pub fn datasets(&self) -> impl Iterator<Item = Digest> {
+        self.own.values().filter_map(|s| s.program.dataset()).map(|dataset| dataset.manifest)
     }
 
     /// What everyone may run here, as count and digest for the node's record: who sees a new digest asks again.
@@ -610,6 +617,24 @@ mod tests {
             assert!(Service::from_dict(&with(taken).to_dict()).is_err(), "{taken}");
         }
         assert!(Service::from_dict(&native("x86_64").to_dict().with("kind", "wasm")).is_err());
+    }
+
+    #[test]
+    fn a_dataset_is_held_while_any_service_gives_it_offered_or_not() {
+        let given = crate::service::dataset::tests::observations();
+        let manifest = given.program.object().unwrap();
+        let twin = Service { name: "again".into(), ..given.clone() };
+        let mut r = rig();
+        add(&mut r, given.clone());
+        add(&mut r, twin.clone());
+        assert_eq!(told(&r.tell(Input::PeerUp(key(2))), key(2)).unwrap().len(), 2);
+        r.tell(Input::Activate { id: CommandId(7), service: twin.id(), active: false });
+        let out = r.tell(Input::Remove { id: CommandId(7), service: given.id() });
+        assert!(!out.contains(&Output::Withdrawn(manifest)) && r.machine.holds(&manifest));
+        assert_eq!(r.machine.datasets().collect::<Vec<_>>(), [manifest]);
+        let module = Box::new(service("now-a-module", Visibility::Everyone));
+        let out = r.tell(Input::Edit { id: CommandId(7), old: twin.id(), service: module });
+        assert!(out.contains(&Output::Withdrawn(manifest)) && !r.machine.holds(&manifest));
     }
 
     #[test]

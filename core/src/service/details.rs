@@ -155,7 +155,7 @@ impl Determinism {
     /// What the engine of `program` gives if the service says nothing.
     pub const fn of(program: &Program) -> Self {
         match program {
-            Program::Wasm(_) => Determinism::Strict,
+            Program::Wasm(_) | Program::Data(_) => Determinism::Strict,
             Program::Image(_) | Program::Native(_) => Determinism::Pure,
         }
     }

@@ -4,6 +4,7 @@
 //! module with the same ports has the same id everywhere and a receipt can name it.
 
 pub mod catalogue;
+pub mod dataset;
 pub mod details;
 pub mod offers;
 pub mod policy;
@@ -126,7 +127,7 @@ impl Service {
             number => return Err(DecodeError::Unknown { what: "service version", number }),
         }
         let kind = d.bytes("kind", 16)?;
-        if ![&b"wasm"[..], b"docker", b"standalone"].contains(&kind) {
+        if ![&b"wasm"[..], b"docker", b"standalone", b"data"].contains(&kind) {
             return Err(DecodeError::Unknown { what: "kind of service", number: kind.len() as u64 });
         }
         let program = program::read(d)?;
@@ -197,6 +198,7 @@ impl Service {
             visibility: Visibility::Everyone,
             details,
         };
+        dataset::check(&service)?;
         match service.to_dict().encode().len() {
             0..=SERVICE_BYTES_MAX => Ok(service),
             len => Err(DecodeError::invalid(

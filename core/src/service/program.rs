@@ -5,15 +5,17 @@
 //! | `mod` | a WebAssembly module: its digest, 32 bytes |
 //! | `img` | a container image: `{ep?, id, n, wd?}` – entry point, id, name, working directory |
 //! | `exe` | a native executable: `{arch, d, os}` – processor, digest, system |
+//! | `data` | a directory: `{d, len}` – digest and length of its manifest |
 //! | `mnt` | where mounts lie in the guest, when not at `/` and their name: names and paths in turn; absent when empty |
 //! | `trees` | mounts that hold directories: names, and `tree` or `trees`, in turn; absent when empty |
 //!
-//! Exactly one of the first three is there. What is absent has its default, so that a new field changes no digest of what does not
+//! Exactly one of the first four is there. What is absent has its default, so that a new field changes no digest of what does not
 //! use it.
 
 use super::{MOUNTS_MAX, NAME_MAX, valid_name};
 use crate::codec::{DecodeError, Dict, Value};
-use crate::port::{Executable, Image, Layout, MountPath, Program, Target};
+use crate::manifest::MANIFEST_BYTES_MAX;
+use crate::port::{Dataset, Executable, Image, Layout, MountPath, Program, Target};
 
 /// Longest name of an image in bytes.
 pub const IMAGE_NAME_MAX: usize = 255;
@@ -24,6 +26,7 @@ pub const PATH_MAX: usize = 255;
 
 /// Longest name of a processor or a system in bytes.
 pub const TARGET_WORD_MAX: usize = 16;
+const MANIFEST_LEN_MAX: u64 = MANIFEST_BYTES_MAX as u64;
 /// What lies at the root of an executable's sandbox, where its mounts lie too.
 const NATIVE_ROOT: [&str; 13] =
     ["bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "sbin", "sys", "tmp", "usr"];
@@ -34,18 +37,30 @@ pub fn write(d: Dict, program: &Program) -> Dict {
         Program::Wasm(module) => d.with("mod", module),
         Program::Image(image) => d.with("img", image_dict(image)),
         Program::Native(exe) => d.with("exe", executable_dict(exe)),
+        Program::Data(data) => d.with("data", Dict::new().with("d", &data.manifest).with("len", data.len)),
     }
 }
 
 /// Reads what [`write()`] added.
 pub fn read(d: &Dict) -> Result<Program, DecodeError> {
-    match (d.get("mod"), d.get("img"), d.get("exe")) {
-        (Some(_), None, None) => Ok(Program::Wasm(d.digest("mod")?)),
-        (None, Some(_), None) => Ok(Program::Image(Box::new(image_of(d.dict("img")?)?))),
-        (None, None, Some(_)) => Ok(Program::Native(Box::new(executable_of(d.dict("exe")?)?))),
-        (None, None, None) => Err(DecodeError::Missing("mod")),
-        (_, Some(_), _) => Err(DecodeError::invalid("img", "beside another program")),
-        (Some(_), None, Some(_)) => Err(DecodeError::invalid("exe", "beside a module")),
+    let mut found = ["mod", "img", "exe", "data"].into_iter().filter(|key| d.get(key).is_some());
+    let key = found.next().ok_or(DecodeError::Missing("mod"))?;
+    if let Some(other) = found.next() {
+        return Err(DecodeError::invalid(other, "beside another program"));
+    }
+    Ok(match key {
+        "mod" => Program::Wasm(d.digest("mod")?),
+        "img" => Program::Image(Box::new(image_of(d.dict("img")?)?)),
+        "exe" => Program::Native(Box::new(executable_of(d.dict("exe")?)?)),
+        _ => Program::Data(dataset_of(d.dict("data")?)?),
+    })
+}
+
+fn dataset_of(d: &Dict) -> Result<Dataset, DecodeError> {
+    let dataset = Dataset { manifest: d.digest("d")?, len: d.u64("len")? };
+    match dataset.len {
+        1..=MANIFEST_LEN_MAX => Ok(dataset),
+        len => Err(DecodeError::invalid("len", format!("{len} bytes are no list of files"))),
     }
 }
 
@@ -225,6 +240,7 @@ mod tests {
             Program::Image(Box::new(image())),
             Program::Image(Box::new(bare)),
             native("x86_64", "linux"),
+            Program::Data(Dataset { manifest: Digest([4; 32]), len: 9 }),
         ] {
             let d = write(Dict::new(), &program);
             assert_eq!(read(&Dict::decode(&d.encode(), 4_096).unwrap()), Ok(program));
@@ -236,6 +252,10 @@ mod tests {
             assert!(read(&write(write(Dict::new(), &other), &native("x86_64", "linux"))).is_err());
         }
         assert!(read(&Dict::new()).is_err());
+        for len in [0, MANIFEST_LEN_MAX + 1] {
+            let odd = Program::Data(Dataset { manifest: Digest([4; 32]), len });
+            assert!(read(&write(Dict::new(), &odd)).is_err(), "{len}");
+        }
     }
 
     #[test]

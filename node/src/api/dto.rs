@@ -2,6 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
+mod dataset;
 mod details;
 mod policy;
 mod program;
@@ -19,6 +20,7 @@ use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use dataset::DatasetDto;
 pub use details::{DetailsDto, NeedsDto};
 pub use policy::{PolicyDto, PolicyViewDto};
 pub use program::ProgramDto;
@@ -153,6 +155,8 @@ pub struct ServiceDto {
     image: Option<ImageDto>,
     #[serde(skip_serializing_if = "Option::is_none")]
     program: Option<ProgramDto>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<DatasetDto>,
     stdin: bool,
     mounts: Vec<MountDto>,
     limits: LimitsDto,
@@ -173,17 +177,18 @@ impl From<&ServiceView> for ServiceDto {
             version: s.version.clone(),
             module: match &s.program {
                 Program::Wasm(module) => Some(module.to_string()),
-                Program::Image(_) | Program::Native(_) => None,
+                Program::Image(_) | Program::Native(_) | Program::Data(_) => None,
             },
             module_len: s.module_len,
             image: match &s.program {
-                Program::Wasm(_) | Program::Native(_) => None,
+                Program::Wasm(_) | Program::Native(_) | Program::Data(_) => None,
                 Program::Image(image) => Some(ImageDto::from(&**image)),
             },
             program: match &s.program {
-                Program::Wasm(_) | Program::Image(_) => None,
+                Program::Wasm(_) | Program::Image(_) | Program::Data(_) => None,
                 Program::Native(exe) => Some(ProgramDto::from(&**exe)),
             },
+            data: s.program.dataset().map(DatasetDto::from),
             stdin: s.stdin,
             mounts: s.mounts.iter().map(MountDto::from).collect(),
             limits: LimitsDto::from(&s.limits),
@@ -373,6 +378,9 @@ pub struct NewServiceDto {
     /// Name or id of a container image that this machine's Docker engine has.
     #[serde(default)]
     pub image: Option<String>,
+    /// Digest of a directory, as `POST /api/v1/trees` told it: a service that gives it, without a program.
+    #[serde(default)]
+    pub data: Option<String>,
     /// Replaces the image's entry point, unless empty.
     #[serde(default)]
     pub entrypoint: Vec<String>,
@@ -404,14 +412,16 @@ impl NewServiceDto {
     /// The service, given what it runs. Whether its values make sense is for the core to say; the
     /// keys in `visibility` are read by the caller.
     pub fn into_service(self, program: Program, module_len: u64, visibility: Visibility) -> Service {
+        let gives = program.dataset().is_some();
+        let mounts = self.mounts.into_iter().map(Mount::from).collect();
         Service {
             name: self.name,
             description: self.description,
             version: self.version,
             program,
             module_len,
-            stdin: self.stdin,
-            mounts: self.mounts.into_iter().map(Mount::from).collect(),
+            stdin: self.stdin && !gives,
+            mounts: if gives { remote_network_core::service::dataset::mounts() } else { mounts },
             limits: self.limits.into(),
             visibility,
             details: self.details.into(),

@@ -9,6 +9,7 @@ use super::objects::on_store_thread;
 use super::programs;
 use super::routes::{Json, Segments, parse_id};
 use super::state::ApiState;
+use super::trees;
 use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -65,7 +66,11 @@ pub async fn add(
 
 /// What the service runs, the length of its module, and what its owner should know of it.
 async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64, Vec<String>), ApiError> {
+    if let (Some(digest), None, None, None) = (&new.data, &new.module, &new.image, &new.program) {
+        return trees::dataset(state, digest).await;
+    }
     match (&new.module, &new.image, &new.program) {
+        _ if new.data.is_some() => Err(one_of()),
         (Some(module), None, None) => {
             let module: Digest = parse_id("module", module, DIGEST_HINT)?;
             let blobs = state.blobs.clone();
@@ -87,12 +92,16 @@ async fn program(state: &ApiState, new: &NewServiceDto) -> Result<(Program, u64,
             hints.extend(found.suggestion.notes);
             Ok((Program::Image(Box::new(image)), 0, hints))
         }
-        _ => Err(ApiError::bad_request(
-            "module",
-            "a service runs a module, an image or a program",
-            "give one of `module`, `image` and `program`",
-        )),
+        _ => Err(one_of()),
     }
+}
+
+fn one_of() -> ApiError {
+    ApiError::bad_request(
+        "module",
+        "a service runs a module, an image or a program, or gives a directory",
+        "give one of `module`, `image`, `program` and `data`",
+    )
 }
 
 /// `DELETE /services/{id}`

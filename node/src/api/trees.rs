@@ -16,6 +16,7 @@ use axum::http::{Response, StatusCode};
 use remote_network_core::command::Command;
 use remote_network_core::id::Digest;
 use remote_network_core::manifest::{MANIFEST_BYTES_MAX, Manifest};
+use remote_network_core::port::{Dataset, Program};
 use serde::Serialize;
 use std::io::Read as _;
 
@@ -73,6 +74,13 @@ async fn find(state: &ApiState, digest: Digest) -> Result<(Manifest, u64), ApiEr
             "a directory is the output of a mount with the layout `tree`, or comes from `POST /trees`",
         )),
     }
+}
+
+/// What a service gives whose field `data` is this digest.
+pub(super) async fn dataset(state: &ApiState, digest: &str) -> Result<(Program, u64, Vec<String>), ApiError> {
+    let manifest: Digest = parse_id("data", digest, DIGEST_HINT)?;
+    let (_, len) = find(state, manifest).await.map_err(|e| e.at("data"))?;
+    Ok((Program::Data(Dataset { manifest, len }), 0, Vec::new()))
 }
 
 /// `GET /trees/{digest}`: its files.

@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 pub mod bench;
+mod dataset;
 mod policy;
 mod service;
 
@@ -11,6 +12,7 @@ use remote_network_core::id::{Digest, PeerName, RunId};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+pub use dataset::ServiceAddData;
 pub use policy::PolicyCommand;
 pub use service::{DetailOptions, DeterminismWord, ServiceEdit, ServiceExport, ServiceImport, ServiceSearch};
 
@@ -373,6 +375,8 @@ pub enum ServiceAdd {
     Docker(ServiceAddDocker),
     /// A native executable, run in a sandbox of its own.
     Standalone(ServiceAddStandalone),
+    /// A directory, given as it is: no program runs, and its files go only to those who consume them.
+    Data(ServiceAddData),
 }
 
 /// `service add wasm …`

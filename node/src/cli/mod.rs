@@ -5,6 +5,7 @@
 
 pub mod args;
 mod client;
+mod dataset;
 mod dht;
 mod directories;
 mod docker;

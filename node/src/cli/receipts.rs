@@ -71,5 +71,6 @@ fn program_text(program: &Program) -> String {
         Program::Wasm(module) => format!("module {module}"),
         Program::Image(image) => format!("image {}", image.id_text()),
         Program::Native(exe) => format!("program {} for {}", exe.object, exe.target),
+        Program::Data(dataset) => format!("dataset {}", dataset.manifest),
     }
 }

@@ -314,6 +314,7 @@ async fn service(client: &Client, shown: Shown, command: ServiceCommand) -> Resu
                     answer => answer,
                 },
                 ServiceAdd::Standalone(args) => standalone::add(client, &args).await?,
+                ServiceAdd::Data(args) => super::dataset::add(client, &args).await?,
             };
             shown.value(&answer, |a| {
                 println!("offering {} as {}", text(a, "name"), text(a, "id"));

@@ -47,6 +47,7 @@ fn words(s: &Value) {
             println!("{name:<9} {}", plain(&said));
         }
     };
+    line("data", s.get("data").map_or(&json!(""), |data| &data["digest"]));
     line("limits", &s["limits"]);
     let d = &s["details"];
     line("needs", &d["needs"]);
@@ -195,7 +196,9 @@ fn describe(details: &mut Value, help: &[String]) -> Result<(), Failure> {
 /// `service export ID`
 pub async fn export(client: &Client, args: &ServiceExport) -> Result<(), Failure> {
     let document = client.get(&format!("/services/{}/export", args.id)).await?;
-    if let Some(file) = &args.module {
+    if let (Some(dir), Some(digest)) = (&args.module, document["data"].as_str()) {
+        super::directories::get(client, digest, dir).await?;
+    } else if let Some(file) = &args.module {
         let mut out = tokio::fs::File::create(file).await?;
         client.download(&format!("/services/{}/module", args.id), &mut out).await?;
         out.sync_all().await?;
@@ -214,9 +217,12 @@ pub async fn import(client: &Client, shown: Shown, args: &ServiceImport) -> Resu
     };
     let was = fields.remove("id");
     if let Some(file) = &args.module {
-        let object = upload(client, file).await?;
-        let digest = json!(object.digest.to_string());
-        let kind = if fields.contains_key("program") { "program" } else { "module" };
+        let kind =
+            ["program", "data"].into_iter().find(|kind| fields.contains_key(*kind)).unwrap_or("module");
+        let digest = match kind {
+            "data" => super::directories::put(client, file).await?["digest"].clone(),
+            _ => json!(upload(client, file).await?.digest.to_string()),
+        };
         if fields.get(kind).is_some_and(|named| *named != digest) {
             return Err(Failure::usage(format!("{} is not the {kind} of this service", file.display())));
         }

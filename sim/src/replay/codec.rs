@@ -16,9 +16,9 @@ use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpe
 use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
 use remote_network_core::port::{
-    BlobAnswer, BlobFailed, BlobInfo, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit, EngineLimits,
-    EngineOutput, EngineReport, Executable, ExitClass, Image, Layout, MutableItem, Port, Program, Target,
-    Usage,
+    BlobAnswer, BlobFailed, BlobInfo, Dataset, DhtDone, DhtEvent, DhtFailed, EngineEvent, EngineExit,
+    EngineLimits, EngineOutput, EngineReport, Executable, ExitClass, Image, Layout, MutableItem, Port,
+    Program, Target, Usage,
 };
 use remote_network_core::relay::server::Config;
 use remote_network_core::service::{Mount, MountDirection, Service, Visibility};
@@ -382,6 +382,7 @@ record! {
     }
     Target { arch, os }
     Executable { object, target }
+    Dataset { manifest, len }
     NodeConfig {
         keypair, topics, max_peers, min_peers, known_peers_max, public, public_addrs, publish_private, private_network,
         jobs_running_max, accept_jobs, native, idle_close_after, relay, relay_limits, relays, birthday_probing, republish_every,
@@ -416,7 +417,7 @@ choice! {
     ExitClass { 1 => Success, 2 => User, 3 => Resource, 4 => Permanent, 5 => Infra, 6 => Cancelled }
     EngineEvent { 1 => Started, 2 => Exited(exit) }
     PeerName { 1 => Key(key), 2 => Id(id) }
-    Program { 1 => Wasm(module), 2 => Image(image), 3 => Native(executable) }
+    Program { 1 => Wasm(module), 2 => Image(image), 3 => Native(executable), 4 => Data(dataset) }
     MountDirection { 1 => In, 2 => Out }
     Layout { 1 => Files, 2 => Tree, 3 => Trees }
     Visibility { 1 => Everyone, 2 => Listed(peers), 3 => OnlyMe }

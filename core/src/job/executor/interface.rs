@@ -113,6 +113,8 @@ pub enum Output {
         /// What.
         request: EngineRequest,
     },
+    /// A job that needs no engine has ended: to be heard as if one had said so, once its outputs are known to be there.
+    Ended(EngineReport),
     /// Whatever engines have of other jobs goes.
     Sweep {
         /// Jobs that go on.

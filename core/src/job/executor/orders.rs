@@ -242,6 +242,10 @@ fn fits(service: &Service, order: &Order) -> Result<(), Refused> {
     let bad = |words: &str| Err((Refusal::BadOrder, words.to_owned()));
     let mount =
         |name: &str, direction| service.mounts.iter().any(|m| m.name == *name && m.direction == direction);
+    let gives_data = service.program.dataset().is_some();
+    if gives_data && !(order.args.is_empty() && order.env.is_empty()) {
+        return bad("a dataset takes neither arguments nor environment");
+    }
     for input in &order.inputs {
         let takes = match &input.port {
             Port::Stdin => service.stdin,
@@ -254,7 +258,7 @@ fn fits(service: &Service, order: &Order) -> Result<(), Refused> {
     }
     for port in &order.outputs {
         let gives = match port {
-            Port::Stdout | Port::Stderr => true,
+            Port::Stdout | Port::Stderr => !gives_data,
             Port::Mount(name) => mount(name, MountDirection::Out),
             Port::Stdin => false,
         };

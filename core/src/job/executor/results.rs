@@ -20,6 +20,10 @@ impl Executor {
     pub(super) fn run(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
         let Some(held) = self.held.get(job) else { return };
         let o: &Order = &held.order;
+        if let Some(dataset) = o.program.dataset() {
+            let event = EngineEvent::Exited(dataset.given(&o.outputs));
+            return cx.emit(Output::Ended(EngineReport { job: *job, event }));
+        }
         let engine_job = EngineJob {
             tenant: held.requester(),
             program: o.program.clone(),
@@ -58,6 +62,11 @@ impl Executor {
         match self.held.get(job) {
             Some(h) if h.stopping => self.stopped(cx, job),
             Some(h) if h.started.is_some() && h.receipt.is_none() => {
+                if let Some(dataset) = h.order.program.dataset() {
+                    // Nothing makes them again.
+                    self.seal(cx, job, dataset.lost());
+                    return self.fill(cx);
+                }
                 if let Some(soft) = self.soft.get_mut(job) {
                     soft.guest_runs = false;
                 }
@@ -104,6 +113,7 @@ impl Executor {
                 Program::Wasm(_) => self.config.engine.clone(),
                 Program::Image(_) => "docker".to_owned(),
                 Program::Native(exe) => format!("native {} ({})", env!("CARGO_PKG_VERSION"), exe.target),
+                Program::Data(_) => "data".to_owned(),
             },
             program: order.program.clone(),
             class,
@@ -180,6 +190,7 @@ impl Executor {
         let requester = held.requester();
         let brought = self.soft.remove(job).map(|s| s.fetched).unwrap_or_default();
         self.queue.retain(|j| j != job);
+        self.giving.retain(|j| j != job);
         self.bury(cx, *job, requester);
         let outputs: BTreeSet<Digest> =
             held.receipt.iter().flat_map(|r| r.outputs.iter().map(|o| o.digest)).collect();

@@ -16,6 +16,9 @@ pub const STAGE_TRIES_MAX: u32 = 4;
 /// First pause between them; doubles.
 pub const STAGE_AGAIN: Duration = Duration::from_secs(2);
 
+/// Jobs that give a dataset and wait for the store to look at it, at once: so many questions it can take beside all others.
+pub const GIVING_MAX: usize = 64;
+
 /// An object, on whose right it is wanted, and whether as a directory: what is one for one job is a file for another.
 pub(super) type WantKey = (Digest, Claim, bool);
 
@@ -29,19 +32,25 @@ pub(super) struct Want {
 }
 
 impl Executor {
-    /// Starts staging queued jobs while there are slots.
+    /// Starts staging queued jobs while there are slots; those that give a dataset need none.
     pub(super) fn fill(&mut self, cx: &mut Cx<'_, Output>) {
-        let busy = |s: &&Self| {
-            let working = |(j, h): &(&JobId, &Held)| {
-                let staging = s.soft.get(*j).is_some_and(|x| x.staging.is_some());
-                h.receipt.is_none() && (h.started.is_some() || staging)
-            };
-            s.held.iter().filter(working).count()
-        };
-        while busy(&&*self) < self.config.running_max.max(1) {
+        while !self.giving.is_empty() && self.at_work(true) < GIVING_MAX {
+            let Some(job) = self.giving.pop_front() else { break };
+            self.stage(cx, &job);
+        }
+        while self.at_work(false) < self.config.running_max.max(1) {
             let Some(job) = self.queue.pop_front() else { return };
             self.stage(cx, &job);
         }
+    }
+
+    /// Jobs between staging and receipt: those that give a dataset, or those that an engine runs.
+    fn at_work(&self, gives_data: bool) -> usize {
+        let working = |(j, h): &(&JobId, &Held)| {
+            let staging = self.soft.get(*j).is_some_and(|x| x.staging.is_some());
+            h.gives_data() == gives_data && h.receipt.is_none() && (h.started.is_some() || staging)
+        };
+        self.held.iter().filter(working).count()
     }
 
     pub(super) fn stage(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {

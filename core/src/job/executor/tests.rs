@@ -19,6 +19,8 @@ use crate::service::{MountDirection, Visibility};
 use crate::ticket::Ticket;
 use proptest::prelude::*;
 
+mod datasets;
+
 pub(super) fn keypair(n: u8) -> Keypair {
     Keypair::from_seed(&[n; 32])
 }

@@ -304,7 +304,9 @@ impl World {
                         "kept, but not started"
                     );
                 }
-                executor::Output::Grant { .. }
+                // No dataset is offered in this world.
+                executor::Output::Ended(_)
+                | executor::Output::Grant { .. }
                 | executor::Output::Revoke { .. }
                 | executor::Output::Remove { .. } => {}
             }

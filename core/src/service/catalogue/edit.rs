@@ -28,18 +28,26 @@ impl Catalogue {
     }
 
     pub(super) fn remove(&mut self, cx: &mut Cx<'_, Output>, id: Digest) -> Reply {
-        if self.own.remove(&id).is_none() {
+        let Some(gone) = self.own.remove(&id) else {
             return Reply::Error(CommandError::UnknownService(id));
-        }
+        };
         cx.emit(Output::Persist(StoreOp::Forget { subject: Subject::new(Room::Service, &id.0) }));
         self.changed(cx);
+        self.withdrawn(cx, &gone);
         Reply::Done
     }
 
-    pub(super) fn edit(&mut self, cx: &mut Cx<'_, Output>, old: Digest, service: Service) -> Reply {
-        if !self.own.contains_key(&old) {
-            return Reply::Error(CommandError::UnknownService(old));
+    fn withdrawn(&self, cx: &mut Cx<'_, Output>, service: &Service) {
+        let given = service.program.dataset().map(|dataset| dataset.manifest);
+        if let Some(manifest) = given.filter(|manifest| !self.holds(manifest)) {
+            cx.emit(Output::Withdrawn(manifest));
         }
+    }
+
+    pub(super) fn edit(&mut self, cx: &mut Cx<'_, Output>, old: Digest, service: Service) -> Reply {
+        let Some(before) = self.own.get(&old).cloned() else {
+            return Reply::Error(CommandError::UnknownService(old));
+        };
         let service = match self.checked(service) {
             Ok(service) => service,
             Err(reason) => return invalid(reason),
@@ -50,6 +58,7 @@ impl Catalogue {
         }
         self.keep(cx, service);
         self.changed(cx);
+        self.withdrawn(cx, &before);
         Reply::Done
     }
 

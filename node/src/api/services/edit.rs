@@ -1,7 +1,7 @@
 //! One service: looking at it, changing it, setting it aside, taking it along.
 //!
 //! What `export` gives is what `POST /services` takes, with the id it had: who imports it can see whether it became the same
-//! service. A module or executable travels beside it, by its digest.
+//! service. A module, executable or directory travels beside it, by its digest.
 
 use super::super::dto::{DetailsDto, LimitsDto, MountDto, ServiceDto, VisibilityDto};
 use super::super::error::ApiError;
@@ -72,6 +72,9 @@ fn exported(view: &ServiceView) -> Result<Value, ApiError> {
     if let Program::Native(executable) = &view.service.program {
         document.insert("program".to_owned(), json!(executable.object.to_string()));
     }
+    if let Some(dataset) = view.service.program.dataset() {
+        document.insert("data".to_owned(), json!(dataset.manifest.to_string()));
+    }
     Ok(Value::Object(document))
 }
 
@@ -87,6 +90,10 @@ pub async fn module(
         Program::Native(executable) => download(&state, executable.object, &service.name, &headers).await,
         Program::Image(_) => {
             Err(ApiError::bad_request("path", "this service has no module", "it runs an image"))
+        }
+        Program::Data(dataset) => {
+            let hint = format!("it gives a directory: `data get {}` writes that", dataset.manifest);
+            Err(ApiError::bad_request("path", "this service has no module", hint))
         }
     }
 }

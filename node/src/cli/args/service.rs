@@ -113,7 +113,7 @@ pub struct ServiceEdit {
 pub struct ServiceExport {
     /// Its id (64 hex digits).
     pub id: Digest,
-    /// Write its module or executable to this file as well, if it has one.
+    /// Write its module or executable to this file as well, if it has one; or its directory to a new one.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub module: Option<PathBuf>,
 }
@@ -124,7 +124,7 @@ pub struct ServiceImport {
     /// What `service export` wrote, as JSON or YAML; `-` for standard input.
     #[arg(value_hint = clap::ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Its module or executable, unless the node has it already.
+    /// Its module, executable or directory, unless the node has it already.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub module: Option<PathBuf>,
 }

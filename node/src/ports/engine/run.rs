@@ -191,7 +191,7 @@ impl Execution<'_> {
     fn module(&self) -> Result<Digest, Refused> {
         match &self.job.program {
             Program::Wasm(module) => Ok(*module),
-            Program::Image(_) | Program::Native(_) => {
+            Program::Image(_) | Program::Native(_) | Program::Data(_) => {
                 Err(Refused::permanent("this is no WebAssembly module"))
             }
         }
