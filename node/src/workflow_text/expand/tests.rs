@@ -1,0 +1,1 @@
+//! Laws of writing out: what comes of it is what somebody would have written by hand.
