@@ -265,3 +265,6 @@ fn peer_names(peers: &[PublicKey]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod schema_tests;

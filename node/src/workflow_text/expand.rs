@@ -104,6 +104,11 @@ fn all_nodes(filler: &mut Filler<'_>, tree: &Tree, scope: &Scope<'_>, lists: &Li
         let place = format!("nodes.{id}");
         filler.reader.note(&place, location(key.referenced));
         let Some(list) = lists.of(id) else {
+            if lists::is_mapped(node) {
+                // Its map was refused: what its item would have been called is not known.
+                nodes.push((key.clone(), node.clone()));
+                continue;
+            }
             let filled = filler.fill(&place, node, false, scope);
             nodes.push((key.clone(), lists.conditions(filler, &place, filled, None)));
             continue;

@@ -296,6 +296,11 @@ fn map_of(node: &Tree) -> Option<&Tree> {
     child(child(node, "task")?, "map")
 }
 
+/// Whether the node says that it is mapped.
+pub(super) fn is_mapped(node: &Tree) -> bool {
+    map_of(node).is_some()
+}
+
 /// The node as it is written for one item: without saying that it is one of many.
 pub(super) fn without_map(node: &Tree) -> Tree {
     edit(node, &["task"], &mut |task| {
