@@ -13,18 +13,24 @@
 //!
 //! Reading happens in two steps, because the core knows objects and people know files. [`parse`] turns text into a
 //! [`ParsedWorkflow`], or into *everything* that is wrong with it, each problem with its place, its line and its
-//! column. [`ParsedWorkflow::compile`] then asks its caller to turn every source (a file, a text, an object) into an
+//! column; parameters are filled in and tasks over lists written out before. [`ParsedWorkflow::compile`] then asks its caller to turn every source (a file, a text, an object) into an
 //! object of the local store and gives the core's `Workflow`. What only the core can judge (cycles, unknown services,
 //! unreachable peers) is judged there; [`ParsedWorkflow::locate`] gives those problems their line back.
 //!
 //! The order of nodes and edges is kept: it decides in which order inputs are concatenated. An unknown key is an error
 //! with a suggestion, since a misspelt `timeout` that is silently ignored costs somebody a night.
 
+mod expand;
+mod keys;
+mod params;
 mod place;
 mod read;
+mod schema;
 mod tree;
 mod write;
 
+pub use params::Params;
+pub use schema::{schema, schema_text};
 pub use write::{port_text, to_json, to_yaml};
 
 use remote_network_core::command::CommandError;
@@ -39,6 +45,9 @@ use std::fmt;
 pub const TEXT_BYTES_MAX: usize = 8 << 20;
 /// Problems told at once; more help nobody.
 pub const PROBLEMS_MAX: usize = 50;
+
+/// Longest name of a node, but for the number of an item, and longest name of a workflow.
+const NAME_BYTES_MAX: usize = 64;
 
 /// How the text is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,12 +131,18 @@ pub struct ParsedWorkflow {
     /// What holds for the whole run.
     pub rules: RunRules,
     locations: BTreeMap<String, Location>,
+    edge_origins: Vec<usize>,
 }
 
 /// Reads a workflow, or says everything that is wrong with it.
 pub fn parse(text: &str, format: Format) -> Result<ParsedWorkflow, Vec<Problem>> {
+    parse_with(text, format, &Params::default())
+}
+
+/// Like [`parse`], with values for its parameters.
+pub fn parse_with(text: &str, format: Format, params: &Params) -> Result<ParsedWorkflow, Vec<Problem>> {
     let tree = tree::parse(text, format).map_err(|problem| vec![problem])?;
-    read::workflow(&tree)
+    read::workflow(expand::expand(&tree, params)?)
 }
 
 /// A workflow inside a bigger JSON document, such as a request's body: syntactically sound, not yet understood. Its
@@ -144,7 +159,12 @@ impl<'de> Deserialize<'de> for Embedded {
 impl Embedded {
     /// Reads the workflow, or says everything that is wrong with it.
     pub fn read(self) -> Result<ParsedWorkflow, Vec<Problem>> {
-        read::workflow(&tree::located(self.0))
+        self.read_with(&Params::default())
+    }
+
+    /// Like [`Self::read`], with values for its parameters.
+    pub fn read_with(self, params: &Params) -> Result<ParsedWorkflow, Vec<Problem>> {
+        read::workflow(expand::expand(&tree::located(self.0), params)?)
     }
 }
 
@@ -184,7 +204,15 @@ impl ParsedWorkflow {
 
     /// Gives a problem the core found its line and column.
     pub fn locate(&self, problem: &workflow::Problem) -> Problem {
-        self.problem(problem.place.clone(), problem.reason.clone())
+        self.problem(self.as_written(&problem.place), problem.reason.clone())
+    }
+
+    /// The place in the text of a place in what was made of it: of edges over lists there are more than are written.
+    fn as_written(&self, place: &str) -> String {
+        let edge = place.strip_prefix("edges[").and_then(|rest| rest.split_once(']'));
+        let origin =
+            edge.and_then(|(n, rest)| Some((self.edge_origins.get(n.parse::<usize>().ok()?)?, rest)));
+        origin.map_or_else(|| place.to_owned(), |(origin, rest)| format!("edges[{origin}]{rest}"))
     }
 
     /// The problems of a core's refusal, located; `None` when it is about something else.
@@ -237,3 +265,6 @@ fn peer_names(peers: &[PublicKey]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod schema_tests;

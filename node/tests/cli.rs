@@ -421,6 +421,17 @@ fn what_is_wrong_with_a_workflow_is_placed() {
     let sound = "name: n\nnodes:\n  a: { source: { text: hello } }\n  c: { task: { service: count } }\n  \
                  out: { sink: {} }\nedges:\n  - a.out -> c.stdin\n  - c.stdout -> out.in\n";
     flawed("sound.yaml", sound, "validate").ok();
+    let open = sound
+        .replace("name: n\n", "name: n\nparams: { least: { type: number } }\n")
+        .replace("service: count", "service: count, args: ['${item}', '${least}'], map: { over: [a, b] }");
+    let open = write(dir.path(), "open.yaml", &open);
+    let plan = node.cli(&["workflow", "plan", &open, "--param", "least=3", "--json"]).ok().json();
+    let tasks: Vec<_> = plan["placements"].as_array().unwrap().iter().map(|p| p["task"].clone()).collect();
+    assert_eq!(tasks, ["c[0]", "c[1]"]);
+    node.cli(&["workflow", "check", &open]).fails(2, &["line 2", "params.least", "must be given"]);
+    node.cli(&["workflow", "check", &open, "--param", "laest=3"]).fails(2, &["did you mean `least`?"]);
+    let schema = node.cli(&["workflow", "schema"]).ok().json();
+    assert_eq!(node.api.get("/workflows/schema").unwrap(), schema);
     let cases: &[(&str, &str, &[&str])] = &[
         ("typo.yaml", &sound.replace("service:", "servce:"), &["line 4", "nodes.c.task.servce", "`service`"]),
         ("file.yaml", &sound.replace("text: hello", "files: [no-such.txt]"), &["line 3", "no-such.txt"]),

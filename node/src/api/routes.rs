@@ -120,6 +120,7 @@ routes! {
     GET    "/trees/{digest}/files/{*path}"       Token   Body::None            => trees::file;
     POST   "/workflows/validate"                 Token   Body::Json(WORKFLOW)  => workflows::validate;
     POST   "/workflows/plan"                     Token   Body::Json(WORKFLOW)  => workflows::plan;
+    GET    "/workflows/schema"                   Token   Body::None            => workflows::text_schema;
     GET    "/runs"                               Token   Body::None            => runs::list;
     POST   "/runs"                               Token   Body::Json(WORKFLOW)  => runs::submit;
     GET    "/runs/{run}"                         Token   Body::None            => runs::show;

@@ -19,6 +19,8 @@ use remote_network_core::command::{Command, Reply, RunView, TaskView};
 use remote_network_core::id::RunId;
 use remote_network_core::port::Port;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 const RUN_HINT: &str = "a run is named by 32 hex digits, chosen at random by the client that submits it";
 
@@ -43,6 +45,8 @@ pub struct Submit {
     run: String,
     workflow: Option<Embedded>,
     yaml: Option<String>,
+    #[serde(default)]
+    params: BTreeMap<String, Value>,
 }
 
 /// The run is journaled.
@@ -57,7 +61,7 @@ pub async fn submit(
     Json(body): Json<Submit>,
 ) -> Result<(StatusCode, Answer<Submitted>), ApiError> {
     let run: RunId = parse_id("run", &body.run, RUN_HINT)?;
-    let parsed = WorkflowBody::new(body.workflow, body.yaml)
+    let parsed = WorkflowBody::new(body.workflow, body.yaml, body.params)
         .read()?
         .map_err(|problems| ApiError::invalid_workflow(&problems))?;
     let (parsed, workflow) = import(&state, parsed).await?;

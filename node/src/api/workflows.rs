@@ -5,33 +5,44 @@ use super::error::{ApiError, ProblemDto};
 use super::objects::on_store_thread;
 use super::routes::Json;
 use super::state::ApiState;
-use crate::workflow_text::{Embedded, Format, ParsedWorkflow, Problem, SourceItem, parse};
+use crate::workflow_text::{
+    Embedded, Format, Params, ParsedWorkflow, Problem, SourceItem, parse_with, schema,
+};
 use axum::Json as Answer;
 use axum::extract::State;
 use remote_network_core::command::{Command, CommandError, Placement, Reply};
 use remote_network_core::id::Digest;
 use remote_network_core::job::workflow::{ObjectRef, Workflow};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
 
-/// A workflow: JSON in `workflow`, or YAML text in `yaml`, whose problems then have lines.
+/// A workflow: JSON in `workflow`, or YAML text in `yaml`, whose problems then have lines. `params` fills in its parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkflowBody {
     workflow: Option<Embedded>,
     yaml: Option<String>,
+    #[serde(default)]
+    params: BTreeMap<String, Value>,
 }
 
 impl WorkflowBody {
     /// From the fields of a bigger body.
-    pub const fn new(workflow: Option<Embedded>, yaml: Option<String>) -> Self {
-        Self { workflow, yaml }
+    pub const fn new(
+        workflow: Option<Embedded>,
+        yaml: Option<String>,
+        params: BTreeMap<String, Value>,
+    ) -> Self {
+        Self { workflow, yaml, params }
     }
 
     /// Reads the text form.
     pub fn read(self) -> Result<Result<ParsedWorkflow, Vec<Problem>>, ApiError> {
+        let params = Params::of_json(self.params);
         match (self.workflow, self.yaml) {
-            (Some(embedded), None) => Ok(embedded.read()),
-            (None, Some(yaml)) => Ok(parse(&yaml, Format::Yaml)),
+            (Some(embedded), None) => Ok(embedded.read_with(&params)),
+            (None, Some(yaml)) => Ok(parse_with(&yaml, Format::Yaml, &params)),
             (None, None) | (Some(_), Some(_)) => Err(ApiError::bad_request(
                 "workflow",
                 "exactly one of `workflow` and `yaml` is needed",
@@ -39,6 +50,11 @@ impl WorkflowBody {
             )),
         }
     }
+}
+
+/// `GET /workflows/schema`: JSON Schema of the text form.
+pub async fn text_schema() -> Answer<Value> {
+    Answer(schema())
 }
 
 /// Whether a workflow could run.

@@ -4,6 +4,7 @@ pub mod bench;
 mod dataset;
 mod policy;
 mod service;
+mod workflow;
 
 pub use bench::{BenchArgs, BenchCommand, Shape};
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 pub use dataset::ServiceAddData;
 pub use policy::PolicyCommand;
 pub use service::{DetailOptions, DeterminismWord, ServiceEdit, ServiceExport, ServiceImport, ServiceSearch};
+pub use workflow::{WorkflowCommand, WorkflowFile};
 
 /// A peer-to-peer compute network without a centre.
 ///
@@ -489,40 +491,6 @@ pub struct ServiceOptions {
     /// What else it says of itself.
     #[command(flatten)]
     pub details: DetailOptions,
-}
-
-/// `workflow …`
-#[derive(Subcommand, Debug)]
-pub enum WorkflowCommand {
-    /// Check a workflow file without running it.
-    Validate {
-        /// YAML or JSON.
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-    },
-    /// Show what would run where, and why.
-    Plan {
-        /// YAML or JSON.
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-    },
-    /// Run a workflow.
-    Run {
-        /// YAML or JSON.
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// Return as soon as the run is journaled.
-        #[arg(long)]
-        detach: bool,
-        /// Run id to use (32 hex digits): the same id and workflow again is the same run.
-        #[arg(long, value_name = "ID")]
-        run_id: Option<RunId>,
-        /// Write the results to this directory.
-        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-        output: Option<PathBuf>,
-    },
-    /// Workflows that were run, with their last run.
-    List,
 }
 
 /// `runs …`

@@ -5,6 +5,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody}
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use remote_network_core::problem::Problem;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -253,6 +254,11 @@ async fn refusal(response: Response<Incoming>) -> Failure {
     } else {
         Failure::node(message)
     };
+    let problem = |p: &Value| Problem {
+        place: p["place"].as_str().unwrap_or_default().to_owned(),
+        reason: p["reason"].as_str().unwrap_or_default().to_owned(),
+    };
+    let failure = Failure { problems: problems.iter().map(problem).collect(), ..failure };
     match hint {
         Some(hint) => failure.with_hint(hint),
         None => failure,

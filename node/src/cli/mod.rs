@@ -25,6 +25,7 @@ pub use remote::{follow, random_run_id};
 use crate::config::{self, Config};
 use args::{Cli, Command};
 use clap::Parser as _;
+use remote_network_core::problem::Problem;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,17 +36,19 @@ pub struct Failure {
     code: u8,
     message: String,
     hint: Option<String>,
+    /// What is wrong with a workflow, as the node has seen it.
+    problems: Vec<Problem>,
 }
 
 impl Failure {
     /// The work itself failed: a run, a receipt, a simulation.
     pub fn work(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into(), hint: None }
+        Self { code: 1, message: message.into(), hint: None, problems: Vec::new() }
     }
 
     /// The command was used wrongly.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into(), hint: None }
+        Self { code: 2, message: message.into(), hint: None, problems: Vec::new() }
     }
 
     /// No node runs on this data directory.
@@ -54,6 +57,7 @@ impl Failure {
             code: 3,
             message: format!("no node is running on {}", data_dir.display()),
             hint: Some("start one with `remote-network start`, or name another with --data-dir".into()),
+            problems: Vec::new(),
         }
     }
 
@@ -63,12 +67,13 @@ impl Failure {
             code: 3,
             message: format!("the node that was at {addr} does not answer"),
             hint: Some("start it with `remote-network start`".into()),
+            problems: Vec::new(),
         }
     }
 
     /// The node refused, or could not.
     pub fn node(message: impl Into<String>) -> Self {
-        Self { code: 4, message: message.into(), hint: None }
+        Self { code: 4, message: message.into(), hint: None, problems: Vec::new() }
     }
 
     /// Whether the command was used wrongly.
@@ -147,6 +152,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Key(c) => local::key(&global, c),
         Command::Config(c) => local::config(&global, c),
         Command::Receipt(c) => local::receipt(&global, &c),
+        Command::Workflow(args::WorkflowCommand::Schema) => {
+            print!("{}", crate::workflow_text::schema_text());
+            Ok(())
+        }
         Command::Policy(args::PolicyCommand::Check { file }) => policy::check(&file),
         Command::Demo(args) => crate::demo::run(&global, &args),
         Command::Bench(args) => crate::bench::run(&global, &args),

@@ -2,11 +2,11 @@
 
 use super::args::{
     Command, DataCommand, Global, PeersCommand, RunsCommand, ServiceAdd, ServiceAddWasm, ServiceCommand,
-    ServiceOptions, WorkflowCommand,
+    ServiceOptions, WorkflowCommand, WorkflowFile,
 };
 use super::output::{ago, bytes, duration, plain, short, table, text};
 use super::{Client, Failure, configuration, directories, relay, service as services, standalone};
-use crate::workflow_text::{self, Format, ParsedNode, ParsedWorkflow, SourceItem};
+use crate::workflow_text::{self, Format, Params, ParsedNode, ParsedWorkflow, SourceItem};
 use indicatif::{ProgressBar, ProgressStyle};
 use remote_network_core::id::{Digest, RunId};
 use remote_network_core::job::workflow::{ObjectRef, Problem};
@@ -414,11 +414,24 @@ fn problems(file: &Path, found: &[workflow_text::Problem]) -> Failure {
     Failure::usage(format!("{} has {} problem(s):\n  {}", file.display(), found.len(), lines.join("\n  ")))
 }
 
-fn parse(file: &Path) -> Result<ParsedWorkflow, Failure> {
-    let written = std::fs::read_to_string(file)
+fn parse(workflow: WorkflowFile) -> Result<(PathBuf, ParsedWorkflow), Failure> {
+    let WorkflowFile { file, params } = workflow;
+    let written = std::fs::read_to_string(&file)
         .map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
-    workflow_text::parse(&written, Format::of_file_name(&file.to_string_lossy()))
-        .map_err(|p| problems(file, &p))
+    let params = Params::typed(params, std::env::current_dir().ok()).map_err(Failure::usage)?;
+    let parsed = workflow_text::parse_with(&written, Format::of_file_name(&file.to_string_lossy()), &params)
+        .map_err(|p| problems(&file, &p))?;
+    Ok((file, parsed))
+}
+
+/// What the node says of the workflow that it got, in the places of the file that people have.
+fn located(file: &Path, parsed: &ParsedWorkflow, mut failure: Failure) -> Failure {
+    if !failure.problems.is_empty() {
+        let lines: Vec<String> = failure.problems.iter().map(|p| parsed.locate(p).to_string()).collect();
+        failure.message =
+            format!("{} has {} problem(s):\n  {}", file.display(), lines.len(), lines.join("\n  "));
+    }
+    failure
 }
 
 /// Brings every file and text of the workflow into the node's store, and writes the workflow with objects instead.
@@ -462,8 +475,8 @@ async fn with_objects(client: &Client, file: &Path, parsed: &ParsedWorkflow) -> 
 
 async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Result<(), Failure> {
     match command {
-        WorkflowCommand::Validate { file } => {
-            let parsed = parse(&file)?;
+        WorkflowCommand::Validate { workflow } => {
+            let (file, parsed) = parse(workflow)?;
             let written = with_objects(client, &file, &parsed).await?;
             let answer =
                 client.post_text("/workflows/validate", format!("{{\"workflow\":{written}}}")).await?;
@@ -484,9 +497,13 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
             }
             shown.value(&answer, |_| println!("{} is valid", file.display()));
         }
-        WorkflowCommand::Plan { file } => {
-            let written = with_objects(client, &file, &parse(&file)?).await?;
-            let answer = client.post_text("/workflows/plan", format!("{{\"workflow\":{written}}}")).await?;
+        WorkflowCommand::Plan { workflow } => {
+            let (file, parsed) = parse(workflow)?;
+            let written = with_objects(client, &file, &parsed).await?;
+            let answer = client
+                .post_text("/workflows/plan", format!("{{\"workflow\":{written}}}"))
+                .await
+                .map_err(|f| located(&file, &parsed, f))?;
             shown.value(&answer, |a| {
                 let rows: Vec<Vec<String>> = items(a, "placements")
                     .map(|p| {
@@ -503,13 +520,17 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
                 table(&["TASK", "SERVICE", "PEERS", "WHY"], &rows);
             });
         }
-        WorkflowCommand::Run { file, detach, run_id, output } => {
-            let written = with_objects(client, &file, &parse(&file)?).await?;
+        WorkflowCommand::Run { workflow, detach, run_id, output } => {
+            let (file, parsed) = parse(workflow)?;
+            let written = with_objects(client, &file, &parsed).await?;
             let run = match run_id {
                 Some(run) => run,
                 None => random_run_id()?,
             };
-            client.post_text("/runs", format!("{{\"run\":\"{run}\",\"workflow\":{written}}}")).await?;
+            client
+                .post_text("/runs", format!("{{\"run\":\"{run}\",\"workflow\":{written}}}"))
+                .await
+                .map_err(|f| located(&file, &parsed, f))?;
             if detach {
                 let answer = json!({"run": run.to_string()});
                 shown.value(&answer, |_| println!("{run}"));
@@ -521,6 +542,9 @@ async fn workflow(client: &Client, shown: Shown, command: WorkflowCommand) -> Re
             }
             shown.value(&view, show_run);
             ended_well(&view)?;
+        }
+        WorkflowCommand::Schema => {
+            return Err(Failure::usage("this command does not ask a running node"));
         }
         WorkflowCommand::List => {
             let answer = client.get("/runs").await?;

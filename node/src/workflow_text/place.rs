@@ -6,6 +6,7 @@
 //!   needs: { arch: [x86_64], os: linux, cpu_milli: 2000, memory_bytes: 8589934592, disk_bytes: 0, gpus: 1, gpu_vendor: nvidia }
 //! ```
 
+use super::keys::{self, AMOUNT_MAX};
 use super::read::Reader;
 use super::tree::Tree;
 use remote_network_core::job::workflow::Place;
@@ -13,12 +14,9 @@ use remote_network_core::service::details::{Needs, valid_label};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// Largest amount of anything: what the wire form takes.
-const AMOUNT_MAX: u64 = i64::MAX as u64;
-
 /// Reads it.
 pub(super) fn read(reader: &mut Reader, place: &str, tree: &Tree) -> Option<Place> {
-    let fields = reader.fields(place, tree, &["labels", "needs"])?;
+    let fields = reader.fields(place, tree, keys::PLACE)?;
     let mut rule = Place::default();
     if let Some(t) = fields.get("labels") {
         rule.labels = labels(reader, &format!("{place}.labels"), t)?;
@@ -30,8 +28,7 @@ pub(super) fn read(reader: &mut Reader, place: &str, tree: &Tree) -> Option<Plac
 }
 
 fn needs(reader: &mut Reader, place: &str, tree: &Tree) -> Option<Needs> {
-    const KEYS: &[&str] = &["arch", "os", "cpu_milli", "memory_bytes", "disk_bytes", "gpus", "gpu_vendor"];
-    let fields = reader.fields(place, tree, KEYS)?;
+    let fields = reader.fields(place, tree, keys::NEEDS)?;
     let mut number = |key: &str, max: u64| match fields.get(key) {
         None => Some(0),
         Some(t) => reader.number(&format!("{place}.{key}"), t, max),

@@ -2,32 +2,31 @@
 
 mod rules;
 
+use super::expand::Expanded;
+use super::keys::{self, Key};
 use super::tree::{Raw, Tree, location};
-use super::{Location, PROBLEMS_MAX, ParsedNode, ParsedWorkflow, Problem, SourceItem};
+use super::{Location, NAME_BYTES_MAX, PROBLEMS_MAX, ParsedNode, ParsedWorkflow, Problem, SourceItem};
 use remote_network_core::id::PublicKey;
-use remote_network_core::job::workflow::{Edge, End, ObjectRef, TaskSpec};
+use remote_network_core::job::workflow::{Edge, End, MAP_ITEMS_MAX, ObjectRef, TaskSpec};
 use remote_network_core::port::Port;
 use remote_network_core::service::valid_name;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far off a word may be for a suggestion (normalised Damerau–Levenshtein).
 const SIMILAR_ENOUGH: f64 = 0.6;
-/// Longest id of a node, and longest name of a workflow.
-const NAME_BYTES_MAX: usize = 64;
 
 /// Reads a workflow.
-pub(super) fn workflow(tree: &Tree) -> Result<ParsedWorkflow, Vec<Problem>> {
-    let mut reader = Reader::default();
-    let parsed = reader.workflow(tree);
+pub(super) fn workflow(expanded: Expanded) -> Result<ParsedWorkflow, Vec<Problem>> {
+    let Expanded { tree, edges, mapped } = expanded;
+    let mut reader = Reader { edge_origins: edges, mapped, ..Reader::default() };
+    let parsed = reader.workflow(&tree);
     match parsed {
         Some(mut parsed) if reader.problems.is_empty() => {
             parsed.locations = reader.locations;
+            parsed.edge_origins = reader.edge_origins;
             Ok(parsed)
         }
-        _ => {
-            reader.problems.truncate(PROBLEMS_MAX);
-            Err(reader.problems)
-        }
+        _ => Err(reader.problems()),
     }
 }
 
@@ -35,6 +34,12 @@ pub(super) fn workflow(tree: &Tree) -> Result<ParsedWorkflow, Vec<Problem>> {
 pub(super) struct Reader {
     problems: Vec<Problem>,
     locations: BTreeMap<String, Location>,
+    /// For each edge its place in the list as written; nothing: as it is.
+    edge_origins: Vec<usize>,
+    /// Nodes that were written out over lists.
+    mapped: BTreeSet<String>,
+    /// What was said of the first of several items, and is not said of the others again.
+    said: BTreeSet<(String, String)>,
 }
 
 /// A mapping's values by key, with where each key stands.
@@ -42,8 +47,7 @@ pub(super) type Fields<'t> = BTreeMap<&'t str, &'t Tree>;
 
 impl Reader {
     fn workflow(&mut self, tree: &Tree) -> Option<ParsedWorkflow> {
-        let [timeout, on_failure] = rules::RUN_KEYS;
-        let fields = self.fields("", tree, &["name", "nodes", "edges", timeout, on_failure])?;
+        let fields = self.fields("", tree, keys::WORKFLOW)?;
         let name = match fields.get("name") {
             Some(t) => self.text("name", t)?,
             None => {
@@ -70,7 +74,8 @@ impl Reader {
             None => Vec::new(),
         };
         let rules = self.run_rules(&fields);
-        Some(ParsedWorkflow { name, nodes, edges, rules, locations: BTreeMap::new() })
+        let (locations, edge_origins) = (BTreeMap::new(), Vec::new());
+        Some(ParsedWorkflow { name, nodes, edges, rules, locations, edge_origins })
     }
 
     fn nodes(&mut self, tree: &Tree) -> Vec<(String, ParsedNode)> {
@@ -102,8 +107,7 @@ impl Reader {
     }
 
     fn node(&mut self, place: &str, tree: &Tree) -> Option<ParsedNode> {
-        const KINDS: &[&str] = &["source", "task", "sink"];
-        let fields = self.fields(place, tree, KINDS)?;
+        let fields = self.fields(place, tree, keys::NODE)?;
         let mut kinds = fields.into_iter();
         let (Some((kind, value)), None) = (kinds.next(), kinds.next()) else {
             self.say(place, None, "must be exactly one of `source`, `task` and `sink`");
@@ -123,7 +127,7 @@ impl Reader {
     }
 
     fn source(&mut self, place: &str, tree: &Tree) -> Option<Vec<SourceItem>> {
-        let fields = self.fields(place, tree, &["files", "text", "objects"])?;
+        let fields = self.fields(place, tree, keys::SOURCE)?;
         let mut fields = fields.into_iter();
         let (Some((kind, value)), None) = (fields.next(), fields.next()) else {
             self.say(place, None, "must have exactly one of `files`, `text` and `objects`");
@@ -148,7 +152,7 @@ impl Reader {
     }
 
     fn object(&mut self, place: &str, tree: &Tree) -> Option<SourceItem> {
-        let fields = self.fields(place, tree, &["digest", "len"])?;
+        let fields = self.fields(place, tree, keys::OBJECT)?;
         let (Some(digest), Some(len)) = (fields.get("digest"), fields.get("len")) else {
             self.say(place, None, "needs `digest` (64 hex digits) and `len` (bytes)");
             return None;
@@ -165,8 +169,7 @@ impl Reader {
     }
 
     fn task(&mut self, place: &str, tree: &Tree) -> Option<TaskSpec> {
-        const KEYS: [&str; 7] = ["service", "peer", "args", "env", "retries", "timeout", "place"];
-        let fields = self.fields(place, tree, &[&KEYS[..], &rules::TASK_KEYS[..]].concat())?;
+        let fields = self.fields(place, tree, keys::TASK)?;
         let mut task = TaskSpec::default();
         match fields.get("service") {
             Some(t) => {
@@ -242,10 +245,20 @@ impl Reader {
     }
 
     fn edges(&mut self, tree: &Tree, nodes: &[(String, ParsedNode)]) -> Vec<Edge> {
-        let Some(items) = self.items("edges", tree) else { return Vec::new() };
+        let Raw::Seq(items) = tree.raw() else {
+            self.wrong("edges", tree, "a list");
+            return Vec::new();
+        };
         let kinds: BTreeMap<&str, &ParsedNode> = nodes.iter().map(|(id, n)| (id.as_str(), n)).collect();
         let mut edges = Vec::with_capacity(items.len().min(10_000));
-        for (place, item) in items {
+        let mut wrong = None;
+        for (i, item) in items.iter().enumerate() {
+            let origin = self.edge_origins.get(i).copied().unwrap_or(i);
+            if wrong == Some(origin) {
+                continue;
+            }
+            let place = format!("edges[{origin}]");
+            self.note(&place, item.location());
             let Some(text) = self.text(&place, item) else { continue };
             let Some((from, to)) = text.split_once("->") else {
                 self.say(&place, item.location(), "an edge is written `node.port -> node.port`");
@@ -253,8 +266,9 @@ impl Reader {
             };
             let from = self.end(&place, item, from.trim(), Side::From, &kinds);
             let to = self.end(&place, item, to.trim(), Side::To, &kinds);
-            if let (Some(from), Some(to)) = (from, to) {
-                edges.push(Edge { from, to });
+            match (from, to) {
+                (Some(from), Some(to)) => edges.push(Edge { from, to }),
+                (None, _) | (_, None) => wrong = Some(origin),
             }
         }
         edges
@@ -289,7 +303,7 @@ impl Reader {
 
     // ------------------------------------------------------------------------------ values
 
-    pub(super) fn fields<'t>(&mut self, place: &str, tree: &'t Tree, known: &[&str]) -> Option<Fields<'t>> {
+    pub(super) fn fields<'t>(&mut self, place: &str, tree: &'t Tree, known: &[Key]) -> Option<Fields<'t>> {
         let Raw::Map(entries) = tree.raw() else {
             self.wrong(place, tree, "a mapping");
             return None;
@@ -299,8 +313,8 @@ impl Reader {
             let at =
                 if place.is_empty() { key.value.clone() } else { format!("{place}.{}", cut(&key.value)) };
             self.note(&at, location(key.referenced));
-            if !known.contains(&key.value.as_str()) {
-                let hint = suggestion(&key.value, known.iter().copied());
+            if !known.iter().any(|k| k.name == key.value) {
+                let hint = suggestion(&key.value, known.iter().map(|k| k.name));
                 self.say(&at, location(key.referenced), format!("is not known here{hint}"));
             } else if fields.insert(&key.value, value).is_some() {
                 self.say(&at, location(key.referenced), "is written twice");
@@ -309,7 +323,7 @@ impl Reader {
         Some(fields)
     }
 
-    fn items<'t>(&mut self, place: &str, tree: &'t Tree) -> Option<Vec<(String, &'t Tree)>> {
+    pub(super) fn items<'t>(&mut self, place: &str, tree: &'t Tree) -> Option<Vec<(String, &'t Tree)>> {
         let Raw::Seq(items) = tree.raw() else {
             self.wrong(place, tree, "a list");
             return None;
@@ -339,7 +353,7 @@ impl Reader {
     }
 
     /// Text, or what has only one spelling. A fraction has several (`1.0`, `1.00`), so it must be quoted.
-    fn scalar(&mut self, place: &str, tree: &Tree) -> Option<String> {
+    pub(super) fn scalar(&mut self, place: &str, tree: &Tree) -> Option<String> {
         match tree.raw() {
             Raw::Text(text) => Some(text.clone()),
             Raw::Int(n) => Some(n.to_string()),
@@ -373,21 +387,43 @@ impl Reader {
         found
     }
 
-    fn wrong(&mut self, place: &str, tree: &Tree, expected: &str) {
+    pub(super) fn wrong(&mut self, place: &str, tree: &Tree, expected: &str) {
         self.say(place, tree.location(), format!("must be {expected}, found {}", tree.raw().kind()));
     }
 
-    fn note(&mut self, place: &str, at: Option<Location>) {
+    pub(super) fn note(&mut self, place: &str, at: Option<Location>) {
         if let Some(at) = at {
             self.locations.entry(place.to_owned()).or_insert(at);
         }
     }
 
     pub(super) fn say(&mut self, place: &str, at: Option<Location>, reason: impl Into<String>) {
+        let reason = reason.into();
+        if let Some(origin) = self.origin(place)
+            && !self.said.insert((origin, reason.clone()))
+        {
+            return;
+        }
         if self.problems.len() < PROBLEMS_MAX {
             let location = at.or_else(|| self.locations.get(place).copied());
-            self.problems.push(Problem { place: place.to_owned(), location, reason: reason.into() });
+            self.problems.push(Problem { place: place.to_owned(), location, reason });
         }
+    }
+
+    /// The place in the text as written, of a place in an item's node.
+    fn origin(&self, place: &str) -> Option<String> {
+        let (id, behind) = place.strip_prefix("nodes.")?.split_once('[')?;
+        let (_, rest) = behind.split_once(']')?;
+        self.mapped.contains(id).then(|| format!("nodes.{id}{rest}"))
+    }
+
+    pub(super) const fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    /// Everything that was said.
+    pub(super) fn problems(self) -> Vec<Problem> {
+        self.problems
     }
 }
 
@@ -429,8 +465,13 @@ fn mount_port(name: &str) -> Result<Port, String> {
 }
 
 fn valid_node_id(id: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    let (name, item) = id.split_once('[').map_or((id, None), |(name, rest)| (name, Some(rest)));
+    let number = item.map(|rest| {
+        rest.strip_suffix(']').and_then(|n| n.parse::<usize>().ok().filter(|k| k.to_string() == n))
+    });
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && number.is_none_or(|n| n.is_some_and(|n| n < MAP_ITEMS_MAX))
 }
 
 fn parse_duration_ms(text: &str) -> Option<u64> {
@@ -447,7 +488,7 @@ fn parse_duration_ms(text: &str) -> Option<u64> {
 }
 
 /// "; did you mean `…`?", or what there is when there is little, or nothing.
-fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.take(1_000).collect();
     let word = cut(word);
     let best = known
@@ -464,7 +505,7 @@ fn suggestion<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// At most 80 characters of a word from outside, so that an error stays readable.
-fn cut(word: &str) -> &str {
+pub(super) fn cut(word: &str) -> &str {
     match word.char_indices().nth(80) {
         Some((end, _)) => &word[..end],
         None => word,

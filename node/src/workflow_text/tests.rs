@@ -86,7 +86,7 @@ fn the_examples_of_the_handbook_are_workflows() {
     let page = include_str!("../../../docs/WORKFLOWS.md");
     let examples: Vec<&str> =
         page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 6);
     for text in examples {
         let w = parse(text, Format::Yaml).unwrap_or_else(|p| panic!("{p:?}\n{text}"));
         let w = w.compile(resolve).expect("compiles");

@@ -31,6 +31,8 @@ pub(super) enum RawOf<K> {
 
 /// A value with located keys.
 pub(super) type Raw = RawOf<Spanned<String>>;
+/// A key and where it is written.
+pub(super) type Key = Spanned<String>;
 /// A value with located keys and where it is written.
 pub(super) type Tree = TreeOf<Spanned<String>>;
 
@@ -57,6 +59,11 @@ impl Tree {
     /// The value.
     pub(super) const fn raw(&self) -> &Raw {
         &self.0.value
+    }
+
+    /// Another value in its place.
+    pub(super) fn with(&self, raw: Raw) -> Self {
+        TreeOf(Spanned::new(raw, self.0.referenced, self.0.defined))
     }
 
     /// Where, when the format tells.

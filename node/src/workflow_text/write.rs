@@ -10,6 +10,7 @@ use remote_network_core::port::Port;
 use rules::{RetryText, WhenText};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The workflow as YAML that [`super::parse`] reads back.
@@ -24,7 +25,7 @@ pub fn to_json(workflow: &Workflow) -> Result<String, String> {
 
 #[derive(Serialize)]
 struct WorkflowText<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +40,7 @@ impl<'a> WorkflowText<'a> {
             workflow.nodes.iter().map(|(id, k)| (id.as_str(), k)).collect();
         let edges = workflow.edges.iter().map(|e| edge_text(e, &kind_of)).collect();
         Self {
-            name: &workflow.name,
+            name: literal(&workflow.name),
             timeout: workflow.rules.timeout_ms.map(duration_text),
             on_failure: rules::on_failure_text(workflow.rules.on_failure),
             nodes: InOrder(&workflow.nodes),
@@ -98,10 +99,10 @@ struct TaskText<'a> {
     service: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     peer: Vec<String>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    args: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<Cow<'a, str>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    env: &'a BTreeMap<String, String>,
+    env: BTreeMap<&'a str, Cow<'a, str>>,
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,8 +126,8 @@ impl<'a> TaskText<'a> {
         Self {
             service: &task.service,
             peer: peer_names(&task.peers),
-            args: &task.args,
-            env: &task.env,
+            args: task.args.iter().map(|a| literal(a)).collect(),
+            env: task.env.iter().map(|(k, v)| (k.as_str(), literal(v))).collect(),
             retries: task.retries,
             timeout: task.timeout_ms.map(duration_text),
             place: PlaceText::of(&task.place),
@@ -137,6 +138,11 @@ impl<'a> TaskText<'a> {
             when: task.rules.when.iter().map(WhenText::of).collect(),
         }
     }
+}
+
+/// The text so that it is read as it is: `${` would name a parameter.
+fn literal(text: &str) -> Cow<'_, str> {
+    if text.contains("${") { Cow::Owned(text.replace("${", "$${")) } else { Cow::Borrowed(text) }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the shape serde asks for

@@ -1,6 +1,6 @@
 //! Time, retries, failure and choice, as people write them.
 
-use super::{Fields, Reader};
+use super::{Fields, Reader, keys};
 use crate::workflow_text::tree::{Raw, Tree};
 use remote_network_core::id::Digest;
 use remote_network_core::job::plan::RETRIES_MAX;
@@ -8,13 +8,6 @@ use remote_network_core::job::rules::{Join, OnFailure, Retry, RunRules, Test, Wh
 use remote_network_core::job::workflow::TaskSpec;
 use remote_network_core::port::Port;
 
-/// Keys of the whole workflow that this file reads.
-pub(super) const RUN_KEYS: [&str; 2] = ["timeout", "on_failure"];
-/// Keys of a task that this file reads.
-pub(super) const TASK_KEYS: [&str; 5] = ["memory", "retry", "queue", "join", "when"];
-
-const RETRY_KEYS: &[&str] = &["resource", "infra", "pause", "pause_max", "memory_max"];
-const WHEN_KEYS: &[&str] = &["task", "is", "code", "empty", "port", "equals", "digest"];
 const WHEN_FORMS: &str = "a condition is `{task: T, is: succeeded}`, `{task: T, is: failed}`, `{task: T, code: N}`, \
      `{task: T, empty: PORT}` or `{task: T, port: PORT, equals: TEXT}`";
 
@@ -52,7 +45,7 @@ impl Reader {
     }
 
     fn retry(&mut self, place: &str, tree: &Tree) -> Option<Retry> {
-        let fields = self.fields(place, tree, RETRY_KEYS)?;
+        let fields = self.fields(place, tree, keys::RETRY)?;
         let at = |key: &str| format!("{place}.{key}");
         let mut retry = Retry::default();
         if let Some(t) = fields.get("resource") {
@@ -80,7 +73,7 @@ impl Reader {
     }
 
     fn when(&mut self, place: &str, tree: &Tree) -> Option<When<String>> {
-        let fields = self.fields(place, tree, WHEN_KEYS)?;
+        let fields = self.fields(place, tree, keys::WHEN)?;
         let Some(task) = fields.get("task") else {
             self.say(place, tree.location(), format!("names no task; {WHEN_FORMS}"));
             return None;
