@@ -205,7 +205,7 @@ fn signed() -> std::io::Result<()> {
     write("signed", "receipt_signed", &[&[1, 9], &receipt.encode()])?;
     write("signed", "commit_signed", &[&[2, 9], &commit.encode()])?;
     write("signed", "ticket", &[&[3, 9], &ticket().encode()])?;
-    write("signed", "file", &[&[4, 9], &Bundle { order, receipt, commit }.encode()])
+    write("signed", "file", &[&[4, 9], &Bundle { order, receipt, commit, agreed: Vec::new() }.encode()])
 }
 
 fn record() -> NodeRecord {
@@ -305,7 +305,7 @@ fn journal() -> std::io::Result<()> {
     let mut facts = Vec::from_iter(plan().map(|plan| RunRecord::Planned { plan }));
     facts.push(RunRecord::Attempt { task: 0, order: order.clone() });
     facts.push(RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 });
-    facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit });
+    facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit, carried: None, others: Vec::new() });
     facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new(), kept: false });
     write("journal", "run_0", &[&Value::List(run.clone()).encode()])?;
     for (n, fact) in facts.iter().enumerate() {

@@ -13,9 +13,7 @@ use crate::draw::Draw;
 use bytes::Bytes;
 use remote_network_core::id::{Digest, JobId};
 use remote_network_core::job::carried::CARRIED_BYTES_MAX;
-use remote_network_core::port::{
-    EngineExit, EngineInput, EngineJob, EngineOutput, ExitClass, Port, Usage,
-};
+use remote_network_core::port::{EngineExit, EngineInput, EngineJob, EngineOutput, ExitClass, Port, Usage};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -167,8 +165,7 @@ impl Engine {
         }
         self.serial += 1;
         self.tally.started += 1;
-        let missing = job.program.object().is_some_and(|o| !blobs.holds(&o))
-            || lacks(&job, blobs).is_some();
+        let missing = job.program.object().is_some_and(|o| !blobs.holds(&o)) || lacks(&job, blobs).is_some();
         let limit_ns = job.limits.time_ms.saturating_mul(MS_NS);
         let takes_ns = match Program::of(&job.args).ms {
             Some(ms) => ms.saturating_mul(MS_NS),

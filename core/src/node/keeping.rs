@@ -65,7 +65,8 @@ impl<T: Transport> Node<T> {
                 requester::Input::Read { digest, bytes }
             }
             (Some(Asked::Read(digest)), result) => {
-                let why = result.err().map_or_else(|| "no answer to this question".to_owned(), |e| e.to_string());
+                let why =
+                    result.err().map_or_else(|| "no answer to this question".to_owned(), |e| e.to_string());
                 requester::Input::Unread { digest, why }
             }
             (None, _) => return self.refuse("store-answer-unknown"),

@@ -1,5 +1,6 @@
 //! From a tree to a workflow: every rule of the text form, all problems at once.
 
+mod quorum;
 mod rules;
 
 use super::tree::{Raw, Tree, location};
@@ -166,7 +167,8 @@ impl Reader {
 
     fn task(&mut self, place: &str, tree: &Tree) -> Option<TaskSpec> {
         const KEYS: [&str; 7] = ["service", "peer", "args", "env", "retries", "timeout", "place"];
-        let fields = self.fields(place, tree, &[&KEYS[..], &rules::TASK_KEYS[..]].concat())?;
+        let fields =
+            self.fields(place, tree, &[&KEYS[..], &rules::TASK_KEYS[..], &quorum::TASK_KEYS[..]].concat())?;
         let mut task = TaskSpec::default();
         match fields.get("service") {
             Some(t) => {
@@ -202,6 +204,7 @@ impl Reader {
             task.place = super::place::read(self, &format!("{place}.place"), t)?;
         }
         self.task_rules(place, &fields, &mut task);
+        self.agreement(place, &fields, &mut task);
         Some(task)
     }
 

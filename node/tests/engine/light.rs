@@ -153,7 +153,8 @@ fn a_light_job_is_stopped_and_limited_as_any_other() {
     short.limits.time_ms = 50;
     let exit = run(&rig, light(short, &[]));
     assert_eq!(exit.class, ExitClass::Resource);
-    let exit = run(&rig, EngineJob { tenant: tenant(2), ..light(rig.order(ECHO), &[(Port::Stdin, b"again")]) });
+    let exit =
+        run(&rig, EngineJob { tenant: tenant(2), ..light(rig.order(ECHO), &[(Port::Stdin, b"again")]) });
     assert_eq!(left(&rig, &exit, &Port::Stdout), b"again", "the next one is not held up");
     assert_eq!(rig.left_behind(), Vec::<String>::new());
 }

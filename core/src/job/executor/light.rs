@@ -28,7 +28,9 @@ pub(super) fn fault(order: &Order, carried: Option<&[Bytes]>) -> Option<&'static
         None if order.light => Some("a light order comes with its inputs"),
         None => None,
         Some(_) if !order.light => Some("only a light order comes with its inputs"),
-        Some(_) if !matches!(order.program, Program::Wasm(_)) => Some("only WebAssembly modules run as light jobs"),
+        Some(_) if !matches!(order.program, Program::Wasm(_)) => {
+            Some("only WebAssembly modules run as light jobs")
+        }
         Some(_) if has_trees(order) => Some("directories do not travel with an order"),
         Some(bytes) if !is_what_was_said(bytes, order.inputs.iter().map(|i| (i.digest, i.len))) => {
             Some("what came with the order is not what it names")
@@ -85,8 +87,8 @@ mod tests {
     use crate::job::signed::Signed;
     use crate::laws::Rig;
     use crate::port::{
-        EngineEvent, EngineExit, EngineOutput, EngineReport, EngineRequest, ExitClass, Image, Layout, MountPath,
-        Port, Usage,
+        EngineEvent, EngineExit, EngineOutput, EngineReport, EngineRequest, ExitClass, Image, Layout,
+        MountPath, Port, Usage,
     };
     use crate::store::StoredRecord;
     use crate::time::{Duration, UnixTime};
@@ -131,7 +133,7 @@ mod tests {
 
     fn offer(out: &[Output]) -> (Signed<Receipt>, Option<Vec<Bytes>>) {
         let offer = |m| match m {
-            Message::SealedOffer { receipt, carried } => Some((*receipt, carried)),
+            Message::SealedOffer { receipt, carried, .. } => Some((*receipt, carried)),
             _ => None,
         };
         said(out).into_iter().find_map(offer).expect("an offer")
@@ -274,9 +276,8 @@ mod tests {
         let tree = MountPath { name: "m".into(), path: None, layout: Layout::Tree };
         let with_tree = Order { outputs: vec![Port::Mount("m".into())], paths: vec![tree], ..light(1) };
         let container = Order { program: Program::Image(Box::new(image)), ..light(1) };
-        let carried = |bytes: &[&'static [u8]]| -> Vec<Bytes> {
-            bytes.iter().map(|b| Bytes::from_static(b)).collect()
-        };
+        let carried =
+            |bytes: &[&'static [u8]]| -> Vec<Bytes> { bytes.iter().map(|b| Bytes::from_static(b)).collect() };
         let cases: [(&Order, Option<Vec<Bytes>>, bool); 7] = [
             (&light(1), Some(carried(&[b"in"])), false),
             (&light(1), Some(carried(&[b"ni"])), true),

@@ -47,11 +47,7 @@ fn can_be_light(planned: &PlannedTask) -> bool {
 }
 
 /// Bytes of the inputs that a task has, if all of them are at hand.
-pub(super) fn inputs(
-    run: &Run,
-    read: &BTreeMap<Digest, Bytes>,
-    planned: &PlannedTask,
-) -> Option<Vec<Bytes>> {
+pub(super) fn inputs(run: &Run, read: &BTreeMap<Digest, Bytes>, planned: &PlannedTask) -> Option<Vec<Bytes>> {
     let mut total = 0;
     let mut out = Vec::with_capacity(planned.inputs.len());
     for input in &planned.inputs {
@@ -108,11 +104,12 @@ impl Requester {
     pub(super) fn unread(&mut self, cx: &mut Cx<'_, Output>, digest: Digest, why: &str) {
         let mut over = Vec::new();
         for (_, live) in self.lives.iter() {
-            let (Some(run), Some(soft)) = (self.runs.get(&live.run), self.soft.get(&live.run)) else { continue };
+            let (Some(run), Some(soft)) = (self.runs.get(&live.run), self.soft.get(&live.run)) else {
+                continue;
+            };
             let attempt = run.tasks.get(live.task).and_then(|t| t.attempt(live.fence));
-            let takes_it = attempt.is_some_and(|a| {
-                a.order.light && a.order.inputs.iter().any(|i| i.digest == digest)
-            });
+            let takes_it =
+                attempt.is_some_and(|a| a.order.light && a.order.inputs.iter().any(|i| i.digest == digest));
             let planned = run.plan.as_ref().and_then(|p| p.tasks.get(live.task));
             if takes_it && planned.is_some_and(|p| inputs(run, &soft.read, p).is_none()) {
                 over.push((live.run, live.task, live.fence));
@@ -140,7 +137,10 @@ impl Requester {
             match self.wants.get(&o.digest).map(|w| &w.state) {
                 Some(WantState::Here) if soft.kept.contains(&o.digest) => {}
                 Some(WantState::Dead(why)) if soft.kept.contains(&o.digest) => {
-                    return Some(First::Dead(format!("its input {} could not be kept here: {why}", o.digest)));
+                    return Some(First::Dead(format!(
+                        "its input {} could not be kept here: {why}",
+                        o.digest
+                    )));
                 }
                 Some(_) | None => keep.push(Wanted {
                     digest: o.digest,
@@ -171,7 +171,12 @@ impl Requester {
     }
 
     /// The run is over: what was kept for its tasks goes, unless something else needs it.
-    pub(super) fn leave_kept(&mut self, cx: &mut Cx<'_, Output>, id: RunId, kept: impl IntoIterator<Item = Digest>) {
+    pub(super) fn leave_kept(
+        &mut self,
+        cx: &mut Cx<'_, Output>,
+        id: RunId,
+        kept: impl IntoIterator<Item = Digest>,
+    ) {
         for digest in kept {
             for gone in self.granted.remove([digest]) {
                 cx.emit(Output::Revoke { digest: gone, requester: self.me });

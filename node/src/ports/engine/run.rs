@@ -5,16 +5,16 @@
 
 use super::cache::CodeCache;
 use super::frame::{CODE, Class, Ended, FromWorker, MODULE, Spec, ToWorker};
+use super::light;
 use super::module::stage_module;
 use super::pool::{Kind, Pool};
 use super::process::Worker;
 use crate::failpoints::pass;
-use super::light;
 use crate::ports::workdir::{
     EngineBlobs, READ, Refused, collect, exit_of, seal::open_beneath, stage::mounts_of, stage::stage,
 };
-use remote_network_core::id::Digest;
 use bytes::Bytes;
+use remote_network_core::id::Digest;
 use remote_network_core::port::{CARRIED_TIME_MAX, EngineExit, EngineJob, ExitClass, Program, Usage};
 use std::fs::{self, File};
 use std::io;
@@ -108,8 +108,7 @@ impl Execution<'_> {
         let mut worker = self.worker(&kind)?;
         // Counted before its room is named: each job has a room of its own.
         worker.attach(self.control.to_job.clone());
-        let (read, written) =
-            if light { worker.room() } else { worker.enter(self.dir).map_err(infra)? };
+        let (read, written) = if light { worker.room() } else { worker.enter(self.dir).map_err(infra)? };
         pass("wasm.staged");
         worker.tell(&ToWorker::Job(Box::new(Spec {
             root: worker.dir().to_owned(),
