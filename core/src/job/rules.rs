@@ -254,7 +254,10 @@ impl<T: TaskName> TaskRules<T> {
             Some(_) => match d.u32("audit")? {
                 ppm if (1..=AUDIT_PPM_MAX).contains(&ppm) => Some(ppm),
                 _ => {
-                    return Err(DecodeError::invalid("audit", "a chance is above zero and at most a million"));
+                    return Err(DecodeError::invalid(
+                        "audit",
+                        "a chance is above zero and at most a million",
+                    ));
                 }
             },
         };

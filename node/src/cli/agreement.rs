@@ -8,13 +8,16 @@ pub fn lines(view: &Value) -> Vec<String> {
     let mut out = Vec::new();
     for t in view["tasks"].as_array().into_iter().flatten() {
         let a = &t["agreement"];
-        let (Some(agreed), Some(dissent)) = (a["agreed"].as_array(), a["dissent"].as_array()) else { continue };
+        let (Some(agreed), Some(dissent)) = (a["agreed"].as_array(), a["dissent"].as_array()) else {
+            continue;
+        };
         let id = plain(t["id"].as_str().unwrap_or_default());
         if !agreed.is_empty() {
             out.push(format!("task {id}: {} executor(s) have signed this result", agreed.len()));
         }
         for d in dissent {
-            let (peer, says) = (d["peer"].as_str().unwrap_or_default(), d["says"].as_str().unwrap_or_default());
+            let (peer, says) =
+                (d["peer"].as_str().unwrap_or_default(), d["says"].as_str().unwrap_or_default());
             out.push(format!("task {id}: DISAGREEMENT, {peer} says {}", plain(says)));
         }
         if a["has_evidence"].as_bool() == Some(true) {

@@ -1,16 +1,16 @@
 //! Tasks that several executors do, among some that lie: with results that are well formed, signed, pledged and wrong.
 
 use super::world::World;
-use super::{RUN, check_success, diamond, seeds};
+use super::{RUN, check_success, computed, diamond, seeds};
 use crate::command::RunState;
-use crate::id::CommandId;
-use crate::id::PublicKey;
+use crate::id::{CommandId, Digest, PublicKey};
 use crate::job::quorum::Evidence;
 use crate::job::receipt::verify_file;
 use crate::job::requester;
 use crate::job::rules::Quorum;
 use crate::job::run::{CloseClass, Task, TaskEnd};
 use crate::job::workflow::{NodeKind, Workflow};
+use crate::port::{EngineOutput, Port};
 use crate::time::Duration;
 use std::collections::BTreeMap;
 
@@ -282,4 +282,69 @@ fn audits_of_honest_executors_find_nothing_whatever_happens() {
         assert_eq!((dissenters(&w), w.disagreements), (0, 0), "seed {seed}");
         assert!(tasks(&w).iter().all(|t| t.attempts.iter().filter(|a| a.audit).count() <= 3), "seed {seed}");
     }
+}
+
+/// Committed tasks whose outputs are not what their inputs give, and all orders, over many runs with two liars among ten.
+fn lied_to(
+    quorum: Option<Quorum>,
+    audit_ppm: Option<u32>,
+    words: [&'static str; 2],
+) -> (usize, usize, usize, usize) {
+    let (mut committed, mut wrong, mut orders, mut noticed) = (0, 0, 0, 0);
+    for seed in 0..50 {
+        let mut w = World::with(seed, 10, None);
+        w.compared = false;
+        let first = usize::try_from(w.rng.below(10)).unwrap();
+        let second = (first + 1 + usize::try_from(w.rng.below(9)).unwrap()) % 10;
+        w.wrong = liars(&[(first, words[0]), (second, words[1])]);
+        let mut workflow = asked(&[], quorum, audit_ppm);
+        for (_, node) in &mut workflow.nodes {
+            if let NodeKind::Task(spec) = node {
+                // Another plan each time: whether a task is audited follows from it.
+                spec.args = vec![seed.to_string()];
+            }
+        }
+        w.submit_workflow(&workflow);
+        w.settle();
+        assert!(w.at_rest(), "seed {seed}");
+        noticed += w.disagreements;
+        for task in tasks(&w) {
+            orders += task.attempts.len();
+            let Some(TaskEnd::Committed { fence, receipt, .. }) = &task.end else { continue };
+            committed += 1;
+            let order = &task.attempt(*fence).unwrap().order;
+            let inputs: Vec<(&Port, Digest)> = order.inputs.iter().map(|i| (&i.port, i.digest)).collect();
+            let lie = |o: &EngineOutput| o.digest != computed(&order.args, &inputs, &o.port);
+            wrong += usize::from(receipt.outputs.iter().any(lie));
+        }
+    }
+    (committed, wrong, orders, noticed)
+}
+
+/// Prints the figures of docs/VERIFICATION.md; run it with `--nocapture`.
+#[test]
+fn one_liar_in_five_gets_little_through_and_is_noticed() {
+    let (two, three) = (Quorum { agree: 2, of: 3 }, Quorum { agree: 3, of: 5 });
+    let alone = ["one", "two"];
+    let together = ["same", "same"];
+    let cases = [
+        ("nothing asked", None, None, alone, None),
+        ("audit 5%", None, Some(50_000), alone, None),
+        ("audit 100%", None, Some(1_000_000), alone, None),
+        ("2 of 3", Some(two), None, alone, Some(0)),
+        ("2 of 3, colluding", Some(two), None, together, None),
+        ("3 of 5, colluding", Some(three), None, together, Some(0)),
+    ];
+    let mut unguarded = 0;
+    for (name, quorum, audit, words, bound) in cases {
+        let (committed, wrong, orders, noticed) = lied_to(quorum, audit, words);
+        println!(
+            "{name:<18} {committed:>4} tasks, {wrong:>3} wrong, {:.2} orders a task, {noticed} disagreements",
+            orders as f64 / committed as f64
+        );
+        assert_eq!(committed, 200, "{name}: every run succeeds");
+        assert!(bound.is_none_or(|most| wrong <= most), "{name}: {wrong} wrong results");
+        unguarded += if quorum.is_none() { wrong } else { 0 };
+    }
+    assert!(unguarded > 0, "the liars lie");
 }
