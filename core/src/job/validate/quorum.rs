@@ -63,3 +63,72 @@ pub(super) fn check_service(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{offers, peer, service};
+    use super::super::{Plan, check, validate};
+    use super::*;
+    use crate::id::PublicKey;
+    use crate::job::rules::Quorum;
+    use crate::job::workflow::{NodeKind, Workflow};
+    use crate::service::details::Details;
+
+    fn asked(
+        service: &str,
+        peers: &[PublicKey],
+        quorum: Option<(u32, u32)>,
+        audit_ppm: Option<u32>,
+    ) -> Workflow {
+        let mut spec = TaskSpec { service: service.into(), peers: peers.to_vec(), ..TaskSpec::default() };
+        spec.rules.quorum = quorum.map(|(agree, of)| Quorum { agree, of });
+        spec.rules.audit_ppm = audit_ppm;
+        Workflow { name: "w".into(), nodes: vec![("a".into(), NodeKind::Task(spec))], ..Workflow::default() }
+    }
+
+    fn problem(w: &Workflow) -> String {
+        let problems = validate(w, &offers()).unwrap_err();
+        problems.iter().find(|p| !p.place.ends_with("stdin")).map(ToString::to_string).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_cannot_be_agreed_on_is_refused_with_the_reason() {
+        for (quorum, reason) in [
+            ((1, 2), "one executor agrees with itself"),
+            ((3, 2), "can never agree"),
+            ((2, 8), "at most 7"),
+            ((2, 3), "3 executors are needed, and 2 of those that may run it offer `word-count`"),
+        ] {
+            let said = problem(&asked("word-count", &[], Some(quorum), None));
+            assert!(said.starts_with("nodes.a.quorum") && said.contains(reason), "{quorum:?}: {said}");
+        }
+        let said = problem(&asked("fill", &[], None, Some(50_000)));
+        assert!(said.contains("2 executors are needed, and 1"), "{said}");
+        let said = problem(&asked("word-count", &[], None, Some(0)));
+        assert!(said.starts_with("nodes.a.audit"), "{said}");
+    }
+
+    #[test]
+    fn only_strict_services_can_be_compared() {
+        let mut o = offers();
+        let details = Details { determinism: Some(Determinism::Pure), ..Details::default() };
+        let dice = crate::service::Service { details, ..service("dice", false, &[]) };
+        o.set(peer(1), Some(vec![dice.clone()].into()));
+        o.set(peer(2), Some(vec![dice].into()));
+        let problems = validate(&asked("dice", &[], Some((2, 2)), None), &o).unwrap_err();
+        assert!(problems[0].to_string().contains("it is pure, not strict"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_named_peer_that_is_not_here_yet_is_waited_for() {
+        let mut o = offers();
+        let roll = service("roll", false, &[]);
+        o.set(peer(1), Some(vec![roll.clone()].into()));
+        o.set(peer(2), Some(vec![roll.clone()].into()));
+        let w = asked("roll", &[peer(1), peer(2), peer(3)], Some((2, 3)), None);
+        assert!(check(&w, &o).unwrap_err().curable());
+        o.set(peer(3), Some(vec![roll].into()));
+        let plan: Plan = check(&w, &o).unwrap();
+        assert_eq!(plan.tasks[0].rules.quorum, Some(Quorum { agree: 2, of: 3 }));
+    }
+}
