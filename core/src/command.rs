@@ -2,6 +2,7 @@
 //!
 //! These are plain values for people's edges (CLI, API, embedders); JSON is made of them there, never here.
 
+mod agreement;
 mod service;
 
 use crate::dht::record::NatType;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 use thiserror::Error;
 
+pub use agreement::AgreementView;
 pub use service::{PolicyView, ServiceCommand};
 
 /// A request of the application. Answered exactly once by a [`Reply`].
@@ -541,6 +543,8 @@ pub struct TaskView {
     pub receipt: Option<Bytes>,
     /// The requester's signed commit of it.
     pub commit: Option<Bytes>,
+    /// How far executors agree, of a task that more than one has done or is to do.
+    pub agreement: Option<Box<AgreementView>>,
 }
 
 /// A kept output of a run.
@@ -569,6 +573,13 @@ pub enum Notice {
     Run(Box<RunView>),
     /// A task changed.
     Task {
+        /// Of this run.
+        run: RunId,
+        /// How it is now.
+        task: Box<TaskView>,
+    },
+    /// Executors of a task say different things: at least one of them is wrong. The task's agreement has the evidence.
+    Disagreement {
         /// Of this run.
         run: RunId,
         /// How it is now.

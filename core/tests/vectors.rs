@@ -190,6 +190,7 @@ fn order() -> Signed<Order> {
         outputs: vec![Port::Stdout, Port::Stderr],
         limits: LIMITS,
         light: false,
+        pledge: false,
         nonce: [0x22; 16],
         issued: UnixTime::from_secs(NOW_SECS),
     };
@@ -352,6 +353,7 @@ fn the_vectors_are_good_to_those_who_read_them() {
         order: Signed::decode(&bytes("order")).unwrap(),
         receipt: Signed::decode(&bytes("receipt")).unwrap(),
         commit: Signed::decode(&bytes("commit")).unwrap(),
+        agreed: Vec::new(),
     };
     let report = verify_file(&bundle.encode()).unwrap();
     assert_eq!((report.requester, report.executor), (alice().public(), bob().public()));

@@ -72,6 +72,8 @@ fn order(executor: u8) -> Signed<Order> {
         inputs: vec![EngineInput { port: Port::Stdin, digest: Digest::of(b"in"), len: 2 }],
         outputs: vec![Port::Stdout, Port::Mount("out".to_owned())],
         limits: service().limits,
+        light: false,
+        pledge: false,
         nonce: [9; 16],
         issued: AT,
     };
@@ -164,7 +166,7 @@ fn messages() -> std::io::Result<()> {
     let again = Duration::from_secs(1);
     let said: [(&str, Frame); 19] = [
         ("inventory", Message::Inventory { incarnation: 7, jobs }.to_frame()),
-        ("dispatch", Message::Dispatch { order: Box::new(signed), sources: vec![vec![source]] }.to_frame()),
+        ("dispatch", Message::Dispatch { order: Box::new(signed), sources: vec![vec![source]], carried: None }.to_frame()),
         ("accepted", Message::Accepted { job, incarnation: 7 }.to_frame()),
         (
             "rejected",
@@ -172,7 +174,7 @@ fn messages() -> std::io::Result<()> {
                 .to_frame(),
         ),
         ("lease_ack", Message::LeaseAck.to_frame()),
-        ("sealed", Message::SealedOffer { receipt: Box::new(receipt) }.to_frame()),
+        ("sealed", Message::SealedOffer { receipt: Box::new(receipt), carried: None, salt: None }.to_frame()),
         ("result_ack", Message::ResultAck { commit: Box::new(commit) }.to_frame()),
         ("cancel", Message::Cancel { job }.to_frame()),
         ("cancel_ack", Message::CancelAck { job }.to_frame()),
@@ -205,7 +207,7 @@ fn signed() -> std::io::Result<()> {
     write("signed", "receipt_signed", &[&[1, 9], &receipt.encode()])?;
     write("signed", "commit_signed", &[&[2, 9], &commit.encode()])?;
     write("signed", "ticket", &[&[3, 9], &ticket().encode()])?;
-    write("signed", "file", &[&[4, 9], &Bundle { order, receipt, commit }.encode()])
+    write("signed", "file", &[&[4, 9], &Bundle { order, receipt, commit, agreed: Vec::new() }.encode()])
 }
 
 fn record() -> NodeRecord {
@@ -305,7 +307,7 @@ fn journal() -> std::io::Result<()> {
     let mut facts = Vec::from_iter(plan().map(|plan| RunRecord::Planned { plan }));
     facts.push(RunRecord::Attempt { task: 0, order: order.clone() });
     facts.push(RunRecord::Accepted { task: 0, fence: 1, incarnation: 1 });
-    facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit });
+    facts.push(RunRecord::Committed { task: 0, fence: 1, receipt, commit, carried: None, others: Vec::new() });
     facts.push(RunRecord::Ended { state: RunState::Succeeded, words: String::new(), kept: false });
     write("journal", "run_0", &[&Value::List(run.clone()).encode()])?;
     for (n, fact) in facts.iter().enumerate() {

@@ -83,7 +83,8 @@ impl Disk {
         // same. The loop device goes with the last of them.
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let said = Command::new("losetup").arg("-j").arg(&self.image).output().map_err(|e| e.to_string())?;
+            let said =
+                Command::new("losetup").arg("-j").arg(&self.image).output().map_err(|e| e.to_string())?;
             if said.stdout.is_empty() {
                 return Ok(());
             }
@@ -150,7 +151,10 @@ impl Writer {
     }
 
     fn next(&mut self) -> Option<String> {
-        self.lines.by_ref().map_while(Result::ok).find_map(|line| line.strip_prefix("ack ").map(str::to_owned))
+        self.lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("ack ").map(str::to_owned))
     }
 
     /// Lets it work for a while, holds it still, cuts the power, and ends it. All that it had said.
@@ -216,7 +220,10 @@ fn write_journal(dir: &Path) -> ! {
     loop {
         while lsn < durable + 20 {
             lsn += 1;
-            let op = StoreOp::Append { subject: Subject::new(Room::Job, b"log"), record: Bytes::from(record(lsn)) };
+            let op = StoreOp::Append {
+                subject: Subject::new(Room::Job, b"log"),
+                record: Bytes::from(record(lsn)),
+            };
             opened.port.submit(Lsn(lsn), vec![op]).unwrap();
         }
         match events.recv_blocking().unwrap() {

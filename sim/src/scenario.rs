@@ -330,6 +330,7 @@ impl<C: Core> Scenario<C> {
                     _,
                     Notice::Run(_)
                     | Notice::Task { .. }
+                    | Notice::Disagreement { .. }
                     | Notice::Published { .. }
                     | Notice::Found { .. }
                     | Notice::Transfer { .. },

@@ -16,6 +16,9 @@
 //! Leases: a requester is silent when it is away, and work goes on (jobs are pure; a second copy elsewhere does no harm).
 //! After [`ORPHAN_AFTER`] unfinished jobs are stopped; sealed results wait until [`RETENTION`] is over.
 //!
+//! **Pledges** (see [`crate::job::quorum`]): the result of a job that is to be pledged is offered as a hash until its requester wants to
+//! see it. Whether it does is not remembered over a restart: then the pledge is said again.
+//!
 //! **Light jobs** (see [`crate::job::carried`]) go the same way, but nothing of them is journaled until one turns out to be none, and a
 //! result that was answered is forgotten at once. Their receipts have numbers of the chain that were set aside before.
 //!
@@ -82,6 +85,8 @@ struct Soft {
     stop_by: Option<Instant>,
     offer_at: Option<Instant>,
     offer_wait: Duration,
+    /// Whether its requester wants to see what was pledged.
+    revealed: bool,
     /// When a sealed result is dropped.
     expires: Option<Instant>,
     /// What a light job carries: its inputs, then its outputs. Of a light job nothing is journaled.
@@ -264,6 +269,7 @@ impl Executor {
             stop_by: None,
             offer_at: sealed.filter(|_| !held.acked).map(|_| now + OFFER_MIN),
             offer_wait: OFFER_MIN,
+            revealed: false,
             carried: None,
             expires: sealed.map(|at| now + RETENTION.saturating_sub(wall.since(at))),
         }

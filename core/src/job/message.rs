@@ -1,4 +1,4 @@
-//! What requesters and executors say to each other, as frames of the control stream (kinds 0x10 to 0x1f).
+//! What requesters and executors say to each other, as frames of the control stream (kinds 0x10 to 0x1f, 0x50 and 0x51).
 //!
 //! Every message may be lost with its connection, repeated or late; each is idempotent, keyed by job. The sender is the
 //! peer that TLS proved, so messages that only the job's own two ends may send carry no signature; what must convince others
@@ -10,10 +10,11 @@
 use super::carried;
 use super::encoding::{dict_of, string_of};
 use super::order::Order;
+use super::quorum::Salt;
 use super::receipt::{Commit, Receipt};
 use super::signed::{Signed, Statement};
 use crate::codec::{DecodeError, Dict, FRAME_BODY_MAX, Frame, Value};
-use crate::id::{JobId, PublicKey};
+use crate::id::{Digest, JobId, PublicKey};
 use crate::limits::{JOBS_MAX, TASK_INPUTS_MAX};
 use crate::time::Duration;
 use bytes::Bytes;
@@ -22,6 +23,10 @@ use bytes::Bytes;
 pub const KIND_FIRST: u8 = 0x10;
 /// Last frame kind of this room in this version; up to 0x1f are reserved for later ones.
 pub const KIND_LAST: u8 = 0x1a;
+/// First frame kind of the second block of this room.
+pub const KIND_MORE_FIRST: u8 = 0x50;
+/// Last frame kind of the second block.
+pub const KIND_MORE_LAST: u8 = 0x51;
 /// Largest ticket in bytes.
 pub const TICKET_BYTES_MAX: usize = 256;
 /// Longest words of a refusal in bytes.
@@ -163,6 +168,20 @@ pub enum Message {
         receipt: Box<Signed<Receipt>>,
         /// The outputs themselves, in the receipt's order, of a light job.
         carried: Option<Vec<Bytes>>,
+        /// What the result was pledged with, of a job that was to be pledged.
+        salt: Option<Salt>,
+    },
+    /// Executor: it has a result, of a job that is to be pledged. Repeated until it is to be shown.
+    Pledge {
+        /// Which.
+        job: JobId,
+        /// What it will show; see [`super::quorum::pledge_of`].
+        hash: Digest,
+    },
+    /// Requester: show what you have pledged.
+    Reveal {
+        /// Which.
+        job: JobId,
     },
     /// Requester: the answer to a result.
     ResultAck {
@@ -216,8 +235,10 @@ impl Message {
             | Message::Accepted { .. }
             | Message::Rejected { .. }
             | Message::SealedOffer { .. }
+            | Message::Pledge { .. }
             | Message::CancelAck { .. } => Addressee::Requester,
             Message::Dispatch { .. }
+            | Message::Reveal { .. }
             | Message::LeaseAck
             | Message::ResultAck { .. }
             | Message::Cancel { .. }
@@ -235,6 +256,8 @@ impl Message {
             | Message::Accepted { .. }
             | Message::Rejected { .. }
             | Message::SealedOffer { .. }
+            | Message::Pledge { .. }
+            | Message::Reveal { .. }
             | Message::ResultAck { .. }
             | Message::Cancel { .. }
             | Message::CancelAck { .. }
@@ -269,10 +292,13 @@ impl Message {
                     .with("why", *refusal as u64),
             ),
             Message::LeaseAck => Frame::new(0x14, &Dict::new()),
-            Message::SealedOffer { receipt, carried } => {
+            Message::SealedOffer { receipt, carried, salt } => {
                 let d = Dict::new().with("r", receipt.encode().as_slice());
+                let d = d.with_some("salt", salt.as_ref().map(|s| &s[..]));
                 Frame::new(0x15, &carried::write(d, "out", carried.as_deref()))
             }
+            Message::Pledge { job, hash } => Frame::new(0x50, &job_dict(job).with("h", hash)),
+            Message::Reveal { job } => Frame::new(0x51, &job_dict(job)),
             Message::ResultAck { commit } => {
                 Frame::new(0x16, &Dict::new().with("c", commit.encode().as_slice()))
             }
@@ -321,7 +347,11 @@ impl Message {
             0x15 => {
                 let receipt: Signed<Receipt> = Signed::decode(d.bytes("r", Receipt::BODY_BYTES_MAX + 128)?)?;
                 let carried = carried::read(&d, "out", receipt.outputs.len())?;
-                Message::SealedOffer { receipt: Box::new(receipt), carried }
+                let salt = match d.get("salt") {
+                    None => None,
+                    Some(_) => Some(d.array("salt")?),
+                };
+                Message::SealedOffer { receipt: Box::new(receipt), carried, salt }
             }
             0x16 => Message::ResultAck {
                 commit: Box::new(Signed::decode(d.bytes("c", Commit::BODY_BYTES_MAX + 128)?)?),
@@ -330,6 +360,8 @@ impl Message {
             0x18 => Message::CancelAck { job: job_in(&d)? },
             0x19 => Message::Release { job: job_in(&d)? },
             0x1a => Message::UnknownRun { job: job_in(&d)? },
+            0x50 => Message::Pledge { job: job_in(&d)?, hash: d.digest("h")? },
+            0x51 => Message::Reveal { job: job_in(&d)? },
             kind => return Err(DecodeError::Unknown { what: "job message", number: u64::from(kind) }),
         })
     }
@@ -463,6 +495,8 @@ mod tests {
             Message::CancelAck { job },
             Message::Release { job },
             Message::UnknownRun { job },
+            Message::Pledge { job, hash: Digest::of(b"pledge") },
+            Message::Reveal { job },
         ];
         for m in all {
             assert_eq!(Message::from_frame(&m.to_frame()), Ok(m));

@@ -14,6 +14,7 @@
 //! - **Silence is not failure.** A silent executor is first suspect, then lost; its task may be ordered elsewhere, and if the
 //!   lost one comes back first, it wins.
 //! - **What is small is carried.** A light job travels whole in its messages, and only its requester remembers it ([`carried`]).
+//! - **Who computed it is not whether it is right.** Where that matters, several executors must say the same ([`quorum`]).
 //! - **The heartbeat is the inventory.** Executors list their jobs every five seconds and on every connect; the requester
 //!   answers whatever does not match. So no message needs to be kept for a peer that is away.
 //!
@@ -28,6 +29,7 @@ pub mod order;
 pub mod outcome;
 pub mod placement;
 pub mod plan;
+pub mod quorum;
 pub mod receipt;
 pub mod requester;
 pub mod rules;

@@ -6,6 +6,7 @@
 //! task, fences that rise, no order after a cancel, inputs that were committed first, receipts that verify, and a journal
 //! that folds to the very state it came from. What is computed is that of a diamond, or random workflows ([`workflows`]).
 
+mod agreement;
 mod checks;
 mod course;
 mod large;

@@ -56,6 +56,8 @@ pub struct Order {
     /// Whether its inputs come with it, its outputs go back with the receipt, and its executor need not remember it (see
     /// [`super::carried`]).
     pub light: bool,
+    /// Whether its executor pledges its result before it shows it (see [`super::quorum`]).
+    pub pledge: bool,
     /// Makes every order its own, so that no old receipt answers a new one.
     pub nonce: [u8; 16],
     /// When it was signed.
@@ -148,6 +150,7 @@ impl Statement for Order {
             .with_some("light", self.light.then_some(1u64))
             .with("nonce", &self.nonce[..])
             .with("out", ports_value(&self.outputs))
+            .with_some("pledge", self.pledge.then_some(1u64))
             .with("req", &self.requester)
             .with("run", &self.run.0[..])
             .with("spec", &self.spec)
@@ -169,10 +172,11 @@ impl Statement for Order {
         if outputs.contains(&Port::Stdin) {
             return Err(DecodeError::invalid("out", "not an output port"));
         }
-        let light = d.get("light").is_some();
-        if light && !d.flag("light")? {
-            return Err(DecodeError::invalid("light", "what goes without saying is not written"));
-        }
+        let set = |key: &'static str| match d.get(key) {
+            None => Ok(false),
+            Some(_) if d.flag(key)? => Ok(true),
+            Some(_) => Err(DecodeError::invalid(key, "what goes without saying is not written")),
+        };
         Ok(Order {
             requester: d.key("req")?,
             executor: d.key("exec")?,
@@ -188,7 +192,8 @@ impl Statement for Order {
             inputs: d.list("in", TASK_INPUTS_MAX)?.iter().map(input_of).collect::<Result<_, _>>()?,
             outputs,
             limits: limits_of(d, "lim")?,
-            light,
+            light: set("light")?,
+            pledge: set("pledge")?,
             nonce: d.array("nonce")?,
             issued: UnixTime::from_millis(d.u64("at")?),
         })
@@ -218,6 +223,7 @@ pub(crate) mod tests {
             outputs: vec![Port::Stdout, Port::Stderr],
             limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1000, output_bytes: 1 << 20 },
             light: false,
+            pledge: false,
             nonce: [9; 16],
             issued: UnixTime::from_secs(1),
         }
@@ -230,6 +236,19 @@ pub(crate) mod tests {
         let read = Signed::<Order>::decode(&signed.encode()).unwrap();
         assert_eq!(read, signed);
         assert_eq!(read.digest(), signed.digest());
+    }
+
+    #[test]
+    fn what_an_order_does_not_ask_for_is_not_in_it() {
+        let (a, b) = (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]));
+        let plain = order(&a, &b);
+        assert!(plain.to_dict().get("pledge").is_none() && plain.to_dict().get("light").is_none());
+        let pledged = Order { pledge: true, ..plain.clone() };
+        assert_eq!(Order::from_dict(&pledged.to_dict()), Ok(pledged));
+        for key in ["light", "pledge"] {
+            let written = plain.to_dict().with(key, 0u64);
+            assert!(matches!(Order::from_dict(&written), Err(DecodeError::Invalid { .. })), "{key}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use super::encoding::{class_number, class_of, code_of, output_of, output_value, usage_of, usage_value};
 use super::order::{Order, TASK_OUTPUTS_MAX};
+use super::quorum::{EVIDENCE_BYTES_MAX, Said, check_statements, statements_of, statements_value};
 use super::signed::{Signed, Statement};
 use crate::codec::{DecodeError, Dict, Value};
 use crate::id::{Digest, JobId, PublicKey, RunId};
@@ -284,6 +285,8 @@ pub struct Bundle {
     pub receipt: Signed<Receipt>,
     /// The signed commit.
     pub commit: Signed<Commit>,
+    /// What other executors say who were asked the same and have the same result.
+    pub agreed: Vec<Said>,
 }
 
 /// Why a bundle proves nothing.
@@ -307,6 +310,18 @@ pub enum BundleError {
     /// The commit is about something else.
     #[error("the commit is not the requester's answer to this receipt")]
     Unrelated,
+    /// Statements that are to be compared answer different questions.
+    #[error("the orders do not ask the same")]
+    OtherQuestion,
+    /// One executor is heard twice.
+    #[error("{0} speaks twice")]
+    SpeaksTwice(PublicKey),
+    /// A statement that is said to agree does not.
+    #[error("{0} does not say the same")]
+    NotAgreed(PublicKey),
+    /// Evidence of nothing.
+    #[error("nobody says anything that another denies")]
+    NoDisagreement,
 }
 
 /// What a verified bundle proves.
@@ -342,19 +357,23 @@ pub struct Report {
     pub times: (UnixTime, UnixTime),
     /// What the requester made of it, and when.
     pub verdict: (Verdict, UnixTime),
+    /// Other executors that say the same. Keys, not people: one may have many.
+    pub agreed: Vec<PublicKey>,
 }
 
 impl Bundle {
     /// The bytes of a receipt file.
     pub fn encode(&self) -> Vec<u8> {
+        let agreed = (!self.agreed.is_empty()).then(|| statements_value(&self.agreed));
         Dict::new()
+            .with_some("agreed", agreed)
             .with("commit", self.commit.encode().as_slice())
             .with("order", self.order.encode().as_slice())
             .with("receipt", self.receipt.encode().as_slice())
             .encode()
     }
 
-    /// Whether the three belong together.
+    /// Whether the three belong together, and who else says the same.
     pub fn verify(&self) -> Result<Report, BundleError> {
         let (order, receipt, commit) = (&self.order, &self.receipt, &self.commit);
         receipt.answers(order)?;
@@ -364,6 +383,11 @@ impl Bundle {
             && commit.receipt == receipt.digest();
         if !related {
             return Err(BundleError::Unrelated);
+        }
+        let own = (order.clone(), receipt.clone());
+        check_statements(std::iter::once(&own).chain(&self.agreed))?;
+        if let Some((_, other)) = self.agreed.iter().find(|(_, r)| r.result != receipt.result) {
+            return Err(BundleError::NotAgreed(other.executor));
         }
         Ok(Report {
             requester: order.requester,
@@ -381,32 +405,42 @@ impl Bundle {
             chain: (receipt.seq, receipt.previous),
             times: (receipt.started, receipt.ended),
             verdict: (commit.verdict, commit.at),
+            agreed: self.agreed.iter().map(|(_, r)| r.executor).collect(),
         })
     }
 }
 
 /// Checks three signed statements that are said to belong together.
 pub fn verify_bundle(receipt: &[u8], order: &[u8], commit: &[u8]) -> Result<Report, BundleError> {
-    let bundle = Bundle {
+    bundle_of(receipt, order, commit, Vec::new())?.verify()
+}
+
+fn bundle_of(receipt: &[u8], order: &[u8], commit: &[u8], agreed: Vec<Said>) -> Result<Bundle, BundleError> {
+    Ok(Bundle {
         order: Signed::decode(order).map_err(BundleError::Order)?,
         receipt: Signed::decode(receipt).map_err(BundleError::Receipt)?,
         commit: Signed::decode(commit).map_err(BundleError::Commit)?,
-    };
-    bundle.verify()
+        agreed,
+    })
 }
 
-/// Checks a receipt file: one dictionary of `order`, `receipt` and `commit`. Nothing else is consulted.
+/// Checks a receipt file: one dictionary of `order`, `receipt` and `commit`, and `agreed` if there are more receipts of the same
+/// result. Nothing else is consulted.
 pub fn verify_file(bytes: &[u8]) -> Result<Report, BundleError> {
-    let parts = Dict::decode(bytes, Order::BODY_BYTES_MAX * 2).map_err(BundleError::File)?;
-    if parts.0.len() != 3 {
+    let parts = Dict::decode(bytes, EVIDENCE_BYTES_MAX).map_err(BundleError::File)?;
+    let agreed = match parts.get("agreed") {
+        None => Vec::new(),
+        Some(_) => statements_of(&parts, "agreed")?,
+    };
+    if parts.0.len() != 3 + usize::from(!agreed.is_empty()) {
         return Err(BundleError::File(DecodeError::invalid("order", "exactly three parts are expected")));
     }
     let part = |key| parts.bytes(key, Order::BODY_BYTES_MAX + 128).map_err(BundleError::File);
-    verify_bundle(part("receipt")?, part("order")?, part("commit")?)
+    bundle_of(part("receipt")?, part("order")?, part("commit")?, agreed)?.verify()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::id::Keypair;
     use crate::job::order::tests::order;
@@ -416,7 +450,7 @@ mod tests {
         (Keypair::from_seed(&[1; 32]), Keypair::from_seed(&[2; 32]))
     }
 
-    fn receipt_for(o: &Signed<Order>, by: &Keypair) -> Receipt {
+    pub(crate) fn receipt_for(o: &Signed<Order>, by: &Keypair) -> Receipt {
         let out = |port: &Port| EngineOutput {
             port: port.clone(),
             digest: Digest::of(b"out"),
@@ -456,7 +490,7 @@ mod tests {
             verdict: Verdict::Won,
             at: UnixTime::from_secs(3),
         };
-        Bundle { order, receipt, commit: Signed::sign(commit, &a) }
+        Bundle { order, receipt, commit: Signed::sign(commit, &a), agreed: Vec::new() }
     }
 
     #[test]
@@ -465,6 +499,30 @@ mod tests {
         assert_eq!(report.verdict.0, Verdict::Won);
         assert_eq!(report.task, "count");
         assert_eq!(report.exit, (ExitClass::Success, 0));
+    }
+
+    #[test]
+    fn a_bundle_says_how_many_others_agree() {
+        let plain = bundle();
+        let (a, others) = (Keypair::from_seed(&[1; 32]), [3, 4].map(|n| Keypair::from_seed(&[n; 32])));
+        let said = |b: &Keypair, fence| {
+            let o = Signed::sign(Order { fence, nonce: [7; 16], ..order(&a, b) }, &a);
+            let r = Signed::sign(receipt_for(&o, b), b);
+            (o, r)
+        };
+        let agreed = vec![said(&others[0], 2), said(&others[1], 3)];
+        let full = Bundle { agreed: agreed.clone(), ..plain.clone() };
+        let report = verify_file(&full.encode()).unwrap();
+        assert_eq!(report.agreed, others.each_ref().map(Keypair::public));
+        assert_eq!(verify_file(&plain.encode()).unwrap().agreed, []);
+        let twice = Bundle { agreed: vec![agreed[0].clone(), agreed[0].clone()], ..plain.clone() };
+        assert_eq!(twice.verify(), Err(BundleError::SpeaksTwice(others[0].public())));
+        let (o, r) = agreed[0].clone();
+        let mut other = (*r).clone();
+        other.outputs[0].digest = Digest::of(b"other");
+        other.result = result_digest(other.class, other.code, &other.outputs);
+        let dissent = Bundle { agreed: vec![(o, Signed::sign(other, &others[0]))], ..plain };
+        assert_eq!(verify_file(&dissent.encode()), Err(BundleError::NotAgreed(others[0].public())));
     }
 
     #[test]

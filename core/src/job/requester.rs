@@ -11,6 +11,9 @@
 //! Leases: an executor that is silent for [`SUSPECT_AFTER`](crate::limits::SUSPECT_AFTER) or disconnected is suspect, after [`LOST_AFTER`](crate::limits::LOST_AFTER) lost. A lost
 //! attempt stays open: the task may be ordered elsewhere under the next fence, and whichever receipt comes first wins. A task
 //! with an open attempt does not fail for want of an executor; the attempt is given up after [`LOST_KEPT_MAX`].
+//!
+//! A task may be asked of several executors at once, of whom enough must agree ([`crate::job::quorum`]): then it has several open
+//! attempts, and what each shows is kept until the decision, which is one record.
 
 mod advance;
 mod answer;
@@ -20,6 +23,7 @@ mod index;
 mod light;
 mod live;
 mod place;
+mod quorum;
 mod sched;
 mod view;
 mod wants;
@@ -251,6 +255,13 @@ pub enum Output {
         /// Its index in the plan.
         task: usize,
     },
+    /// Executors of a task have said different things; see [`Requester::task_view`].
+    Disagreement {
+        /// Of this run.
+        run: RunId,
+        /// Its index in the plan.
+        task: usize,
+    },
     /// The answer to a command.
     Reply {
         /// The command.
@@ -407,6 +418,7 @@ impl Requester {
         let task = match &record {
             RunRecord::Attempt { task, .. }
             | RunRecord::Accepted { task, .. }
+            | RunRecord::Pledged { task, .. }
             | RunRecord::Closed { task, .. }
             | RunRecord::Committed { task, .. }
             | RunRecord::TaskFailed { task, .. }
@@ -503,11 +515,12 @@ impl Requester {
             for a in &t.attempts {
                 self.jobs.insert(a.job, (id, task, a.order.fence));
             }
-            for a in t.open() {
+            for a in t.watched() {
                 let live = Live {
                     silence: Silence::Suspect,
                     resend_at: Some(cx.now + RESEND_MIN),
                     up: self.is_up(&a.peer()),
+                    pledged: a.pledge.map(|_| cx.now),
                     ..Live::new(id, task, a.order.fence, a.peer(), cx.now)
                 };
                 self.lives.insert(a.job, live);

@@ -16,6 +16,10 @@ use crate::time::Duration;
 pub const RULE_TIME_MAX_MS: u64 = 365 * 24 * 3_600_000;
 /// Conditions of one task: an eighth of its inputs, and more than anybody can hold in the head.
 pub const WHEN_MAX: usize = 32;
+/// Executors that a task may be done by at once: each costs the whole task again, and three already need two liars of one mind.
+pub const QUORUM_MAX: u32 = 7;
+/// A certainty, in millionths.
+pub const AUDIT_PPM_MAX: u32 = 1_000_000;
 
 /// What becomes of a run when a task has failed and nothing in the workflow handles that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,6 +84,22 @@ pub struct Retry {
     pub memory_max: Option<u64>,
 }
 
+/// A task is done by several executors, and its result is what enough of them agree on (see [`super::quorum`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quorum {
+    /// So many executors must have the same result: at least two.
+    pub agree: u32,
+    /// So many are asked at once: no fewer than must agree, and at most [`QUORUM_MAX`].
+    pub of: u32,
+}
+
+impl Quorum {
+    /// Whether the numbers make sense.
+    pub const fn is_sound(&self) -> bool {
+        2 <= self.agree && self.agree <= self.of && self.of <= QUORUM_MAX
+    }
+}
+
 /// What a task's author says of it beside what it computes. `T` is how conditions name tasks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TaskRules<T> {
@@ -92,11 +112,22 @@ pub struct TaskRules<T> {
     pub join: Join,
     /// All of these must hold, or it is skipped.
     pub when: Vec<When<T>>,
+    /// By how many it is done at once, if not by one.
+    pub quorum: Option<Quorum>,
+    /// The chance, in millionths, that it is done once more elsewhere after it was committed, only to be compared.
+    pub audit_ppm: Option<u32>,
 }
 
 impl<T> Default for TaskRules<T> {
     fn default() -> Self {
-        Self { retry: Retry::default(), queue_ms: None, join: Join::default(), when: Vec::new() }
+        Self {
+            retry: Retry::default(),
+            queue_ms: None,
+            join: Join::default(),
+            when: Vec::new(),
+            quorum: None,
+            audit_ppm: None,
+        }
     }
 }
 
@@ -176,9 +207,12 @@ impl<T: TaskName> TaskRules<T> {
             Join::Always => Some(2),
         };
         let when: Vec<Value> = self.when.iter().map(|w| when_dict(w).into()).collect();
+        let quorum = self.quorum.map(|q| Dict::new().with("k", q.agree).with("n", q.of));
         d.with_some("again", (*r != Retry::default()).then_some(again))
+            .with_some("audit", self.audit_ppm)
             .with_some("join", join)
             .with_some("queue", self.queue_ms)
+            .with_some("quorum", quorum)
             .with_some("when", (!when.is_empty()).then_some(when))
     }
 
@@ -204,7 +238,30 @@ impl<T: TaskName> TaskRules<T> {
                 items.iter().map(|v| when_of(dict_of(v, "when")?)).collect::<Result<_, _>>()?
             }
         };
-        Ok(TaskRules { retry, queue_ms: time_of(d, "queue")?, join, when })
+        let quorum = match d.get("quorum") {
+            None => None,
+            Some(_) => {
+                let q = d.dict("quorum")?;
+                let quorum = Quorum { agree: q.u32("k")?, of: q.u32("n")? };
+                if !quorum.is_sound() {
+                    return Err(DecodeError::invalid("quorum", "at least two of no fewer and at most seven"));
+                }
+                Some(quorum)
+            }
+        };
+        let audit_ppm = match d.get("audit") {
+            None => None,
+            Some(_) => match d.u32("audit")? {
+                ppm if (1..=AUDIT_PPM_MAX).contains(&ppm) => Some(ppm),
+                _ => {
+                    return Err(DecodeError::invalid(
+                        "audit",
+                        "a chance is above zero and at most a million",
+                    ));
+                }
+            },
+        };
+        Ok(TaskRules { retry, queue_ms: time_of(d, "queue")?, join, when, quorum, audit_ppm })
     }
 }
 
@@ -295,6 +352,8 @@ mod tests {
                 When { task: 3, test: Test::Empty(Port::Stdout) },
                 When { task: 4, test: Test::Is(Port::Mount("o".into()), Digest::of(b"x")) },
             ],
+            quorum: Some(Quorum { agree: 2, of: 3 }),
+            audit_ppm: Some(50_000),
         }
     }
 
@@ -318,6 +377,11 @@ mod tests {
             Dict::new().with("queue", 0u64),
             Dict::new().with("queue", RULE_TIME_MAX_MS + 1),
             Dict::new().with("again", Dict::new().with("i", u64::from(RETRIES_MAX) + 1)),
+            Dict::new().with("quorum", Dict::new().with("k", 1u64).with("n", 3u64)),
+            Dict::new().with("quorum", Dict::new().with("k", 3u64).with("n", 2u64)),
+            Dict::new().with("quorum", Dict::new().with("k", 2u64).with("n", u64::from(QUORUM_MAX) + 1)),
+            Dict::new().with("audit", 0u64),
+            Dict::new().with("audit", u64::from(AUDIT_PPM_MAX) + 1),
         ] {
             assert!(TaskRules::<usize>::read(&d).is_err(), "{d:?}");
         }

@@ -5,15 +5,16 @@
 //! for the rest.
 
 use super::carried;
-use super::encoding::string_of;
+use super::encoding::{dict_of, string_of};
 use super::order::Order;
 use super::outcome::Tally;
 use super::plan::{InputFrom, PLAN_BYTES_MAX, Plan, decode_workflow, encode_workflow, workflow_digest};
+use super::quorum::{class_beside, words_beside};
 use super::receipt::{Commit, Receipt};
 use super::rules::{OnFailure, RunRules};
 use super::signed::{Signed, Statement};
 use super::workflow::Workflow;
-use crate::codec::{DecodeError, Dict};
+use crate::codec::{DecodeError, Dict, Value};
 use crate::command::RunState;
 use crate::id::{Digest, JobId, PublicKey, RunId};
 use crate::port::{EngineOutput, ExitClass};
@@ -45,10 +46,14 @@ pub enum CloseClass {
     Byzantine,
     /// It was stopped because the run ends.
     Cancelled,
+    /// Its executor says the same as the one whose receipt counts.
+    Agreed,
+    /// Its executor says otherwise than enough others, or than who was committed. It gets nothing more of this task.
+    Dissent,
 }
 
 impl CloseClass {
-    const ALL: [CloseClass; 8] = [
+    const ALL: [CloseClass; 10] = [
         CloseClass::User,
         CloseClass::Resource,
         CloseClass::Permanent,
@@ -57,6 +62,8 @@ impl CloseClass {
         CloseClass::Refused,
         CloseClass::Byzantine,
         CloseClass::Cancelled,
+        CloseClass::Agreed,
+        CloseClass::Dissent,
     ];
 
     /// The class of a receipt that is no success. An execution that the executor stopped on its own is its trouble.
@@ -122,6 +129,8 @@ pub enum RunRecord {
         proof: Option<(Signed<Receipt>, Signed<Commit>)>,
         /// What a light job left behind, as far as it came with the receipt.
         carried: Option<Vec<Bytes>>,
+        /// Other attempts that are over with it, of a task that several executors do.
+        others: Vec<Other>,
     },
     /// The one commit point: this receipt is the task's result.
     Committed {
@@ -135,6 +144,8 @@ pub enum RunRecord {
         commit: Signed<Commit>,
         /// Its outputs, in the receipt's order, if they came with it.
         carried: Option<Vec<Bytes>>,
+        /// Other attempts that are over with it, of a task that several executors do.
+        others: Vec<Other>,
     },
     /// The task has failed for good.
     TaskFailed {
@@ -167,6 +178,53 @@ pub enum RunRecord {
     },
     /// It has taken longer than it may. Nothing is dispatched after this.
     DeadlinePassed,
+    /// An executor says that it has a result, and what it will show.
+    Pledged {
+        /// Index of the task.
+        task: usize,
+        /// Which attempt.
+        fence: u32,
+        /// See [`super::quorum::pledge_of`].
+        hash: Digest,
+    },
+}
+
+/// An attempt that another one decided about: what its executor said, and the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Other {
+    /// Which attempt.
+    pub fence: u32,
+    /// Its receipt.
+    pub receipt: Signed<Receipt>,
+    /// The signed answer.
+    pub commit: Signed<Commit>,
+}
+
+/// More attempts than this are never decided about at once: every candidate but one.
+const OTHERS_MAX: usize = super::plan::CANDIDATES_MAX;
+
+fn write_others(d: Dict, others: &[Other]) -> Dict {
+    let one = |o: &Other| {
+        let d = Dict::new().with("f", o.fence).with("m", o.commit.encode().as_slice());
+        d.with("r", o.receipt.encode().as_slice()).into()
+    };
+    let list = (!others.is_empty()).then(|| others.iter().map(one).collect::<Vec<Value>>());
+    d.with_some("others", list)
+}
+
+fn others_in(d: &Dict) -> Result<Vec<Other>, DecodeError> {
+    if d.get("others").is_none() {
+        return Ok(Vec::new());
+    }
+    let items = d.list("others", OTHERS_MAX)?;
+    if items.is_empty() {
+        return Err(DecodeError::invalid("others", "an empty list is not written"));
+    }
+    let one = |v: &Value| {
+        let o = dict_of(v, "others")?;
+        Ok(Other { fence: o.u32("f")?, receipt: signed_in(o, "r")?, commit: signed_in(o, "m")? })
+    };
+    items.iter().map(one).collect()
 }
 
 fn signed_in<T: Statement>(d: &Dict, key: &'static str) -> Result<Signed<T>, DecodeError> {
@@ -195,16 +253,17 @@ impl RunRecord {
             RunRecord::Accepted { task, fence, incarnation } => {
                 task_dict(3, *task, *fence).with("inc", &incarnation.to_be_bytes()[..])
             }
-            RunRecord::Closed { task, fence, class, words, proof, carried } => {
+            RunRecord::Closed { task, fence, class, words, proof, carried, others } => {
                 let d = task_dict(4, *task, *fence).with("c", *class as u64).with("w", words.as_str());
-                let d = carried::write(d, "out", carried.as_deref());
+                let d = write_others(carried::write(d, "out", carried.as_deref()), others);
                 match proof {
                     Some((r, c)) => d.with("r", r.encode().as_slice()).with("m", c.encode().as_slice()),
                     None => d,
                 }
             }
-            RunRecord::Committed { task, fence, receipt, commit, carried } => {
+            RunRecord::Committed { task, fence, receipt, commit, carried, others } => {
                 let d = task_dict(5, *task, *fence).with("r", receipt.encode().as_slice());
+                let d = write_others(d, others);
                 carried::write(d.with("m", commit.encode().as_slice()), "out", carried.as_deref())
             }
             RunRecord::TaskFailed { task, words } => task_dict(6, *task, 0).with("w", words.as_str()),
@@ -227,6 +286,7 @@ impl RunRecord {
             RunRecord::Resumed => Dict::new().with("k", 10u64),
             RunRecord::Skipped { task, words } => task_dict(11, *task, 0).with("w", words.as_str()),
             RunRecord::DeadlinePassed => Dict::new().with("k", 16u64).with("why", 1u64),
+            RunRecord::Pledged { task, fence, hash } => task_dict(15, *task, *fence).with("h", hash),
         };
         d.with("at", at.as_millis()).with("v", 1u64).encode()
     }
@@ -273,13 +333,17 @@ impl RunRecord {
                     None => None,
                 };
                 let (task, fence, words) = (task()?, d.u32("f")?, words_in(&d)?);
-                RunRecord::Closed { task, fence, class, words, proof, carried }
+                let others = others_in(&d)?;
+                if proof.is_none() && !others.is_empty() {
+                    return Err(DecodeError::invalid("others", "decided about without a receipt"));
+                }
+                RunRecord::Closed { task, fence, class, words, proof, carried, others }
             }
             5 => {
                 let receipt: Signed<Receipt> = signed_in(&d, "r")?;
                 let carried = carried::read(&d, "out", receipt.outputs.len())?;
                 let (task, fence, commit) = (task()?, d.u32("f")?, signed_in(&d, "m")?);
-                RunRecord::Committed { task, fence, receipt, commit, carried }
+                RunRecord::Committed { task, fence, receipt, commit, carried, others: others_in(&d)? }
             }
             6 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a failed task has no fence")),
             6 => RunRecord::TaskFailed { task: task()?, words: words_in(&d)? },
@@ -301,6 +365,7 @@ impl RunRecord {
             10 => RunRecord::Resumed,
             11 if d.u32("f")? != 0 => return Err(DecodeError::invalid("f", "a skipped task has no fence")),
             11 => RunRecord::Skipped { task: task()?, words: words_in(&d)? },
+            15 => RunRecord::Pledged { task: task()?, fence: d.u32("f")?, hash: d.digest("h")? },
             16 => match d.u64("why")? {
                 1 => RunRecord::DeadlinePassed,
                 number => return Err(DecodeError::Unknown { what: "reason to stop", number }),
@@ -333,6 +398,10 @@ pub struct Attempt {
     pub incarnation: Option<u64>,
     /// Set when it is over without having won.
     pub closed: Option<Closed>,
+    /// What its executor has pledged.
+    pub pledge: Option<Digest>,
+    /// Whether it was ordered when the task was already committed: only to be compared.
+    pub audit: bool,
 }
 
 impl Attempt {
@@ -391,6 +460,15 @@ impl Task {
         self.attempts.iter().filter(move |a| undecided && a.closed.is_none())
     }
 
+    /// Attempts whose receipts will still be looked at: those that may win, and those that are only compared with what was
+    /// committed.
+    pub fn watched(&self) -> impl Iterator<Item = &Attempt> {
+        let (open, committed) = (self.end.is_none(), self.receipt().map(|r| r.job));
+        let compared =
+            move |a: &&Attempt| committed.is_some_and(|won| won != a.job) && (a.audit || a.pledge.is_some());
+        self.attempts.iter().filter(move |a| a.closed.is_none() && (open || compared(a)))
+    }
+
     /// Attempts that their executors may still remember: not a light one that was answered.
     pub fn remembered(&self) -> impl Iterator<Item = &Attempt> {
         let forgotten = match &self.end {
@@ -410,8 +488,39 @@ impl Task {
 
     /// The committed receipt, or that of the last failure.
     pub fn last_receipt(&self) -> Option<&Signed<Receipt>> {
-        let closed = || self.attempts.iter().rev().filter_map(|a| a.closed.as_ref()?.proof.as_ref());
-        self.receipt().or_else(|| closed().map(|(r, _)| r).next())
+        self.receipt().or_else(|| self.last_failure().map(|(_, r, _)| r))
+    }
+
+    /// The last attempt that counts as a failure, with its receipt and the answer. Whoever only agreed with another or was
+    /// outvoted is not it.
+    pub fn last_failure(&self) -> Option<(&Attempt, &Signed<Receipt>, &Signed<Commit>)> {
+        let failed = |a: &'_ Attempt| match a.closed.as_ref().map(|c| c.class) {
+            Some(CloseClass::Agreed | CloseClass::Dissent) | None => false,
+            Some(
+                CloseClass::User
+                | CloseClass::Resource
+                | CloseClass::Permanent
+                | CloseClass::Infra
+                | CloseClass::Busy
+                | CloseClass::Refused
+                | CloseClass::Byzantine
+                | CloseClass::Cancelled,
+            ) => true,
+        };
+        let proof = |a: &'_ Attempt| a.closed.as_ref().and_then(|c| c.proof.as_ref()).is_some();
+        let last = self.attempts.iter().rev().find(|a| failed(a) && proof(a))?;
+        let (receipt, commit) = last.closed.as_ref()?.proof.as_ref()?;
+        Some((last, receipt, commit))
+    }
+
+    /// What executors have said of it, as far as that was decided, with the one that counts first.
+    pub fn said(&self) -> impl Iterator<Item = (&Attempt, &Signed<Receipt>)> {
+        let won = match &self.end {
+            Some(TaskEnd::Committed { fence, receipt, .. }) => self.attempt(*fence).map(|a| (a, &**receipt)),
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => None,
+        };
+        let closed = self.attempts.iter().filter_map(|a| Some((a, &a.closed.as_ref()?.proof.as_ref()?.0)));
+        won.into_iter().chain(closed)
     }
 
     /// Attempts closed for one of `classes`.
@@ -503,7 +612,9 @@ impl Run {
             RunRecord::Attempt { task, order } => {
                 let job = order.job();
                 if let Some(t) = self.touch(task, at) {
-                    t.attempts.push(Attempt { order, job, incarnation: None, closed: None });
+                    let audit = t.receipt().is_some();
+                    let fresh = Attempt { order, job, incarnation: None, closed: None, pledge: None, audit };
+                    t.attempts.push(fresh);
                 }
             }
             RunRecord::Accepted { task, fence, incarnation } => {
@@ -511,16 +622,23 @@ impl Run {
                     a.incarnation = Some(incarnation);
                 }
             }
-            RunRecord::Closed { task, fence, class, words, proof, carried } => {
+            RunRecord::Pledged { task, fence, hash } => {
+                if let Some(a) = self.touch(task, at).and_then(|t| attempt_mut(t, fence)) {
+                    a.pledge = Some(hash);
+                }
+            }
+            RunRecord::Closed { task, fence, class, words, proof, carried, others } => {
                 if let Some((receipt, _)) = &proof {
                     self.carry(receipt, carried);
+                    self.decide(task, receipt, others, at);
                 }
                 if let Some(a) = self.touch(task, at).and_then(|t| attempt_mut(t, fence)) {
                     a.closed = Some(Closed { class, words, proof });
                 }
             }
-            RunRecord::Committed { task, fence, receipt, commit, carried } => {
+            RunRecord::Committed { task, fence, receipt, commit, carried, others } => {
                 let is_carried = carried.is_some();
+                self.decide(task, &receipt, others, at);
                 self.carry(&receipt, carried);
                 let (receipt, commit) = (Box::new(receipt), Box::new(commit));
                 self.finish(task, at, TaskEnd::Committed { fence, receipt, commit, carried: is_carried });
@@ -553,6 +671,18 @@ impl Run {
         let t = self.tasks.get_mut(task)?;
         t.since = at;
         Some(t)
+    }
+
+    /// Attempts that are over because of what `decided` says.
+    fn decide(&mut self, task: usize, decided: &Receipt, others: Vec<Other>, at: UnixTime) {
+        let Some(t) = self.touch(task, at) else { return };
+        for Other { fence, receipt, commit } in others {
+            let class = class_beside(decided, &receipt);
+            let words = words_beside(class, &receipt);
+            if let Some(a) = attempt_mut(t, fence) {
+                a.closed = Some(Closed { class, words, proof: Some((receipt, commit)) });
+            }
+        }
     }
 
     fn finish(&mut self, task: usize, at: UnixTime, end: TaskEnd) {

@@ -82,6 +82,7 @@ pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings>
         if let NodeKind::Task(spec) = kind {
             check_task(id, spec, &mut findings);
             rules::check_task(id, spec, &mut findings);
+            quorum::check_numbers(id, spec, &mut findings);
             // Many tasks are of one service at the same peers.
             let asked = (spec.service.as_str(), spec.peers.as_slice(), &spec.place);
             let choice = match choices.get(&asked) {
@@ -90,6 +91,7 @@ pub fn check(workflow: &Workflow, offers: &dyn Offers) -> Result<Plan, Findings>
             };
             if let Some(choice) = choice {
                 check_params(id, spec, choice.service, &mut findings);
+                quorum::check_service(id, spec, &choice, offers, &mut findings);
                 choices.insert(asked, Rc::clone(&choice));
                 services.insert(at, choice);
             }
@@ -717,6 +719,7 @@ fn compile(w: &Workflow, wires: &Wires<'_>, services: &Services<'_>, order: &[us
     }
 }
 
+mod quorum;
 mod rules;
 
 #[cfg(test)]

@@ -449,16 +449,18 @@ impl<T: Transport> Node<T> {
                 }
                 Err(e) => Some(e),
             },
-            job::KIND_FIRST..=job::KIND_LAST => match Message::from_frame(frame) {
-                Ok(message) => {
-                    if message.is_about_a_job() {
-                        self.links.used(self.now, conn);
+            job::KIND_FIRST..=job::KIND_LAST | job::KIND_MORE_FIRST..=job::KIND_MORE_LAST => {
+                match Message::from_frame(frame) {
+                    Ok(message) => {
+                        if message.is_about_a_job() {
+                            self.links.used(self.now, conn);
+                        }
+                        self.job_message(peer, message);
+                        None
                     }
-                    self.job_message(peer, message);
-                    None
+                    Err(e) => Some(e),
                 }
-                Err(e) => Some(e),
-            },
+            }
             punch::message::KIND_CONNECT..=punch::message::KIND_DECLINE => {
                 self.inbox.push_back(Inside::Punch(punch::Input::Frame { conn, frame: frame.clone() }));
                 None

@@ -509,6 +509,11 @@ impl<T: Transport> Node<T> {
                         self.hold(Action::Notify(Notice::Run(Box::new(view))));
                     }
                 }
+                requester::Output::Disagreement { run, task } => {
+                    if let Some(view) = self.requester.task_view(&run, task) {
+                        self.hold(Action::Notify(Notice::Disagreement { run, task: Box::new(view) }));
+                    }
+                }
                 requester::Output::TaskChanged { run, task } => {
                     if let Some(view) = self.requester.task_view(&run, task) {
                         self.hold(Action::Notify(Notice::Task { run, task: Box::new(view) }));

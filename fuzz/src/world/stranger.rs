@@ -245,7 +245,7 @@ impl Stranger {
                 let order = self.order(service, *fence, *input, *module);
                 let sources = order.inputs.iter().map(|_| vec![source()]).collect();
                 self.own_job = Some(order.clone());
-                Message::Dispatch { order: Box::new(Signed::sign(order, &key())), sources }.to_frame()
+                Message::Dispatch { order: Box::new(Signed::sign(order, &key())), sources, carried: None }.to_frame()
             }
             Words::Accept { which, incarnation } => {
                 Message::Accepted { job: order(which)?.job(), incarnation: u64::from(*incarnation) }
@@ -275,7 +275,7 @@ impl Stranger {
             }
             Words::Seal { which, class, outputs, seq } => {
                 let receipt = receipt(order(which)?, *class, *outputs, *seq)?;
-                Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, &key())) }.to_frame()
+                Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, &key())), carried: None, salt: None }.to_frame()
             }
             Words::Commit { which, verdict } => {
                 let all = [Verdict::Won, Verdict::Superseded, Verdict::Failed, Verdict::Rejected];
@@ -326,6 +326,8 @@ impl Stranger {
             inputs: if input { vec![stdin] } else { Vec::new() },
             outputs: vec![Port::Stdout],
             limits: service.limits,
+            light: false,
+            pledge: false,
             nonce: [fence; 16],
             issued: UnixTime::from_secs(u64::from(fence)),
         }

@@ -2,6 +2,7 @@
 //!
 //! The core does not know JSON; these are its plain values in other clothes, with nothing decided here.
 
+mod agreement;
 mod dataset;
 mod details;
 mod policy;
@@ -20,6 +21,7 @@ use remote_network_core::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use agreement::AgreementDto;
 pub use dataset::DatasetDto;
 pub use details::{DetailsDto, NeedsDto};
 pub use policy::{PolicyDto, PolicyViewDto};
@@ -519,6 +521,8 @@ pub struct TaskDto {
     usage: Option<UsageDto>,
     outputs: Vec<OutputDto>,
     has_receipt: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agreement: Option<AgreementDto>,
 }
 
 #[derive(Serialize)]
@@ -568,6 +572,7 @@ impl From<&TaskView> for TaskDto {
             usage: v.usage.as_ref().map(UsageDto::from),
             outputs: outputs.collect(),
             has_receipt: v.receipt.is_some() && v.commit.is_some(),
+            agreement: v.agreement.as_deref().map(AgreementDto::from),
         }
     }
 }
@@ -638,7 +643,7 @@ impl Topic {
     pub const fn of(notice: &Notice) -> Self {
         match notice {
             Notice::Peer(_) => Topic::Peers,
-            Notice::Run(_) | Notice::Task { .. } => Topic::Runs,
+            Notice::Run(_) | Notice::Task { .. } | Notice::Disagreement { .. } => Topic::Runs,
             Notice::Published { .. } => Topic::Record,
             Notice::Transfer { .. } => Topic::Transfers,
             Notice::Found { .. } => Topic::Searches,
@@ -697,6 +702,14 @@ pub enum NoticeDto {
         /// How it is now.
         task: Box<TaskDto>,
     },
+    /// Executors of a task say different things.
+    #[serde(rename = "job.disagreement")]
+    Disagreement {
+        /// Of this run.
+        run: String,
+        /// How it is now.
+        task: Box<TaskDto>,
+    },
     /// The record was stored in the DHT.
     #[serde(rename = "record.published")]
     Published {
@@ -745,6 +758,9 @@ impl From<&Notice> for NoticeDto {
             }
             Notice::Task { run, task } => {
                 Self::Task { run: run.to_string(), task: Box::new(TaskDto::from(task.as_ref())) }
+            }
+            Notice::Disagreement { run, task } => {
+                Self::Disagreement { run: run.to_string(), task: Box::new(TaskDto::from(task.as_ref())) }
             }
             Notice::Published { seq, stored } => Self::Published { record_seq: *seq, stored: *stored },
             Notice::Found { tag, hits } => {

@@ -130,6 +130,7 @@ routes! {
     GET    "/runs/{run}/results/{sink}/{n}"      Token   Body::None            => runs::result;
     GET    "/runs/{run}/tasks/{task}/logs"       Token   Body::None            => runs::logs;
     GET    "/runs/{run}/tasks/{task}/receipt"    Token   Body::None            => runs::receipt;
+    GET    "/runs/{run}/tasks/{task}/evidence"   Token   Body::None            => runs::evidence;
     POST   "/events/ticket"                      Token   Body::Json(SMALL)     => events::ticket;
     GET    "/events"                             OneTime Body::None            => events::socket;
 }

@@ -174,6 +174,25 @@ pub async fn receipt(
     Ok(response)
 }
 
+/// `GET /runs/{run}/tasks/{task}/evidence`: what executors of a task signed that contradicts; `receipt verify` reads it.
+pub async fn evidence(
+    State(state): State<ApiState>,
+    Segments((run, task)): Segments<(String, String)>,
+) -> Result<Response<Body>, ApiError> {
+    let view = find(&state, &run).await?;
+    let Some(bytes) = find_task(&view, &task)?.agreement.as_ref().and_then(|a| a.evidence.clone()) else {
+        return Err(ApiError::not_found(
+            format!("nobody disagrees about task `{task}`"),
+            "evidence is there once two executors of a task have signed different results",
+        ));
+    };
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_DISPOSITION, attachment(&format!("{}-{task}.evidence", view.name)));
+    headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static(OBJECT_CSP));
+    Ok(response)
+}
+
 async fn find(state: &ApiState, run: &str) -> Result<RunView, ApiError> {
     let run: RunId = parse_id("path", run, RUN_HINT)?;
     match state.ask(Command::Run(run)).await? {

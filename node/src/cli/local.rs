@@ -8,6 +8,7 @@ use crate::keystore::{self, KEYSTORE_FILE, Keystore, Passphrase};
 use crate::{doctor as examination, start as starting};
 use clap::CommandFactory as _;
 use remote_network_core::id::PublicKey;
+use remote_network_core::job::quorum::Evidence;
 use remote_network_core::job::receipt::verify_file;
 use serde_json::json;
 use std::io::{Read as _, Write as _};
@@ -264,6 +265,14 @@ pub fn receipt(global: &Global, command: &ReceiptCommand) -> Result<(), Failure>
     let ReceiptCommand::Verify { file } = command;
     let bytes =
         std::fs::read(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
+    if let Ok(evidence) = Evidence::decode(&bytes) {
+        let shown = evidence.verify().map_err(|e| {
+            Failure::work(format!("{} is NOT valid evidence: {e}", file.display()))
+                .with_hint("evidence is written by `remote-network runs fetch` when executors disagree")
+        })?;
+        super::receipts::show_evidence(global.json, &shown);
+        return Ok(());
+    }
     let report = verify_file(&bytes).map_err(|e| {
         Failure::work(format!("{} is NOT a valid receipt: {e}", file.display()))
             .with_hint("receipts are written by `remote-network runs fetch`")

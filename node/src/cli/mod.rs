@@ -3,6 +3,7 @@
 //! Commands that ask the running node go through its own API (`client`); the others (keys, configuration, receipts,
 //! simulation) need no running node. Every failure says what happened, why, and what to do; exit codes are in `--help`.
 
+mod agreement;
 pub mod args;
 mod client;
 mod dataset;

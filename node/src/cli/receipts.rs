@@ -2,6 +2,7 @@
 
 use super::output::{bytes, plain};
 use crate::workflow_text::port_text;
+use remote_network_core::job::quorum::Disagreement;
 use remote_network_core::job::receipt::Report;
 use remote_network_core::port::Program;
 use serde_json::json;
@@ -37,6 +38,7 @@ pub fn show(as_json: bool, r: &Report) {
                 "usage": {"fuel": r.usage.fuel, "cpu_ns": r.usage.cpu_ns, "memory_bytes": r.usage.memory_bytes, "wall_ms": r.usage.wall_ms},
                 "receipt_number": r.chain.0,
                 "previous_receipt": r.chain.1.to_string(),
+                "agreed": r.agreed.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "verdict": format!("{:?}", r.verdict.0).to_lowercase(),
             })
         );
@@ -63,6 +65,48 @@ pub fn show(as_json: bool, r: &Report) {
         bytes(r.usage.memory_bytes)
     );
     println!("  receipt    number {}, after {}", r.chain.0, r.chain.1);
+    if !r.agreed.is_empty() {
+        println!("  agreed     {} other executors have signed the same result:", r.agreed.len());
+        for peer in &r.agreed {
+            println!("             {peer}");
+        }
+    }
+}
+
+/// Shows what executors that disagree have signed.
+pub fn show_evidence(as_json: bool, d: &Disagreement) {
+    if as_json {
+        let results: Vec<_> = d
+            .results
+            .iter()
+            .map(|(digest, who, says)| {
+                let who: Vec<String> = who.iter().map(ToString::to_string).collect();
+                json!({"result": digest.to_string(), "executors": who, "says": says})
+            })
+            .collect();
+        println!(
+            "{}",
+            json!({
+                "valid": true,
+                "disagreement": {
+                    "requester": d.requester.to_string(),
+                    "run": d.run.to_string(),
+                    "task": d.task,
+                    "results": results,
+                },
+            })
+        );
+        return;
+    }
+    println!("valid: executors disagree about task {} of run {}", plain(&d.task), d.run);
+    println!("  requester  {}", d.requester);
+    for (_, who, says) in &d.results {
+        println!("  {}", plain(says));
+        for peer in who {
+            println!("    signed by {peer}");
+        }
+    }
+    println!("  At least all but one of these results are wrong; which one is right this file does not say.");
 }
 
 /// What ran: a module by its digest, or an image by its id.

@@ -632,6 +632,7 @@ fn show_run(view: &Value) {
         })
         .collect();
     table(&["TASK", "STATE", "SERVICE", "PEER", "ATTEMPT", "TIME", "WHY"], &rows);
+    super::agreement::lines(view).iter().for_each(|line| println!("{line}"));
     for r in items(view, "results") {
         let (len, fetched) = (r["len"].as_u64().unwrap_or(0), r["fetched"].as_u64().unwrap_or(0));
         println!(
@@ -743,6 +744,12 @@ async fn fetch(client: &Client, view: &Value, dir: &Path) -> Result<Vec<String>,
         let id = text(t, "id");
         let file = dir.join(format!("{id}.receipt"));
         save(client, &format!("/runs/{run}/tasks/{id}/receipt"), &file).await?;
+        written.push(file.display().to_string());
+    }
+    for t in items(view, "tasks").filter(|t| t["agreement"]["has_evidence"] == json!(true)) {
+        let id = text(t, "id");
+        let file = dir.join(format!("{id}.evidence"));
+        save(client, &format!("/runs/{run}/tasks/{id}/evidence"), &file).await?;
         written.push(file.display().to_string());
     }
     Ok(written)

@@ -2,6 +2,7 @@
 //! are made from. A key that is not here is unknown to both, so neither can know more than the other.
 
 use remote_network_core::job::plan::RETRIES_MAX;
+use remote_network_core::job::rules::QUORUM_MAX;
 
 /// A key of a mapping.
 pub(super) struct Key {
@@ -53,6 +54,10 @@ pub(super) enum Shape {
     Over,
     /// A value of a parameter.
     Value,
+    /// `2 of 3`, or a mapping with these keys.
+    Quorum(&'static [Key]),
+    /// A share of all times: `5%`.
+    Share,
     /// An edge.
     Edge,
 }
@@ -150,6 +155,18 @@ pub(super) const TASK: &[Key] = &[
         "Questions about earlier tasks, all to be answered with yes.",
     ),
     key("map", Shape::Fields(MAP), "One task for each item of a list."),
+    key(
+        "quorum",
+        Shape::Quorum(QUORUM),
+        "`2 of 3`: asked of so many executors at once, of whom so many must have the same result.",
+    ),
+    key("audit", Shape::Share, "How often it is done once more elsewhere, only to be compared: `5%`."),
+];
+
+/// How many must agree, of how many that are asked.
+pub(super) const QUORUM: &[Key] = &[
+    must("agree", Shape::Count(QUORUM_MAX as u64), "How many must have the same result."),
+    must("of", Shape::Count(QUORUM_MAX as u64), "How many are asked at once."),
 ];
 
 /// How a task waits for those before it.
@@ -218,7 +235,7 @@ pub(super) const NEEDS: &[Key] = &[
 
 /// Whether a number stands at a key of this name: there `${name}` becomes one.
 pub(super) fn is_number(name: &str) -> bool {
-    [OBJECT, TASK, RETRY, WHEN, NEEDS]
+    [OBJECT, TASK, RETRY, WHEN, NEEDS, QUORUM]
         .iter()
         .flat_map(|keys| keys.iter())
         .any(|k| k.name == name && matches!(k.shape, Shape::Count(_) | Shape::ExitCode))

@@ -1,5 +1,6 @@
 //! From a tree to a workflow: every rule of the text form, all problems at once.
 
+mod quorum;
 mod rules;
 
 use super::expand::Expanded;
@@ -205,6 +206,7 @@ impl Reader {
             task.place = super::place::read(self, &format!("{place}.place"), t)?;
         }
         self.task_rules(place, &fields, &mut task);
+        self.agreement(place, &fields, &mut task);
         Some(task)
     }
 

@@ -102,6 +102,13 @@ fn shape(shape: &Shape) -> Map<String, Value> {
             let scalar = self::shape(&Shape::Scalar);
             json!({"anyOf": [{"type": ["string", "number", "boolean"]}, {"type": "array", "items": scalar}]})
         }
+        Shape::Quorum(keys) => {
+            let short = format!("^ *[0-9]+ +of +[0-9]+ *$|{REFERENCE}");
+            json!({"anyOf": [{"type": "string", "pattern": short}, fields(keys)]})
+        }
+        Shape::Share => {
+            json!({"type": "string", "pattern": format!("^[0-9]{{1,3}}([.][0-9]{{0,4}})? *%$|{REFERENCE}")})
+        }
         Shape::Edge => json!({"type": "string", "pattern": r"^\s*[^.]+\..+->\s*[^.]+\..+$"}),
     })
 }

@@ -23,6 +23,15 @@ fn matches(pattern: &str, text: &str) -> bool {
         r"^\s*[^.]+\..+->\s*[^.]+\..+$" => {
             text.split_once("->").is_some_and(|(a, b)| a.contains('.') && b.contains('.'))
         }
+        r"^ *[0-9]+ +of +[0-9]+ *$|\$\{" => {
+            let number = |t: &str| !t.trim().is_empty() && t.trim().bytes().all(|b| b.is_ascii_digit());
+            text.contains("${") || text.split_once(" of ").is_some_and(|(a, b)| number(a) && number(b))
+        }
+        r"^[0-9]{1,3}([.][0-9]{0,4})? *%$|\$\{" => {
+            let share = text.strip_suffix('%').map(|t| t.trim_end_matches(' ').replacen('.', "", 1));
+            text.contains("${")
+                || share.is_some_and(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit()))
+        }
         other => panic!("the schema has a pattern that this test does not know: {other}"),
     }
 }
@@ -134,6 +143,11 @@ fn what_has_a_wrong_form_is_refused_by_both() {
         "place: { label: [x] }",
         "place: { needs: { gpus: -1 } }",
         "map: { over: [] }",
+        "quorum: 2",
+        "quorum: { agree: 2 }",
+        "quorum: [2, 3]",
+        "audit: 5",
+        "audit: often%",
         "map: { as: x }",
         "map: { over: { a: 1 } }",
         "servce: s",

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use remote_network_core::id::{Digest, Keypair};
-use remote_network_core::job::rules::{Join, OnFailure, Retry, RunRules, TaskRules, Test, When};
+use remote_network_core::job::rules::{Join, OnFailure, Quorum, Retry, RunRules, TaskRules, Test, When};
 use remote_network_core::job::workflow::Place;
 use remote_network_core::port::Port;
 use remote_network_core::service::details::Needs;
@@ -49,6 +49,29 @@ fn the_example_of_the_handbook_becomes_a_workflow_in_declared_order() {
 }
 
 #[test]
+fn how_many_must_agree_is_read_in_both_forms_and_nothing_else_passes() {
+    let rules = |task: &str| {
+        let text = format!("name: n\nnodes:\n  a: {{ task: {{ service: count, {task} }} }}\n");
+        let w = parse(&text, Format::Yaml).map_err(|e| format!("{e:?}"))?.compile(resolve).expect("compiles");
+        let NodeKind::Task(a) = &w.nodes[0].1 else { panic!("a task") };
+        Ok::<_, String>((a.rules.quorum, a.rules.audit_ppm))
+    };
+    let two_of_three = Some(Quorum { agree: 2, of: 3 });
+    assert_eq!(rules("quorum: 2 of 3"), Ok((two_of_three, None)));
+    assert_eq!(rules("quorum: { agree: 2, of: 3 }, audit: 5%"), Ok((two_of_three, Some(50_000))));
+    for (wrong, reason) in [
+        ("quorum: 2", "must be `2 of 3`"),
+        ("quorum: 2/3", "must be `2 of 3`"),
+        ("quorum: { agree: 2 }", "must be `2 of 3`"),
+        ("audit: 5", "must be a share"),
+        ("audit: 0%", "must be a share"),
+    ] {
+        let said = rules(wrong).unwrap_err();
+        assert!(said.contains(reason), "{wrong}: {said}");
+    }
+}
+
+#[test]
 fn times_failures_and_conditions_are_read_as_they_are_written() {
     let text = "\
 name: careful
@@ -86,7 +109,7 @@ fn the_examples_of_the_handbook_are_workflows() {
     let page = include_str!("../../../docs/WORKFLOWS.md");
     let examples: Vec<&str> =
         page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(examples.len(), 6);
+    assert_eq!(examples.len(), 7);
     for text in examples {
         let w = parse(text, Format::Yaml).unwrap_or_else(|p| panic!("{p:?}\n{text}"));
         let w = w.compile(resolve).expect("compiles");
@@ -284,10 +307,13 @@ prop_compose! {
         queue_ms in proptest::option::of(1u64..10_000_000),
         join in proptest::sample::select(vec![Join::All, Join::Any, Join::Always]),
         when in proptest::collection::vec(("[a-z]{1,5}", arb_test()), 0..4),
+        quorum in proptest::option::of((2u32..=7, 2u32..=7)),
+        audit_ppm in proptest::option::of(1u32..=1_000_000),
     ) -> TaskRules<String> {
         let when = when.into_iter().map(|(task, test)| When { task, test }).collect();
         let retry = Retry { resource, infra, pause_ms, pause_max_ms, memory_max };
-        TaskRules { retry, queue_ms, join, when }
+        let quorum = quorum.map(|(agree, of)| Quorum { agree, of });
+        TaskRules { retry, queue_ms, join, when, quorum, audit_ppm }
     }
 }
 

@@ -119,6 +119,10 @@ struct TaskText<'a> {
     join: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     when: Vec<WhenText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quorum: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<String>,
 }
 
 impl<'a> TaskText<'a> {
@@ -136,6 +140,8 @@ impl<'a> TaskText<'a> {
             queue: task.rules.queue_ms.map(duration_text),
             join: rules::join_text(task.rules.join),
             when: task.rules.when.iter().map(WhenText::of).collect(),
+            quorum: task.rules.quorum.map(|q| format!("{} of {}", q.agree, q.of)),
+            audit: task.rules.audit_ppm.map(rules::share_text),
         }
     }
 }

@@ -133,7 +133,9 @@ impl Checks {
             Action::Sweep { .. } | Action::Socket(_) | Action::Tunnel(_) | Action::Account(_) => {}
             Action::Reply { reply, .. } => self.reply(at_ns, host, reply, host_at),
             Action::Notify(Notice::Peer(view)) => self.peer(at_ns, host, view, &host_at),
-            Action::Notify(Notice::Task { run, task }) => self.task(at_ns, host, *run, task),
+            Action::Notify(Notice::Task { run, task } | Notice::Disagreement { run, task }) => {
+                self.task(at_ns, host, *run, task)
+            }
             Action::Notify(Notice::Run(view)) => self.run(at_ns, host, view, false),
             Action::Notify(Notice::Published { .. } | Notice::Found { .. } | Notice::Transfer { .. }) => {}
             Action::Stopped { .. } => {}

@@ -109,6 +109,7 @@ fn papers(fence: u32, output: Option<Digest>) -> Bundle {
         outputs: output.iter().map(|_| Port::Stdout).collect(),
         limits: EngineLimits { memory_bytes: 1 << 20, time_ms: 1000, output_bytes: 1 << 20 },
         light: false,
+        pledge: false,
         nonce: [9; 16],
         issued: UnixTime::from_secs(1),
     };
@@ -144,7 +145,7 @@ fn papers(fence: u32, output: Option<Digest>) -> Bundle {
         verdict: Verdict::Won,
         at: UnixTime::from_secs(3),
     };
-    Bundle { order, receipt, commit: Signed::sign(commit, &requester) }
+    Bundle { order, receipt, commit: Signed::sign(commit, &requester), agreed: Vec::new() }
 }
 
 fn run_view(state: RunState, digest: Option<Digest>, fence: u32) -> RunView {
@@ -162,6 +163,7 @@ fn run_view(state: RunState, digest: Option<Digest>, fence: u32) -> RunView {
         outputs: digest.iter().map(|d| (Port::Stdout, *d, 1)).collect(),
         receipt: Some(papers(fence, digest).encode().into()),
         commit: None,
+        agreement: None,
     };
     let result = digest.map(|digest| remote_network_core::command::ResultView {
         tree: false,

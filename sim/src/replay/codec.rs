@@ -11,7 +11,7 @@ use remote_network_core::event::{Datagram, Event};
 use remote_network_core::id::{
     CommandId, DhtId, Digest, JobId, Keypair, Lsn, OpId, PeerId, PeerName, PublicKey, RunId, Signature,
 };
-use remote_network_core::job::rules::{Join, OnFailure, Retry, RunRules, TaskRules, Test, When};
+use remote_network_core::job::rules::{Join, OnFailure, Quorum, Retry, RunRules, TaskRules, Test, When};
 use remote_network_core::job::workflow::{Edge, End, NodeKind, ObjectRef, TaskSpec, Workflow};
 use remote_network_core::node::{Journal, NodeConfig};
 use remote_network_core::place::{SocketEvent, SocketId, TunnelEvent, TunnelId};
@@ -367,7 +367,8 @@ record! {
     ObjectRef { digest, len }
     Retry { resource, infra, pause_ms, pause_max_ms, memory_max }
     When<String> { task, test }
-    TaskRules<String> { retry, queue_ms, join, when }
+    Quorum { agree, of }
+    TaskRules<String> { retry, queue_ms, join, when, quorum, audit_ppm }
     RunRules { timeout_ms, on_failure }
     TaskSpec { service, peers, args, env, retries, timeout_ms, place, memory_bytes, rules }
     End { node, port }

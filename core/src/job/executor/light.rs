@@ -152,7 +152,7 @@ mod tests {
 
     fn offer(out: &[Output]) -> (Signed<Receipt>, Option<Vec<Bytes>>) {
         let offer = |m| match m {
-            Message::SealedOffer { receipt, carried } => Some((*receipt, carried)),
+            Message::SealedOffer { receipt, carried, .. } => Some((*receipt, carried)),
             _ => None,
         };
         said(out).into_iter().find_map(offer).expect("an offer")

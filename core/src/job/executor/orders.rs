@@ -29,6 +29,11 @@ impl Executor {
                 self.dispatch(cx, peer, *order, sources, carried);
             }
             Message::LeaseAck => {}
+            Message::Reveal { job } => {
+                if self.is_of(&job, &peer) {
+                    self.reveal(cx, &job);
+                }
+            }
             Message::ResultAck { commit } => self.result_ack(cx, peer, &commit),
             Message::Cancel { job } => self.cancel(cx, peer, job),
             Message::Release { job } | Message::UnknownRun { job } => {
@@ -40,6 +45,7 @@ impl Executor {
             | Message::Accepted { .. }
             | Message::Rejected { .. }
             | Message::SealedOffer { .. }
+            | Message::Pledge { .. }
             | Message::CancelAck { .. } => self.refused += 1,
         }
     }

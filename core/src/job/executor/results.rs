@@ -1,12 +1,13 @@
 //! Executions and what comes of them: the end, the receipt, its offers, and what goes when a job is forgotten.
 
 use super::light::LIGHT_KEPT_MAX;
-use super::{Executor, OFFER_MAX, Output, RETENTION};
+use super::{Executor, OFFER_MAX, OFFER_MIN, Output, RETENTION};
 use crate::id::{Digest, JobId, PublicKey};
 use crate::job::encoding::port_text;
 use crate::job::held::{Held, JobRecord};
 use crate::job::message::{Message, cut_words};
 use crate::job::order::Order;
+use crate::job::quorum::{pledge_of, salt_for};
 use crate::job::receipt::{DETAIL_BYTES_MAX, Receipt, result_digest};
 use crate::job::signed::Signed;
 use crate::machine::Cx;
@@ -162,7 +163,7 @@ impl Executor {
         }
     }
 
-    /// Offers a sealed result and arms the next offer.
+    /// Offers a sealed result, or what it was pledged with, and arms the next offer.
     pub(super) fn offer(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
         let (Some(held), Some(soft)) = (self.held.get(job), self.soft.get_mut(job)) else { return };
         let Some(receipt) = held.receipt.clone() else { return };
@@ -170,8 +171,24 @@ impl Executor {
             soft.offer_at = Some(cx.now + soft.offer_wait);
             soft.offer_wait = (soft.offer_wait * 2).min(OFFER_MAX);
         }
+        let salt = held.order.pledge.then(|| salt_for(&self.config.keypair, &receipt.order));
         let (peer, carried) = (held.requester(), soft.carried.clone());
-        self.send(cx, peer, &Message::SealedOffer { receipt: Box::new(receipt), carried });
+        let hidden = salt.filter(|_| !soft.revealed && !held.acked);
+        let message = match hidden {
+            Some(salt) => Message::Pledge { job: *job, hash: pledge_of(&receipt.result, &salt, &self.me) },
+            None => Message::SealedOffer { receipt: Box::new(receipt), carried, salt },
+        };
+        self.send(cx, peer, &message);
+    }
+
+    /// The requester wants to see what was pledged. What was not yet computed will be pledged first.
+    pub(super) fn reveal(&mut self, cx: &mut Cx<'_, Output>, job: &JobId) {
+        let sealed = self.held.get(job).is_some_and(|h| h.order.pledge && h.receipt.is_some());
+        if let Some(soft) = self.soft.get_mut(job).filter(|_| sealed) {
+            soft.revealed = true;
+            soft.offer_wait = OFFER_MIN;
+            self.offer(cx, job);
+        }
     }
 
     /// A stopped job's engine is silent now: acknowledge and forget.

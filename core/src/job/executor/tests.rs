@@ -66,6 +66,7 @@ pub(super) fn order(requester: u8, fence: u32) -> Order {
         outputs: vec![Port::Stdout, Port::Stderr],
         limits: s.limits,
         light: false,
+        pledge: false,
         nonce: [0; 16],
         issued: UnixTime::from_secs(1),
     }

@@ -2,7 +2,7 @@
 
 use super::world::World;
 use crate::command::RunState;
-use crate::id::{Digest, PublicKey};
+use crate::id::{Digest, JobId, PublicKey};
 use crate::job::message::Message;
 use crate::job::order::Order;
 use crate::job::plan::{InputFrom, Plan};
@@ -30,6 +30,8 @@ pub(super) struct Seen {
     /// Outputs of committed tasks.
     outputs: BTreeSet<Digest>,
     liars: BTreeSet<PublicKey>,
+    /// What was pledged.
+    pledged: BTreeMap<JobId, Digest>,
 }
 
 impl Seen {
@@ -48,7 +50,8 @@ impl World {
             RunRecord::Attempt { task, order } => {
                 assert!(!seen.cancelled, "an order after the cancel");
                 assert!(!seen.paused, "an order while the run is paused");
-                assert!(!seen.committed.contains(task), "an order for what is done");
+                let audited = seen.plan().tasks[*task].rules.audit_ppm.is_some();
+                assert!(audited || !seen.committed.contains(task), "an order for what is done");
                 assert!(!seen.over.contains(task), "an order for what is over");
                 let before = seen.orders.range((*task, 0)..=(*task, u32::MAX)).next_back();
                 assert!(before.is_none_or(|((_, fence), _)| *fence < order.fence), "fences rise");
@@ -88,7 +91,23 @@ impl World {
                     seen.liars.insert(order.executor);
                 }
             }
-            RunRecord::Committed { task, fence, receipt, .. } => {
+            RunRecord::Pledged { task, fence, hash } => {
+                let order = &seen.orders[&(*task, *fence)];
+                assert!(order.pledge, "a pledge that nobody asked for");
+                assert!(seen.pledged.insert(order.job(), *hash).is_none(), "pledged twice");
+            }
+            RunRecord::Committed { task, fence, receipt, others, .. } => {
+                if let Some(quorum) = seen.plan().tasks[*task].rules.quorum {
+                    let agreed = others.iter().filter(|o| o.receipt.result == receipt.result);
+                    let agreed: BTreeSet<PublicKey> =
+                        agreed.map(|o| o.receipt.executor).chain([receipt.executor]).collect();
+                    assert!(agreed.len() >= quorum.agree as usize, "committed although too few agree");
+                    for o in others {
+                        assert_eq!(o.receipt.answers(&seen.orders[&(*task, o.fence)]), Ok(()));
+                        assert!(seen.pledged.contains_key(&o.receipt.job), "it was not pledged");
+                    }
+                    assert!(seen.pledged.contains_key(&receipt.job), "it was not pledged");
+                }
                 assert!(seen.committed.insert(*task), "a task is committed once");
                 assert!(!seen.over.contains(task), "a task has one end");
                 assert_eq!(receipt.answers(&seen.orders[&(*task, *fence)]), Ok(()));
@@ -125,6 +144,9 @@ impl World {
         match message {
             Message::ResultAck { commit } if commit.verdict == Verdict::Won => {
                 assert!(self.seen.won.contains(&commit.receipt), "acknowledged before it was committed");
+            }
+            Message::Reveal { job } => {
+                assert!(self.seen.pledged.contains_key(job), "to be shown before the pledge is durable");
             }
             Message::Dispatch { order, .. } => {
                 assert!(self.seen.ordered.contains(&order.digest()), "ordered before it was journaled");

@@ -36,7 +36,9 @@ impl World {
     pub(super) fn finish_a_guest(&mut self, n: usize) {
         let Some((job, guest)) = self.engines[n].pop_first() else { return };
         let inputs: Vec<(&Port, Digest)> = guest.inputs.iter().map(|i| (&i.port, i.digest)).collect();
-        let bytes: Vec<Bytes> = guest.outputs.iter().map(|p| written(&guest.args, &inputs, p)).collect();
+        let mut args = guest.args.clone();
+        args.extend(self.wrong.get(&n).map(|word| (*word).to_owned()));
+        let bytes: Vec<Bytes> = guest.outputs.iter().map(|p| written(&args, &inputs, p)).collect();
         let output = |(port, bytes): (&Port, &Bytes)| EngineOutput {
             port: port.clone(),
             digest: Digest::of(bytes),
@@ -103,6 +105,19 @@ impl World {
             self.tell_executor(n, executor::Input::Message { peer, message });
         } else {
             self.tell_requester(requester::Input::Message { peer: Self::peer(n), message });
+        }
+    }
+
+    /// Whether this executor has a guest to end, or somebody an object to wait for.
+    pub(super) fn answers_something(&self, n: usize) -> bool {
+        let asks = !self.requester_wants.is_empty() || !self.requester_reads.is_empty();
+        asks || !self.engines[n].is_empty() || !self.wants[n].is_empty()
+    }
+
+    /// All messages arrive, and those that they cause.
+    pub(super) fn deliver_all(&mut self) {
+        while !self.wire.is_empty() {
+            self.deliver(0, false);
         }
     }
 

@@ -73,9 +73,12 @@ pub(super) struct World {
     /// Crash a machine when it has written so many more records.
     pub(super) fuse: Option<u64>,
     pub(super) liar: Option<usize>,
+    /// Executors whose guests write something else, signed and well formed: those with the same word collude.
+    pub(super) wrong: BTreeMap<usize, &'static str>,
     pub(super) last_receipt: Option<Signed<Receipt>>,
     pub(super) calm: bool,
     pub(super) replies: Vec<Reply>,
+    pub(super) disagreements: usize,
 }
 
 pub(super) fn restore_requester(journal: &Journal) -> Requester {
@@ -127,9 +130,11 @@ impl World {
             here: BTreeSet::new(),
             fuse: None,
             liar,
+            wrong: BTreeMap::new(),
             last_receipt: None,
             calm: false,
             replies: Vec::new(),
+            disagreements: 0,
         };
         for n in 0..executors {
             w.executors.push(restore_executor(n, 1, &Journal::default()));
@@ -250,6 +255,7 @@ impl World {
                     self.here.remove(&digest);
                 }
                 requester::Output::Reply { reply, .. } => self.replies.push(*reply),
+                requester::Output::Disagreement { .. } => self.disagreements += 1,
                 requester::Output::NeedPeer(_)
                 | requester::Output::Grant { .. }
                 | requester::Output::Revoke { .. }
@@ -322,7 +328,7 @@ impl World {
     /// The liar answers with somebody's receipt, another order's, another executor's, or a result of its own making
     /// that is not for this order.
     pub(super) fn perhaps_lie(&mut self, n: usize, frame: Frame) -> Frame {
-        let Ok(Message::SealedOffer { receipt, carried }) = Message::from_frame(&frame) else {
+        let Ok(Message::SealedOffer { receipt, carried, salt }) = Message::from_frame(&frame) else {
             return frame;
         };
         let old = self.last_receipt.replace((*receipt).clone());
@@ -332,7 +338,11 @@ impl World {
         let honest: Receipt = (**receipt).clone();
         if carried.iter().flatten().next().is_some() && self.rng.chance_ppm(200_000) {
             let carried = carried.map(|c| vec![Bytes::from_static(b"evil"); c.len()]);
-            return Message::SealedOffer { receipt, carried }.to_frame();
+            return Message::SealedOffer { receipt, carried, salt }.to_frame();
+        }
+        if salt.is_some() && self.rng.chance_ppm(300_000) {
+            // Another result than was pledged would need another salt.
+            return Message::SealedOffer { receipt, carried, salt: Some([7; 32]) }.to_frame();
         }
         let forged = match (self.rng.below(4), old) {
             (0, Some(old)) if old.executor != honest.executor => old,
@@ -348,7 +358,7 @@ impl World {
         };
         // An old receipt may have other outputs than those of the frame it is put into.
         let carried = carried.filter(|c| c.len() == forged.outputs.len());
-        Message::SealedOffer { receipt: Box::new(forged), carried }.to_frame()
+        Message::SealedOffer { receipt: Box::new(forged), carried, salt }.to_frame()
     }
 
     pub(super) fn crash_requester(&mut self) {

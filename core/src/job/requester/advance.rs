@@ -81,7 +81,9 @@ impl Requester {
             None => None,
         });
         let results = soft.absent.results.is_empty();
-        let logs_done = soft.absent.logs.is_empty() || cx.now >= logs_until;
+        // What is still to be compared is waited for as long, and no longer.
+        let quiet = soft.absent.logs.is_empty() && (failed.is_some() || !self.is_comparing(&id));
+        let logs_done = quiet || cx.now >= logs_until;
         // A run that goes on after a failure keeps what could be computed; one that stops keeps nothing for certain.
         let waits = run.rules().on_failure == OnFailure::Continue;
         match (failed, dead) {
@@ -209,6 +211,7 @@ impl Requester {
                 let limit = words_of_ms(order.limits.time_ms);
                 format!("{}: it still runs long after its time limit of {limit}", l.peer)
             }
+            (Phase::Revealing, _) => format!("{}: it does not show the result that it has pledged", l.peer),
             (Phase::Running, None) | (Phase::Staging, _) => {
                 format!("{}: its inputs are not there after a time in which anybody has them", l.peer)
             }
@@ -246,6 +249,9 @@ impl Requester {
                     Some((phase, at.max(cx.now + EXECUTION_GRACE)))
                 }
                 (Some((phase, at)), Some((same, _))) if phase == same => Some((phase, at)),
+                (Some((Phase::Revealing, at)), None) if was != Silence::None => {
+                    Some((Phase::Revealing, at.max(cx.now + EXECUTION_GRACE)))
+                }
                 (_, Some((phase, within))) => Some((phase, cx.now + within)),
                 // A result is on its way; nothing else stops the clock but going back into a queue.
                 (phase, None) if state != Some(JobState::Admitted) => phase,

@@ -3,10 +3,12 @@
 //! Everything an executor says may be late, doubled, or a lie. A message moves a task only through its own attempt: the job
 //! id must belong to an attempt at that very peer, and a result counts only with a receipt that answers its order.
 
+use super::quorum::pledge_fault;
 use super::{Output, Peer, RESEND_MIN, Requester};
 use crate::id::{JobId, PublicKey, RunId};
 use crate::job::carried::is_what_was_said;
 use crate::job::message::{JobState, Message, Refusal, cut_words};
+use crate::job::quorum::{Answer, Salt};
 use crate::job::receipt::{Commit, Receipt, Verdict};
 use crate::job::run::{Attempt, CloseClass, END_WORDS_MAX, RunRecord, TaskEnd};
 use crate::job::signed::Signed;
@@ -34,7 +36,10 @@ impl Requester {
             Message::Rejected { job, refusal, words, retry_after } => {
                 self.rejected(cx, peer, &job, refusal, &words, retry_after);
             }
-            Message::SealedOffer { receipt, carried } => self.sealed(cx, peer, *receipt, carried),
+            Message::SealedOffer { receipt, carried, salt } => {
+                self.sealed(cx, peer, *receipt, carried, salt.as_ref());
+            }
+            Message::Pledge { job, hash } => self.pledged(cx, peer, job, hash),
             Message::CancelAck { job } => {
                 if let Some((id, task, fence)) = self.ours(&job, &peer)
                     && self.runs.get(&id).is_some_and(|r| r.stopping.is_some())
@@ -45,6 +50,7 @@ impl Requester {
             }
             Message::Dispatch { .. }
             | Message::LeaseAck
+            | Message::Reveal { .. }
             | Message::ResultAck { .. }
             | Message::Cancel { .. }
             | Message::Release { .. }
@@ -53,7 +59,7 @@ impl Requester {
     }
 
     /// The attempt of an active run that `job` names, if it is at `peer`.
-    fn ours(&mut self, job: &JobId, peer: &PublicKey) -> Option<(RunId, usize, u32)> {
+    pub(super) fn ours(&mut self, job: &JobId, peer: &PublicKey) -> Option<(RunId, usize, u32)> {
         let found = *self.jobs.get(job)?;
         if self.attempt(found).is_some_and(|a| a.peer() == *peer) {
             Some(found)
@@ -199,6 +205,7 @@ impl Requester {
         peer: PublicKey,
         receipt: Signed<Receipt>,
         carried: Option<Vec<Bytes>>,
+        salt: Option<&Salt>,
     ) {
         let job = receipt.job;
         let Some(found) = self.ours(&job, &peer) else {
@@ -209,7 +216,9 @@ impl Requester {
         };
         let (id, task, fence) = found;
         let Some(attempt) = self.attempt(found) else { return };
-        let order = attempt.order.clone();
+        let (order, pledge) = (attempt.order.clone(), attempt.pledge);
+        let of = self.runs.get(&id).and_then(|r| r.tasks.get(task));
+        let watched = of.is_some_and(|t| t.watched().any(|a| a.order.fence == fence));
         let said = || receipt.outputs.iter().map(|o| (o.digest, o.len));
         let other = match &carried {
             Some(bytes) => !order.light || !is_what_was_said(bytes, said()),
@@ -217,6 +226,8 @@ impl Requester {
         };
         let fault = receipt.answers(&order).map_err(|fault| fault.to_string());
         let fault = fault.and(if other { Err(NOT_WHAT_IT_SIGNED.to_owned()) } else { Ok(()) });
+        let unlike = pledge_fault(pledge.as_ref(), salt, &receipt).filter(|_| order.pledge && watched);
+        let fault = fault.and(unlike.map_or(Ok(()), |words| Err(words.to_owned())));
         if let Err(fault) = fault {
             self.refused += 1;
             self.close(cx, id, task, fence, CloseClass::Byzantine, &format!("{peer}: {fault}"));
@@ -228,13 +239,17 @@ impl Requester {
             return self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
         }
         let Some(run) = self.runs.get(&id) else { return };
-        let open = run.tasks.get(task).is_some_and(|t| t.open().any(|a| a.order.fence == fence));
-        if !open || run.stopping.is_some() {
+        let committed = run.tasks.get(task).is_some_and(|t| t.receipt().is_some());
+        if !watched || run.stopping.is_some() {
             self.close(cx, id, task, fence, CloseClass::Cancelled, "cancelled");
             self.say(cx, peer, &receipt, Verdict::Superseded);
             return self.advance(cx, id);
         }
-        if receipt.class == ExitClass::Success {
+        if committed {
+            self.compare(cx, found, receipt);
+        } else if order.pledge && Answer::of(&receipt).is_some() {
+            self.shown(cx, (id, task), receipt, carried);
+        } else if receipt.class == ExitClass::Success {
             self.commit(cx, found, receipt, carried);
         } else {
             self.failed(cx, found, receipt, carried);
@@ -253,7 +268,12 @@ impl Requester {
         won.into_iter().chain(closed).find(|c| c.receipt == receipt.digest()).cloned()
     }
 
-    fn verdict(&self, cx: &Cx<'_, Output>, receipt: &Signed<Receipt>, verdict: Verdict) -> Signed<Commit> {
+    pub(super) fn verdict(
+        &self,
+        cx: &Cx<'_, Output>,
+        receipt: &Signed<Receipt>,
+        verdict: Verdict,
+    ) -> Signed<Commit> {
         let commit = Commit {
             requester: self.me,
             job: receipt.job,
@@ -281,11 +301,16 @@ impl Requester {
         let (id, task, fence) = found;
         let losers = self.open_at(id, task);
         let (job, peer) = (receipt.job, receipt.executor);
-        let commit = self.verdict(cx, &receipt, Verdict::Won);
-        self.record(cx, id, RunRecord::Committed { task, fence, receipt, commit: commit.clone(), carried });
+        let (commit, others) = (self.verdict(cx, &receipt, Verdict::Won), Vec::new());
+        self.record(
+            cx,
+            id,
+            RunRecord::Committed { task, fence, receipt, commit: commit.clone(), carried, others },
+        );
         self.lives.remove(&job);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
         self.let_go(cx, losers.into_iter().filter(|(loser, _)| *loser != job));
+        self.audit(cx, id, task);
     }
 
     /// Open attempts of a task.
@@ -322,9 +347,9 @@ impl Requester {
             receipt.detail.clone()
         };
         let commit = self.verdict(cx, &receipt, Verdict::Failed);
-        let proof = Some((receipt, commit.clone()));
+        let (proof, others) = (Some((receipt, commit.clone())), Vec::new());
         let words = cut_words(&words, END_WORDS_MAX);
-        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof, carried });
+        self.record(cx, id, RunRecord::Closed { task, fence, class, words, proof, carried, others });
         self.after_close(cx, id, task, &job, class);
         self.send(cx, peer, &Message::ResultAck { commit: Box::new(commit) });
     }

@@ -6,9 +6,9 @@ use super::sched::Sched;
 use super::wants::{WantState, Wants};
 use super::{Output, Requester, Soft};
 use crate::command::RunState;
-use crate::id::{Digest, RunId};
+use crate::id::{Digest, JobId, RunId};
 use crate::job::message::Message;
-use crate::job::run::{Run, RunRecord, Task};
+use crate::job::run::{Run, RunRecord};
 use crate::machine::Cx;
 use std::collections::BTreeSet;
 
@@ -165,7 +165,9 @@ impl Requester {
                 if !is_spent(run, &soft.index, &self.wants, index) {
                     continue;
                 }
-                let attempts = run.tasks.get(index).into_iter().flat_map(Task::remembered);
+                let Some(task) = run.tasks.get(index) else { continue };
+                let compared: BTreeSet<JobId> = task.watched().map(|a| a.job).collect();
+                let attempts = task.remembered().filter(|a| !compared.contains(&a.job));
                 release.extend(attempts.map(|a| (a.peer(), a.job)));
             }
         }
@@ -198,7 +200,11 @@ pub(super) fn is_spent(run: &Run, index: &Index, wants: &Wants, task: usize) -> 
         })
     };
     let over = run.tasks.get(task).is_some_and(|t| t.end.is_some());
-    over && !index.is_needed(task) && index.wanted_of(run, task).iter().all(|w| here(&w.digest))
+    let audited =
+        |at: &usize| run.tasks.get(*at).is_some_and(|t| t.end.is_some() && t.watched().any(|a| a.audit));
+    over && !index.dependents(task).any(|at| audited(&at))
+        && !index.is_needed(task)
+        && index.wanted_of(run, task).iter().all(|w| here(&w.digest))
 }
 
 #[cfg(test)]

@@ -229,6 +229,11 @@ impl Index {
         &self.wanted
     }
 
+    /// Tasks that take an output of this one, or ask about it.
+    pub(super) fn dependents(&self, task: usize) -> impl Iterator<Item = usize> + '_ {
+        self.dependents.get(task).into_iter().flatten().map(|at| *at as usize)
+    }
+
     /// Whether some task that is not over takes an output of this one.
     pub(super) fn is_needed(&self, task: usize) -> bool {
         self.needed.get(task).is_some_and(|n| *n > 0)
@@ -265,6 +270,7 @@ impl Applied {
             RunRecord::Submitted { .. }
             | RunRecord::Attempt { .. }
             | RunRecord::Accepted { .. }
+            | RunRecord::Pledged { .. }
             | RunRecord::Closed { .. }
             | RunRecord::CancelRequested
             | RunRecord::DeadlinePassed

@@ -6,8 +6,11 @@
 use super::{CANCEL_WAIT_MAX, LOST_KEPT_MAX, RESEND_MIN};
 use crate::id::{JobId, PublicKey, RunId};
 use crate::job::message::JobState;
+use crate::job::receipt::Receipt;
+use crate::job::signed::Signed;
 use crate::limits::{LOST_AFTER, SUSPECT_AFTER};
 use crate::time::{Deadline, Duration, Instant};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an open attempt sounds.
@@ -25,6 +28,8 @@ pub(super) enum Phase {
     Staging,
     /// The program runs.
     Running,
+    /// It has a result, and was asked to show it.
+    Revealing,
 }
 
 /// Soft side of an open attempt.
@@ -46,6 +51,19 @@ pub(super) struct Live {
     pub(super) phase: Option<(Phase, Instant)>,
     /// Whether its executor is connected.
     pub(super) up: bool,
+    /// When its executor pledged its result.
+    pub(super) pledged: Option<Instant>,
+    /// Whether it is to show it.
+    pub(super) reveal: bool,
+    /// What it has shown, until that is decided about.
+    pub(super) shown: Option<Box<Shown>>,
+}
+
+/// A receipt that answers its order and is what was pledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Shown {
+    pub(super) receipt: Signed<Receipt>,
+    pub(super) carried: Option<Vec<Bytes>>,
 }
 
 impl Live {
@@ -63,6 +81,9 @@ impl Live {
             cancel_since: None,
             phase: None,
             up: true,
+            pledged: None,
+            reveal: false,
+            shown: None,
         }
     }
 
@@ -72,6 +93,7 @@ impl Live {
         Some(match phase {
             Phase::Staging => Deadline::new(at, "staging: give up"),
             Phase::Running => Deadline::new(at, "execution: give up"),
+            Phase::Revealing => Deadline::new(at, "reveal: give up"),
         })
     }
 

@@ -80,13 +80,14 @@ fn limits_of(task: &Task, planned: &PlannedTask) -> EngineLimits {
 fn excluded(task: &Task, peer: &PublicKey) -> bool {
     task.attempts.iter().filter(|a| a.peer() == *peer).filter_map(|a| a.closed.as_ref()).any(|c| {
         match c.class {
-            CloseClass::Refused | CloseClass::Byzantine => true,
+            CloseClass::Refused | CloseClass::Byzantine | CloseClass::Dissent => true,
             CloseClass::User
             | CloseClass::Resource
             | CloseClass::Permanent
             | CloseClass::Infra
             | CloseClass::Busy
-            | CloseClass::Cancelled => false,
+            | CloseClass::Cancelled
+            | CloseClass::Agreed => false,
         }
     })
 }
@@ -105,10 +106,12 @@ pub(super) struct Choice {
     wished: Option<PublicKey>,
     /// Whether `best` has not yet failed at this task.
     fresh: bool,
-    /// Whether somebody who is not lost works on it.
+    /// Whether as many as are to work on it do, who are not lost.
     working: bool,
-    /// Whether somebody may still win it, lost or not.
+    /// Whether somebody, lost or not, may still have a result that is not here.
     open: bool,
+    /// How many of the usable have not shown a result.
+    able: usize,
     /// Whether lost and spoiled attempts have used up the budget.
     exhausted: bool,
 }
@@ -151,13 +154,18 @@ impl Requester {
     }
 
     /// Whether a peer is connected and takes one more order.
-    fn has_room(&self, peer: &PublicKey, now: Instant) -> bool {
+    pub(super) fn has_room(&self, peer: &PublicKey, now: Instant) -> bool {
         let Some(p) = self.peers.get(peer) else { return false };
         let busy = p.busy_until.is_some_and(|at| at > now);
         p.up && !busy && self.lives.load(peer) < ATTEMPTS_PER_PEER_MAX
     }
 
     fn place(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize) {
+        let reveal = self.reveal_due(&id, index);
+        if reveal.is_some_and(|d| d.at <= cx.now) {
+            self.reveal(cx, id, index);
+        }
+        let reveal = reveal.filter(|d| d.at > cx.now);
         let (Some(run), Some(soft)) = (self.runs.get(&id), self.soft.get_mut(&id)) else { return };
         let Some((task, planned)) = task_of(run, index) else { return };
         self.work += 1 + planned.candidates.len() as u64;
@@ -169,13 +177,15 @@ impl Requester {
             Next::Nothing => {
                 if let Some(soft) = self.soft.get_mut(&id) {
                     soft.sched.rests(index);
+                    soft.sched.wait(index, &planned.candidates, Wait { clock: reveal, ..Wait::default() });
                 }
             }
             Next::Fail(words) => self.fail_task(cx, id, index, &words),
             Next::Wait(wait) => {
                 if let Some(soft) = self.soft.get_mut(&id) {
+                    let clock = Deadline::earlier(wait.clock, reveal);
                     soft.sched.idle(index, cx.now);
-                    soft.sched.wait(index, &planned.candidates, wait);
+                    soft.sched.wait(index, &planned.candidates, Wait { clock, ..wait });
                 }
             }
             Next::First(keep) => {
@@ -188,7 +198,11 @@ impl Requester {
                 if let Some(soft) = self.soft.get_mut(&id) {
                     soft.sched.idle(index, cx.now);
                 }
+                let several = planned.rules.quorum.is_some();
                 self.dispatch(cx, id, index, peer);
+                if several {
+                    self.look_at(&id, index);
+                }
             }
         }
     }
@@ -211,6 +225,9 @@ impl Requester {
         if choice.usable == 0 {
             return Next::Fail("every executor of this task has lied in this run".to_owned());
         }
+        if let Some(words) = self.cannot_agree(&id, index, choice.able) {
+            return Next::Fail(words);
+        }
         if choice.working {
             return Next::Nothing;
         }
@@ -220,7 +237,8 @@ impl Requester {
         if give_up.is_some_and(|d| now >= d.at) {
             let usable: Vec<PublicKey> = chosen(choice.usable, &planned.candidates).copied().collect();
             let within = words_of_ms(planned.rules.queue_ms.unwrap_or(QUEUE_TIMEOUT.as_secs() * 1_000));
-            return Next::Fail(format!("not placed within {within}: {}", self.waiting_for(&usable)));
+            let said = self.who_said_what(&id, index);
+            return Next::Fail(format!("not placed within {within}: {}{said}", self.waiting_for(&usable)));
         }
         if choice.exhausted {
             return Next::Wait(Wait { clock: give_up, ..Wait::default() });
@@ -254,13 +272,20 @@ impl Requester {
         planned: &PlannedTask,
         banned: &BTreeSet<PublicKey>,
     ) -> Choice {
-        let mut working = false;
-        let mut occupied = BTreeSet::new();
+        let (mut going, mut lost) = (0, 0);
+        let (mut occupied, mut shown) = (BTreeSet::new(), BTreeSet::new());
         for a in task.open() {
             occupied.insert(a.peer());
-            working |= self.lives.get(&a.job).is_some_and(|l| l.silence != Silence::Lost);
+            match self.lives.get(&a.job) {
+                Some(l) if l.shown.is_some() => drop(shown.insert(a.peer())),
+                Some(l) if l.silence != Silence::Lost => going += 1,
+                Some(_) | None => lost += 1,
+            }
         }
-        let exhausted = occupied.len() + task.closed_for(&[CloseClass::Infra]) > infra_retries(planned);
+        // Of those that are asked at once enough must be at work or done; when none of them is at work, one more is asked.
+        let enough = planned.rules.quorum.is_none_or(|q| going + shown.len() >= q.of as usize);
+        let exhausted = lost + task.closed_for(&[CloseClass::Infra]) > infra_retries(planned);
+        let mut able = 0;
         let (mut usable, mut free, mut untried): (Mask, Mask, Mask) = (0, 0, 0);
         let mut best: Option<((usize, usize, usize), PublicKey)> = None;
         let mut wished = best;
@@ -269,6 +294,7 @@ impl Requester {
                 continue;
             }
             usable |= 1 << position;
+            able += usize::from(!shown.contains(peer));
             if occupied.contains(peer) {
                 continue;
             }
@@ -296,8 +322,9 @@ impl Requester {
             fresh: best.as_ref().is_some_and(|((failures, ..), _)| *failures == 0),
             best: best.map(|(_, p)| p),
             wished: wished.map(|(_, p)| p),
-            working,
-            open: !occupied.is_empty(),
+            working: going > 0 && enough,
+            open: going + lost > 0,
+            able,
             exhausted,
         }
     }
@@ -315,7 +342,7 @@ impl Requester {
         peers.iter().take(3).map(one).collect::<Vec<_>>().join(", ")
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize, peer: PublicKey) {
+    pub(super) fn dispatch(&mut self, cx: &mut Cx<'_, Output>, id: RunId, index: usize, peer: PublicKey) {
         let Some(run) = self.runs.get(&id) else { return };
         let Some((task, planned)) = task_of(run, index) else { return };
         let soft = self.soft.get(&id);
@@ -344,6 +371,7 @@ impl Requester {
             outputs: planned.outputs.clone(),
             limits: limits_of(task, planned),
             light,
+            pledge: planned.rules.quorum.is_some(),
             nonce: cx.rng.bytes(),
             issued: cx.wall,
         };
@@ -407,10 +435,11 @@ impl Requester {
         class: CloseClass,
         words: &str,
     ) {
-        let open = |r: &Run| r.tasks.get(task)?.open().find(|a| a.order.fence == fence).map(|a| a.job);
+        let open = |r: &Run| r.tasks.get(task)?.watched().find(|a| a.order.fence == fence).map(|a| a.job);
         let Some(job) = self.runs.get(&id).and_then(open) else { return };
         let words = cut_words(words, END_WORDS_MAX);
-        let nothing = RunRecord::Closed { task, fence, class, words, proof: None, carried: None };
+        let (proof, carried, others) = (None, None, Vec::new());
+        let nothing = RunRecord::Closed { task, fence, class, words, proof, carried, others };
         self.record(cx, id, nothing);
         self.after_close(cx, id, task, &job, class);
     }
@@ -427,6 +456,9 @@ impl Requester {
     ) {
         self.lives.remove(job);
         let of_run = self.runs.get(&id).and_then(|r| r.tasks.get(task));
+        if of_run.is_some_and(|t| t.end.is_some()) {
+            return self.compared(cx, id, task, class);
+        }
         let spoiled = of_run.map_or(0, |t| t.attempts.len());
         let open = of_run.is_some_and(|t| t.open().next().is_some());
         let times = u32::try_from(spoiled.saturating_sub(1)).unwrap_or(u32::MAX);
@@ -450,6 +482,7 @@ impl Requester {
     }
 
     fn fail_task(&mut self, cx: &mut Cx<'_, Output>, id: RunId, task: usize, words: &str) {
+        self.close_shown(cx, id, task);
         let losers = self.open_at(id, task);
         let words = cut_words(words, END_WORDS_MAX);
         self.record(cx, id, RunRecord::TaskFailed { task, words });

@@ -164,7 +164,7 @@ fn receipt(out: &[Output], by: &Keypair) -> Message {
         started: UnixTime::from_secs(1),
         ended: UnixTime::from_secs(2),
     };
-    Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, by)), carried: None }
+    Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, by)), carried: None, salt: None }
 }
 
 #[test]

@@ -4,12 +4,15 @@ use super::Requester;
 use super::halt::deadline_words;
 use super::live::Silence;
 use super::wants::{Want, WantState};
-use crate::command::{ResultView, RunState, RunView, TaskState, TaskView};
+use crate::command::{AgreementView, ResultView, RunState, RunView, TaskState, TaskView};
 use crate::id::RunId;
 use crate::job::outcome::producers;
 use crate::job::plan::InputFrom;
-use crate::job::receipt::Bundle;
+use crate::job::quorum::{Answer, EVIDENCE_MAX, Evidence, Said, saying};
+use crate::job::receipt::{Bundle, Receipt};
+use crate::job::rules::{Quorum, TaskRules};
 use crate::job::run::{Attempt, CloseClass, Run, StopReason, Task, TaskEnd};
+use crate::job::signed::Signed;
 use crate::port::Port;
 use bytes::Bytes;
 
@@ -38,19 +41,55 @@ impl Requester {
     /// Order, receipt and commit of a committed task, or of the last failed attempt: what `receipt verify` reads.
     pub fn bundle(&self, id: &RunId, task: usize) -> Option<Bundle> {
         let task = self.runs.get(id)?.tasks.get(task)?;
-        match &task.end {
-            Some(TaskEnd::Committed { fence, receipt, commit, .. }) => Some(Bundle {
-                order: task.attempt(*fence)?.order.clone(),
-                receipt: (**receipt).clone(),
-                commit: (**commit).clone(),
-            }),
-            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => {
-                task.attempts.iter().rev().find_map(|a| {
-                    let (receipt, commit) = a.closed.as_ref()?.proof.clone()?;
-                    Some(Bundle { order: a.order.clone(), receipt, commit })
-                })
+        let (attempt, receipt, commit) = match &task.end {
+            Some(TaskEnd::Committed { fence, receipt, commit, .. }) => {
+                (task.attempt(*fence)?, &**receipt, &**commit)
+            }
+            Some(TaskEnd::Failed { .. } | TaskEnd::Skipped { .. }) | None => task.last_failure()?,
+        };
+        let agrees = |r: &Signed<Receipt>| r.result == receipt.result && r.executor != receipt.executor;
+        let mut agreed: Vec<Said> = Vec::new();
+        for (a, r) in task.said().filter(|(_, r)| agrees(r)) {
+            if !agreed.iter().any(|(_, known)| known.executor == r.executor) {
+                agreed.push((a.order.clone(), r.clone()));
             }
         }
+        let (order, receipt, commit) = (attempt.order.clone(), receipt.clone(), commit.clone());
+        Some(Bundle { order, receipt, commit, agreed })
+    }
+
+    /// Who disagrees about a task: one of each opinion that was heard, the one that counts first.
+    fn evidence(&self, task: &Task) -> Option<Evidence> {
+        let mut said: Vec<Said> = Vec::new();
+        for (a, r) in task.said() {
+            let answer = Answer::of(r).filter(|answer| *answer != Answer::Limit);
+            let new = said.iter().all(|(_, k)| k.result != r.result && k.executor != r.executor);
+            if answer.is_some() && new && said.len() < EVIDENCE_MAX {
+                said.push((a.order.clone(), r.clone()));
+            }
+        }
+        Some(Evidence { said }).filter(|e| e.said.len() > 1)
+    }
+
+    fn agreement(&self, task: &Task, rules: &TaskRules<usize>) -> Option<Box<AgreementView>> {
+        let audited = task.attempts.iter().any(|a| a.audit);
+        if rules.quorum.is_none() && !audited {
+            return None;
+        }
+        let (agree, of) = rules.quorum.map_or((1, 1), |q| (q.agree, q.of));
+        let class = |a: &Attempt| a.closed.as_ref().map(|c| c.class);
+        let winner = task.receipt().map(|r| r.executor);
+        let beside =
+            task.said().filter(|(a, _)| class(a) == Some(CloseClass::Agreed)).map(|(_, r)| r.executor);
+        let dissent = task.said().filter(|(a, _)| class(a) == Some(CloseClass::Dissent));
+        Some(Box::new(AgreementView {
+            agree,
+            of,
+            pledged: u32::try_from(task.watched().filter(|a| a.pledge.is_some()).count()).unwrap_or(u32::MAX),
+            agreed: winner.into_iter().chain(beside).collect(),
+            dissent: dissent.map(|(_, r)| (r.executor, saying(r))).collect(),
+            evidence: self.evidence(task).map(|e| Bytes::from(e.encode())),
+        }))
     }
 
     fn summary(&self, run: &Run) -> RunView {
@@ -160,6 +199,7 @@ impl Requester {
                 .collect(),
             receipt: bundle.as_ref().map(|b| Bytes::from(b.encode())),
             commit: bundle.map(|b| Bytes::from(b.commit.encode())),
+            agreement: self.agreement(task, &planned.rules),
         })
     }
 
@@ -182,7 +222,9 @@ impl Requester {
             | RunState::Finalizing => {}
         }
         if let Some(a) = task.open().last() {
-            return (TaskState::Active, self.active_why(a));
+            let several = run.plan.as_ref().and_then(|p| p.tasks.get(index)?.rules.quorum);
+            let why = several.map(|q| self.several_why(task, q));
+            return (TaskState::Active, why.or_else(|| self.active_why(a)));
         }
         let Some(planned) = run.plan.as_ref().and_then(|p| p.tasks.get(index)) else {
             return (TaskState::Blocked, None);
@@ -203,6 +245,17 @@ impl Requester {
             }
             Some(_) | None => (TaskState::Placing, Some(self.waiting_for(&planned.candidates))),
         }
+    }
+
+    fn several_why(&self, task: &Task, quorum: Quorum) -> String {
+        let lives = || task.open().filter_map(|a| self.lives.get(&a.job));
+        let pledged = lives().filter(|l| l.pledged.is_some()).count();
+        let shown = lives().filter(|l| l.shown.is_some()).count();
+        format!(
+            "asked of {} executors: {pledged} have a result, {shown} have shown it, {} must agree",
+            task.open().count(),
+            quorum.agree
+        )
     }
 
     fn active_why(&self, a: &Attempt) -> Option<String> {

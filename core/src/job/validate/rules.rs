@@ -141,5 +141,7 @@ pub(super) fn compile(
         queue_ms: spec.rules.queue_ms,
         join: spec.rules.join,
         when: when.collect(),
+        quorum: spec.rules.quorum,
+        audit_ppm: spec.rules.audit_ppm,
     }
 }

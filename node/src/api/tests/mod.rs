@@ -143,6 +143,7 @@ fn task_view() -> TaskView {
         ],
         receipt: Some(bytes::Bytes::from_static(b"the receipt")),
         commit: Some(bytes::Bytes::from_static(b"the commit")),
+        agreement: None,
     }
 }
 

@@ -31,6 +31,15 @@ impl RetryText {
     }
 }
 
+/// Millionths as a percentage, exactly.
+pub(super) fn share_text(ppm: u32) -> String {
+    let (whole, rest) = (ppm / 10_000, format!("{:04}", ppm % 10_000));
+    match rest.trim_end_matches('0') {
+        "" => format!("{whole}%"),
+        rest => format!("{whole}.{rest}%"),
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct WhenText<'a> {
     task: &'a str,

@@ -93,7 +93,8 @@ fn ended(order: &Signed<Order>, class: ExitClass, code: i32) -> Input {
         started: UnixTime::from_secs(1),
         ended: UnixTime::from_secs(2),
     };
-    let message = Message::SealedOffer { receipt: Box::new(Signed::sign(receipt, &by)), carried: None };
+    let receipt = Box::new(Signed::sign(receipt, &by));
+    let message = Message::SealedOffer { receipt, carried: None, salt: None };
     Input::Message { peer: key(2), message: Box::new(message) }
 }
 
