@@ -8,7 +8,7 @@
 //! as after a crash.
 
 use crate::id::{Digest, JobId, OpId, OpIds};
-use crate::port::{EngineEvent, EngineReport};
+use crate::port::{EngineEvent, EngineExit, EngineReport};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An execution that ended and has no receipt yet.
@@ -19,6 +19,11 @@ struct Exit {
     /// Outputs the store is still to be asked for, or to answer for; `None` while removals are waited for.
     unanswered: Option<usize>,
     gone: bool,
+}
+
+/// Whether the outputs themselves are in the report.
+fn is_carried(exit: &EngineExit) -> bool {
+    exit.carried.as_ref().is_some_and(|carried| carried.len() == exit.outputs.len())
 }
 
 /// What the store's answers come to.
@@ -80,7 +85,7 @@ impl Sealing {
     pub fn reported(&mut self, report: EngineReport) -> Option<EngineReport> {
         let outputs: BTreeSet<Digest> = match &report.event {
             EngineEvent::Started => BTreeSet::new(),
-            EngineEvent::Exited(exit) if exit.carried.is_some() => BTreeSet::new(),
+            EngineEvent::Exited(exit) if is_carried(exit) => BTreeSet::new(),
             EngineEvent::Exited(exit) => exit.outputs.iter().map(|o| o.digest).collect(),
         };
         if outputs.is_empty() {
@@ -129,7 +134,7 @@ impl Sealing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::{EngineExit, EngineOutput, ExitClass, Port, Usage};
+    use crate::port::{EngineOutput, ExitClass, Port, Usage};
 
     fn output(n: u8, port: Port) -> EngineOutput {
         EngineOutput { port, digest: Digest([n; 32]), len: 1, truncated: false }

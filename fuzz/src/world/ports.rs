@@ -217,17 +217,18 @@ pub fn engine(host: &mut Host, which: usize, fate: EngineFate) -> Option<Vec<Eve
 
 fn end(class: ExitClass, code: i32, outputs: Vec<EngineOutput>) -> EngineExit {
     let usage = Usage { cpu_ns: 1, fuel: 1, memory_bytes: 1, wall_ms: 1 };
-    EngineExit { class, code, detail: "words\nof \u{7} the guest".to_owned(), usage, outputs }
+    let detail = "words\nof \u{7} the guest".to_owned();
+    EngineExit { class, code, detail, usage, outputs, carried: None }
 }
 
 fn exit(host: &mut Host, job: &EngineJob, id: JobId, fate: EngineFate) -> EngineExit {
     let missing = job.program.object().is_some_and(|o| host.blobs.get(&o).is_none())
-        || job.inputs.iter().any(|i| host.blobs.get(&i.digest).is_none());
+        || job.carried.is_none() && job.inputs.iter().any(|i| host.blobs.get(&i.digest).is_none());
     if missing {
         return end(ExitClass::Infra, 0, Vec::new());
     }
-    let outputs = outputs(host, job);
-    match fate {
+    let (outputs, carried) = outputs(host, job);
+    let exit = match fate {
         EngineFate::Started | EngineFate::Success | EngineFate::Twice => end(ExitClass::Success, 0, outputs),
         EngineFate::User => end(ExitClass::User, 3, outputs),
         EngineFate::Resource => end(ExitClass::Resource, 0, outputs),
@@ -244,18 +245,23 @@ fn exit(host: &mut Host, job: &EngineJob, id: JobId, fate: EngineFate) -> Engine
             let extra = EngineOutput { port, digest: job.program.digest(), len: 1, truncated: false };
             end(ExitClass::Success, 0, outputs.into_iter().chain([extra]).collect())
         }
-    }
+    };
+    // An engine that names something else than it left leaves nothing beside.
+    let carried = carried.filter(|c| c.len() == exit.outputs.len() && fate != EngineFate::Missing);
+    EngineExit { carried, ..exit }
 }
 
-fn outputs(host: &mut Host, job: &EngineJob) -> Vec<EngineOutput> {
+/// What it leaves: in the store, and of a light job beside its end as well.
+fn outputs(host: &mut Host, job: &EngineJob) -> (Vec<EngineOutput>, Option<Vec<Bytes>>) {
     let inputs: Vec<(Port, Digest)> = job.inputs.iter().map(|i| (i.port.clone(), i.digest)).collect();
-    let mut outputs = Vec::new();
+    let (mut outputs, mut all) = (Vec::new(), Vec::new());
     for port in &job.outputs {
         let bytes = expected_output(&job.program.digest(), &job.args, &inputs, port);
         let len = bytes.len() as u64;
-        if let Ok((digest, _)) = host.blobs.put(bytes) {
+        if let Ok((digest, _)) = host.blobs.put(bytes.clone()) {
+            all.push(bytes);
             outputs.push(EngineOutput { port: port.clone(), digest, len, truncated: false });
         }
     }
-    outputs
+    (outputs, job.carried.is_some().then_some(all))
 }

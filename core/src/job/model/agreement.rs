@@ -200,6 +200,7 @@ fn who_disagrees_is_kept_with_what_it_signed() {
 fn a_slow_executor_is_waited_for_exactly_as_long_as_said() {
     let mut w = World::with(9, 3, None);
     w.submit_workflow(&two_of_three());
+    w.answer_reads();
     while !w.wire.is_empty() {
         w.deliver(0, false);
     }

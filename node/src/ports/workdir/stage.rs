@@ -25,8 +25,7 @@ pub(in crate::ports) fn stage(
 ) -> Result<Vec<Staged>, Refused> {
     let mounts = mounts_of(job)?;
     let disk = |e: io::Error| Refused::infra(format!("scratch directory: {e}"));
-    let halves = if mounts.is_empty() { &[][..] } else { &["r/mnt", "w/mnt"] };
-    for sub in ["", READ, WRITTEN].iter().chain(halves) {
+    for sub in ["", READ, WRITTEN, "r/mnt", "w/mnt"] {
         DirBuilder::new().mode(0o700).create(dir.join(sub)).map_err(disk)?;
     }
     for empty in ["stdout", "stderr"] {

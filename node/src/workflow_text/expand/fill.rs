@@ -109,7 +109,7 @@ impl<'r> Filler<'r> {
 
     fn text(&mut self, place: &str, tree: &Tree, text: &str, number: bool, scope: &Scope<'_>) -> Tree {
         let filled = match reference(text) {
-            Some(name) => scope.get(name).map(Clone::clone),
+            Some(name) => scope.get(name).cloned(),
             None => self.mixed(place, tree, text, scope).map(Value::One),
         };
         let value = match filled {
