@@ -27,7 +27,7 @@ pub fn write(d: Dict, key: &'static str, carried: Option<&[Bytes]>) -> Dict {
     d.with_some(key, carried.map(list))
 }
 
-/// Reads what [`write`] wrote: as many as there are digests to compare them with.
+/// Reads what [`write()`] wrote: as many as there are digests to compare them with.
 pub fn read(d: &Dict, key: &'static str, count: usize) -> Result<Option<Vec<Bytes>>, DecodeError> {
     if d.get(key).is_none() {
         return Ok(None);
