@@ -16,6 +16,7 @@
 //! | `keeping` | small objects between the requester and the store, whole |
 //! | `offering` | services that wait until their files are seen |
 //! | `sealing` | outputs that are there when a receipt promises them |
+//! | `treeing` | directories: who brings them, who holds them, how their files go |
 //! | `commands` | what the application asks and gets |
 //!
 //! **Mutate once, drain fully.** Every call that can change something ends in `Node::settle`: transport events and

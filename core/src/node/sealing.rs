@@ -5,7 +5,7 @@
 //! out after. A receipt over an object that is gone is a promise nobody can keep, and the task it commits is never done
 //! again. So between the end of an execution and its receipt the outputs are held against removal, removals of them
 //! that are under way are waited for, and then the store is asked for each. If one is gone, the job is executed again,
-//! as after a crash.
+//! as after a crash. What a light job carries beside its end is no object, and not asked for.
 
 use crate::id::{Digest, JobId, OpId, OpIds};
 use crate::port::{EngineEvent, EngineExit, EngineReport};
