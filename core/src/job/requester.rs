@@ -8,7 +8,7 @@
 //! A step costs what has happened, not what there is: what a run's records say is kept as an `index::Index`, who waits for
 //! what as a `sched::Sched`, open attempts and wanted objects with their deadlines as `live::Lives` and `wants::Wants`.
 //!
-//! Tasks that are small travel whole (`light`), and tasks may be done by several executors who must agree (`quorum`).
+//! Tasks that are small are ordered light: they travel whole ([`crate::job::carried`]).
 //!
 //! Leases: an executor that is silent for [`SUSPECT_AFTER`](crate::limits::SUSPECT_AFTER) or disconnected is suspect, after [`LOST_AFTER`](crate::limits::LOST_AFTER) lost. A lost
 //! attempt stays open: the task may be ordered elsewhere under the next fence, and whichever receipt comes first wins. A task
